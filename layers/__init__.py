@@ -1,0 +1,1 @@
+"""What a layered design is: sample type, compositing, buckets, dataset, sources."""

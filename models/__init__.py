@@ -1,0 +1,1 @@
+"""What a network is: RGBA-VAE, VLD-MMDiT, weight conversion."""

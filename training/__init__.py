@@ -1,0 +1,1 @@
+"""How a network learns: flow, losses, loop, checkpoints, params, tracking."""
