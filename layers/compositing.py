@@ -67,7 +67,9 @@ def over_checkerboard(image: np.ndarray, cell: int = CHECKER_CELL) -> np.ndarray
     return image[..., :3] * image[..., 3:] + board * (1.0 - image[..., 3:])
 
 
-def resize(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+def resize(
+    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
     """Resize straight-alpha ``(H, W, 4)`` floats to ``size`` = (height, width) with Lanczos.
 
     Colours are premultiplied, filtered in float and unpremultiplied, so what hides under alpha 0 never

@@ -1,0 +1,41 @@
+# make repro   the whole pipeline on the embedded default     make test   all tests
+# make ui      the runs in MLflow                             make tune   a small Optuna study
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.ready
+export PATH := $(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: repro test lint ui tune setup requirements clean
+
+repro: $(READY)
+	dvc repro
+	@echo "Numbers: metrics/reports/*.json, pictures: metrics/reports/panels; runs and curves: make ui"
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+ui: $(READY)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+
+tune: $(READY)
+	$(BIN)/python -m stages.tune
+
+setup: $(READY)
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, %s is %s; try make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt
+	touch $@
+
+requirements:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url requirements.in -o requirements.txt
+
+clean:
+	rm -rf .venv .checkpoints .tune data/cache data/composed

@@ -1,0 +1,334 @@
+"""RGBA-VAE: the Qwen-Image VAE for single frames, as a 2-D network (design contracts 2, 5 and 6).
+
+An image is one frame. Causal padding puts zero frames before it, so of every 3-D kernel only the last temporal tap
+``[:, :, -1]`` sees data, and ``time_conv`` of the temporal resamplings never runs on a first frame (diffusers 0.42.1,
+``autoencoder_kl_qwenimage.py``). The network here is made of those taps alone. Modules carry the names of
+``diffusers.AutoencoderKLQwenImage``; files are written in its 3-D form and read from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.vae_blocks import Decoder, Encoder, FrameConv, Resample, ResidualBlock, RMSNorm
+
+CLASS_NAME = "AutoencoderKLQwenImage"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
+
+# On CPU a training step takes 6 to 20 % less time than in the contiguous layout (channel sums read neighbours, oneDNN
+# does not reorder); GPUs want it for half precision.
+MEMORY_FORMAT = torch.channels_last
+
+# fmt: off
+QWEN_LATENTS_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+                     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
+QWEN_LATENTS_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+                    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shape of the network; the names, one of them misspelt, are those of the diffusers config.
+
+    Attributes:
+        base_dim: width that ``dim_mult`` multiplies, one factor per resolution; each next one halves H and W.
+        num_res_blocks: residual blocks per resolution of the encoder; the decoder has one more.
+        attn_scales: encoder scales (1.0, 0.5, ...) with attention. No released model has any, and diffusers cannot
+            run its own encoder with them through ``encode``.
+        temperal_downsample: one flag per halving; a single frame ignores it, the 3-D form written to disk does not.
+            None means all False.
+        input_channels: 4 for RGBA, 3 for the RGB model to be widened.
+        latents_mean: per channel of the latent; None means 0. ``latents_std`` likewise, None means 1.
+    """
+
+    base_dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_scales: tuple[float, ...] = ()
+    temperal_downsample: tuple[bool, ...] | None = None
+    input_channels: int = 4
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        halvings = len(self.dim_mult) - 1
+        defaults = {"temperal_downsample": [False] * halvings, "latents_mean": [0.0] * self.z_dim}
+        defaults["latents_std"] = [1.0] * self.z_dim
+        for name in ("dim_mult", "attn_scales", *defaults):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(defaults[name] if value is None else value))
+        if len(self.temperal_downsample) != halvings:
+            raise ValueError(f"temperal_downsample has {len(self.temperal_downsample)} flags, dim_mult asks {halvings}")
+        fits = len(self.latents_mean) == len(self.latents_std) == self.z_dim
+        if not fits or not all(std > 0 for std in self.latents_std):
+            raise ValueError(f"latents_mean and latents_std must be z_dim = {self.z_dim} numbers, std above 0")
+
+    @classmethod
+    def from_diffusers(cls, config: Mapping) -> VAEConfig:
+        """Read a diffusers ``config.json``; keys it lacks take the defaults of diffusers, not ours.
+
+        Raises:
+            ValueError: for another class, or for dropout, which no released model uses and this network lacks.
+        """
+        if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
+            raise ValueError(f"expected a config of {CLASS_NAME}, got one of {config['_class_name']}")
+        if config.get("dropout"):
+            raise ValueError(f"expected dropout 0, got {config['dropout']}")
+        silent = {"temperal_downsample": (False, True, True), "input_channels": 3}
+        silent |= {"latents_mean": QWEN_LATENTS_MEAN, "latents_std": QWEN_LATENTS_STD}
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in {**silent, **config}.items() if key in known})
+
+    def to_diffusers(self) -> dict:
+        """Return what ``config.json`` holds for ``diffusers.AutoencoderKLQwenImage``."""
+        return {"_class_name": CLASS_NAME, **asdict(self), "dropout": 0.0}
+
+
+class DiagonalGaussian:
+    """Posterior of the latent: independent normals with ``mean`` and ``logvar``, both ``(B, z, h, w)``.
+
+    ``logvar`` is clamped to [-30, 20], as in diffusers.
+    """
+
+    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
+        self.mean = mean
+        self.logvar = logvar.clamp(-30.0, 20.0)
+
+    def mode(self) -> Tensor:
+        """Return the mean, what the released pipeline encodes with."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw once; with a generator of another device the noise is drawn there and moved."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise.to(self.mean.device)
+
+    def kl(self) -> Tensor:
+        """KL divergence to the standard normal, summed over a sample: ``(B,)``."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
+
+
+class RGBAVAE(nn.Module):
+    """Variational autoencoder of single RGBA images, equal to ``AutoencoderKLQwenImage`` on ``(B, C, 1, H, W)``.
+
+    Images are float in [-1, 1], straight alpha, alpha +1 opaque. Latents are as the network gives them;
+    :meth:`normalise` brings them to the scale the transformer works at.
+    """
+
+    def __init__(self, config: VAEConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or VAEConfig()
+        self.encoder = Encoder(config)
+        self.quant_conv = FrameConv(2 * config.z_dim, 2 * config.z_dim, 1)
+        self.post_quant_conv = FrameConv(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+        for name in ("latents_mean", "latents_std"):
+            self.register_buffer(name, torch.zeros(config.z_dim, 1, 1), persistent=False)
+        self.set_latent_statistics(config.latents_mean, config.latents_std)
+        self.to(memory_format=MEMORY_FORMAT)
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent pixel along H and along W."""
+        return 2 ** (len(self.config.dim_mult) - 1)
+
+    def init_from_scratch(self) -> RGBAVAE:
+        """Make every residual block start as its shortcut: zero its last convolution. Returns self."""
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.conv2.weight)
+                nn.init.zeros_(module.conv2.bias)
+        return self
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Keep only the inputs of residual blocks for the backward pass, and compute the rest a second time."""
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                module.gradient_checkpointing = enabled
+
+    def encode(self, x: Tensor) -> DiagonalGaussian:
+        """Encode images ``(B, input_channels, H, W)`` in [-1, 1]; unnormalised posterior ``(B, z_dim, H/f, W/f)``.
+
+        Raises:
+            ValueError: if the shape does not fit, H and W being multiples of f = ``spatial_factor`` included.
+        """
+        channels, factor = self.config.input_channels, self.spatial_factor
+        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(f"expected (B, {channels}, H, W) with H, W multiples of {factor}, got {tuple(x.shape)}")
+        moments = self.quant_conv(self.encoder(x.contiguous(memory_format=MEMORY_FORMAT)))
+        mean, logvar = moments.contiguous().chunk(2, dim=1)
+        return DiagonalGaussian(mean, logvar)
+
+    def decode(self, z: Tensor, clamp: bool = False) -> Tensor:
+        """Decode unnormalised latents ``(B, z_dim, h, w)`` to images ``(B, input_channels, f h, f w)``.
+
+        Args:
+            z: latents as :meth:`encode` gives them.
+            clamp: cut to [-1, 1], as diffusers always does; in training it would cut the gradient too.
+
+        Raises:
+            ValueError: if the shape does not fit.
+        """
+        if z.ndim != 4 or z.shape[1] != self.config.z_dim:
+            raise ValueError(f"expected latents (B, {self.config.z_dim}, h, w), got {tuple(z.shape)}")
+        x = self.decoder(self.post_quant_conv(z.contiguous(memory_format=MEMORY_FORMAT))).contiguous()
+        return x.clamp(-1.0, 1.0) if clamp else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct ``(B, input_channels, H, W)`` from the mode of the posterior, unclamped."""
+        return self.decode(self.encode(x).mode())
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Bring latents ``(..., z_dim, h, w)`` to mean 0 and std 1 per channel."""
+        return (z - self.latents_mean) / self.latents_std
+
+    def denormalise(self, z: Tensor) -> Tensor:
+        """Undo :meth:`normalise`."""
+        return z * self.latents_std + self.latents_mean
+
+    def set_latent_statistics(self, mean: Iterable[float], std: Iterable[float]) -> None:
+        """Set what :meth:`normalise` uses and ``config.json`` records: ``z_dim`` numbers each.
+
+        Raises:
+            ValueError: if the lengths do not fit or a std is not above 0.
+        """
+        mean, std = [float(m) for m in mean], [float(s) for s in std]
+        self.config = replace(self.config, latents_mean=tuple(mean), latents_std=tuple(std))
+        self.latents_mean.copy_(torch.tensor(mean).view(-1, 1, 1))
+        self.latents_std.copy_(torch.tensor(std).view(-1, 1, 1))
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, subfolder: str | None = None) -> RGBAVAE:
+        """Read a diffusers folder, sharded or not; float32 parameters whatever the files hold.
+
+        Args:
+            source: local folder; a string ``owner/name`` that is no folder is a Hugging Face repository, a Path never.
+            subfolder: folder inside it, such as ``vae``.
+
+        Raises:
+            FileNotFoundError: if folder, repository, config or safetensors are missing; a ``.bin`` is never read.
+            ValueError: if the files are of another model.
+        """
+        folder = _locate(source, subfolder)
+        if not (folder / CONFIG_FILE).is_file():
+            raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}")
+        vae = cls(VAEConfig.from_diffusers(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
+        own = vae.state_dict()
+        state = {}
+        for name, tensor in _load_safetensors(folder).items():
+            if ".time_conv." not in name:
+                frame = tensor[:, :, -1] if tensor.ndim == 5 else tensor
+                state[name] = frame.flatten() if name.endswith(".gamma") else frame
+        wrong = sorted(
+            {n for n, t in state.items() if n not in own or t.shape != own[n].shape} | (own.keys() - state.keys())
+        )
+        if wrong:
+            raise ValueError(f"weights and {CONFIG_FILE} in {folder} do not fit: {len(wrong)} tensors, as {wrong[0]}")
+        vae.load_state_dict(state)
+        return vae
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the folder ``diffusers.AutoencoderKLQwenImage.from_pretrained`` reads, each file in one rename.
+
+        What a single frame never reaches (earlier taps, ``time_conv``) is written as zeros.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, config = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{CONFIG_FILE}.tmp"
+        save_file(self._state_dict_3d(), weights, metadata={"format": "pt"})
+        config.write_text(json.dumps(self.config.to_diffusers(), indent=2) + "\n", encoding="utf-8")
+        weights.replace(folder / WEIGHTS_FILE)
+        config.replace(folder / CONFIG_FILE)
+        # Readers, ours and diffusers, prefer an index to a single file: an old one would bring old weights back.
+        (folder / INDEX_FILE).unlink(missing_ok=True)
+
+    def _state_dict_3d(self) -> dict[str, Tensor]:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        for name, module in self.named_modules():
+            if isinstance(module, FrameConv):
+                tap = state[f"{name}.weight"]
+                cube = tap.new_zeros(*tap.shape[:2], module.kernel_size[0], *tap.shape[2:])
+                cube[:, :, -1] = tap
+                state[f"{name}.weight"] = cube
+            elif isinstance(module, RMSNorm):
+                state[f"{name}.gamma"] = state[f"{name}.gamma"].view(module.shape_3d)
+            elif isinstance(module, Resample) and module.time_shape:
+                like = module.resample[1].weight
+                state[f"{name}.time_conv.weight"] = torch.zeros(module.time_shape, dtype=like.dtype)
+                state[f"{name}.time_conv.bias"] = torch.zeros(module.time_shape[0], dtype=like.dtype)
+        return state
+
+
+def widen_to_rgba(vae: RGBAVAE, alpha_bias_init: float = 1.0) -> RGBAVAE:
+    """Give an RGB VAE a fourth channel, as the paper does (sec. 3); a copy, the input stays as it is.
+
+    First encoder and last decoder convolution grow; their alpha weights are 0, the alpha bias ``alpha_bias_init``
+    (+1 is opaque). So latents and colours are at first those of the RGB model, whatever the alpha of the input.
+
+    Args:
+        vae: VAE of 3 channels; one of 4 is copied unchanged.
+        alpha_bias_init: initial alpha of every pixel, in [-1, 1].
+
+    Raises:
+        ValueError: if the VAE has neither 3 nor 4 channels.
+    """
+    wide = copy.deepcopy(vae)
+    if vae.config.input_channels == 4:
+        return wide
+    if vae.config.input_channels != 3:
+        raise ValueError(f"expected a VAE of 3 channels, got {vae.config.input_channels}")
+    wide.config = replace(vae.config, input_channels=4)
+    first, last = wide.encoder.conv_in, wide.decoder.conv_out
+    first.in_channels = last.out_channels = 4
+    first.weight = nn.Parameter(F.pad(first.weight.detach(), (0, 0, 0, 0, 0, 1)))
+    last.weight = nn.Parameter(F.pad(last.weight.detach(), (0, 0, 0, 0, 0, 0, 0, 1)))
+    last.bias = nn.Parameter(F.pad(last.bias.detach(), (0, 1), value=alpha_bias_init))
+    return wide.to(memory_format=MEMORY_FORMAT)
+
+
+def _locate(source: str | os.PathLike, subfolder: str | None) -> Path:
+    root = Path(source)
+    if not root.is_dir():
+        if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
+            raise FileNotFoundError(f"no VAE folder at {root}")
+        from huggingface_hub import snapshot_download
+
+        prefix = f"{subfolder}/" if subfolder else ""
+        try:
+            root = Path(snapshot_download(source, allow_patterns=[f"{prefix}*.json", f"{prefix}*.safetensors"]))
+        except Exception as error:
+            raise FileNotFoundError(f"no VAE folder at {root}, and the hub does not give {source}: {error}") from error
+    folder = root / subfolder if subfolder else root
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {subfolder} in {root}")
+    return folder
+
+
+def _load_safetensors(folder: Path) -> dict[str, Tensor]:
+    if (folder / INDEX_FILE).is_file():
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        shards = sorted(set(index["weight_map"].values()))
+    else:
+        shards = [WEIGHTS_FILE]
+    state = {}
+    for shard in shards:
+        if not (folder / shard).is_file():
+            raise FileNotFoundError(f"no {shard} in {folder}; weights are read from safetensors only")
+        state.update(load_file(folder / shard))
+    return state

@@ -1,0 +1,181 @@
+"""VLD-MMDiT, the decomposition network (paper sec. 3.2), around ``diffusers.QwenImageTransformer2DModel``.
+
+The one place that knows the order of slots, their packing into tokens and their layer indices (design contract 3):
+
+    tokens = [composite | layer 1 (bottom) | ... | layer L (top) | condition image]
+    layer index  0            1                       L              -1
+
+The composite and the layers are noisy, the condition is the clean latent of the flat picture. Rotary positions for
+the layer axis come from ``use_layer3d_rope``, which gives the last entry of ``img_shapes`` index -1; it reads the
+layout of the first sample alone, so a batch is homogeneous in (H, W, L).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
+from einops import rearrange
+from torch import Tensor, nn
+
+# The released pipeline always passes 0; the name `is_rgb` there suggests that 1 stood for RGB output in stage 1.
+RGBA_TASK = 0
+
+
+def build_transformer(
+    *,
+    latent_channels: int,
+    patch_size: int,
+    num_layers: int,
+    num_attention_heads: int,
+    attention_head_dim: int,
+    axes_dims_rope: tuple[int, int, int],
+    joint_attention_dim: int,
+) -> QwenImageTransformer2DModel:
+    """Make a transformer with random weights in the released architecture at any size.
+
+    Args:
+        latent_channels: of the VAE.
+        patch_size: latents per token side.
+        num_layers: blocks.
+        num_attention_heads: width divided by ``attention_head_dim``.
+        attention_head_dim: channels of one head.
+        axes_dims_rope: rotary channels for layer, row, column; they add up to ``attention_head_dim``.
+        joint_attention_dim: width of text tokens.
+    """
+    return QwenImageTransformer2DModel(
+        patch_size=patch_size,
+        in_channels=latent_channels * patch_size**2,
+        out_channels=latent_channels,
+        num_layers=num_layers,
+        attention_head_dim=attention_head_dim,
+        num_attention_heads=num_attention_heads,
+        joint_attention_dim=joint_attention_dim,
+        axes_dims_rope=tuple(axes_dims_rope),
+        use_additional_t_cond=True,
+        use_layer3d_rope=True,
+    )
+
+
+def pack(latents: Tensor, patch_size: int) -> Tensor:
+    """Slots ``(B, S, C, h, w)`` to tokens ``(B, S h/p w/p, C p p)``; order (slot, row, column), features (C, p, p).
+
+    Raises:
+        ValueError: if ``h`` or ``w`` is no multiple of the patch size.
+    """
+    height, width = latents.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"latents of {height}x{width} do not split into patches of {patch_size}x{patch_size}")
+    return rearrange(latents, "b s c (h p) (w q) -> b (s h w) (c p q)", p=patch_size, q=patch_size)
+
+
+def unpack(tokens: Tensor, slots: int, size: tuple[int, int], patch_size: int) -> Tensor:
+    """Inverse of :func:`pack` for ``slots`` slots of (h, w) = ``size`` latents."""
+    return rearrange(
+        tokens,
+        "b (s h w) (c p q) -> b s c (h p) (w q)",
+        s=slots,
+        h=size[0] // patch_size,
+        w=size[1] // patch_size,
+        p=patch_size,
+        q=patch_size,
+    )
+
+
+class VLDMMDiT(nn.Module):
+    """Velocity of all slots given the flat picture and, if there is one, the caption.
+
+    Args:
+        transformer: ours from :func:`build_transformer`, or the released one.
+    """
+
+    def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    @property
+    def patch_size(self) -> int:
+        """Latents per token side."""
+        return self.transformer.config.patch_size
+
+    def condition_tokens(self, size: tuple[int, int]) -> int:
+        """Tokens of the condition image for (h, w) latents: what the inference shift depends on."""
+        return (size[0] // self.patch_size) * (size[1] // self.patch_size)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        condition: Tensor,
+        sigma: Tensor,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Predict v = noise - x_0 of every slot.
+
+        Args:
+            noisy: ``(B, L + 1, C, h, w)`` normalised latents, slot 0 the composite, then layers bottom to top.
+            condition: ``(B, C, h, w)`` clean normalised latents of the flat picture.
+            sigma: ``(B,)`` in [0, 1], 1 is noise.
+            text: ``(B, T, D)`` token states; ``None`` is one zero token, the prompt of a network without text.
+            text_mask: ``(B, T)``, true where a token is no padding.
+
+        Returns:
+            ``(B, L + 1, C, h, w)``.
+
+        Raises:
+            ValueError: if the shapes of slots and condition do not belong together.
+        """
+        batch, slots, channels, height, width = noisy.shape
+        if condition.shape != (batch, channels, height, width):
+            raise ValueError(
+                f"condition of shape {tuple(condition.shape)} does not fit slots of shape {tuple(noisy.shape)}; "
+                f"expected {(batch, channels, height, width)}"
+            )
+        if text is None:
+            text = noisy.new_zeros(batch, 1, self.transformer.config.joint_attention_dim)
+        tokens = pack(torch.cat([noisy, condition[:, None]], dim=1), self.patch_size)
+        shape = (1, height // self.patch_size, width // self.patch_size)
+        predicted = self.transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=text,
+            encoder_hidden_states_mask=text_mask,
+            timestep=sigma,
+            img_shapes=[[shape] * (slots + 1)] * batch,
+            additional_t_cond=torch.full((batch,), RGBA_TASK, dtype=torch.long, device=noisy.device),
+            return_dict=False,
+        )[0]
+        noisy_tokens = slots * shape[1] * shape[2]
+        return unpack(predicted[:, :noisy_tokens], slots, (height, width), self.patch_size)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> VLDMMDiT:
+        """Load ``<folder>/transformer`` in the diffusers format.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+        """
+        path = Path(folder) / "transformer"
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path}: no config.json; expected a transformer in the diffusers format")
+        return cls(QwenImageTransformer2DModel.from_pretrained(path, use_safetensors=True))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``transformer/`` and the released model's ``scheduler/`` below ``folder``."""
+        folder = Path(folder)
+        self.transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+        released_scheduler().save_pretrained(folder / "scheduler")
+
+
+def released_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of Qwen-Image-Layered: dynamic linear shift, no terminal shift."""
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        shift=1.0,
+        use_dynamic_shifting=True,
+        time_shift_type="linear",
+        base_shift=0.5,
+        max_shift=0.9,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+    )

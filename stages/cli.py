@@ -1,0 +1,77 @@
+"""What all stage commands share: arguments, one-line errors, report files."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from layers.errors import UserError
+from training.params import Params, load_params
+
+REPORTS = Path("metrics") / "reports"
+WEIGHTS = Path("models") / "weights"
+CACHE = Path("data") / "cache"
+
+
+def stage_command(
+    run: Callable[[Params, argparse.Namespace], None],
+    description: str | None,
+    argv: Sequence[str] | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Parse arguments, check parameters, run a stage; what a user can cause is one line and exit code 2.
+
+    Args:
+        run: the stage.
+        description: shown by ``--help``.
+        argv: arguments; those of the process if ``None``.
+        add_arguments: adds a stage's own flags.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
+    if add_arguments:
+        add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        run(load_params(arguments.params), arguments)
+    except (UserError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _finite(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{key} is {value}: a report never holds what is not finite")
+        return round(value, 6)
+    return value
+
+
+def write_report(name: str, content: Mapping[str, Any]) -> Path:
+    """Write ``metrics/reports/<name>.json``; refuses values that are not finite."""
+    path = REPORTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_finite(content, name), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def write_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write ``metrics/reports/<name>.csv`` for ``dvc plots``; columns are the first row's keys."""
+    path = REPORTS / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_finite(list(rows), name))
+    return path

@@ -1,0 +1,90 @@
+"""Stage 4: short fine-tuning in pixel space, on from stage 3.
+
+    python -m stages.refine
+
+Reads ``models/weights/decompose``; writes ``models/weights/refine`` in the same layout and, into its report, every loss
+term on the validation split before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from layers.dataset import BucketBatches
+from models.rgba_vae import RGBAVAE
+from models.vld_mmdit import VLDMMDiT
+from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
+from training.flow_objective import RefineObjective
+from training.heldout import held_out_terms, preview
+from training.latents import latent_stacks
+from training.loop import fit, make_plan
+from training.params import Params
+from training.session import training_session
+
+INPUT = WEIGHTS / "decompose"
+OUTPUT = WEIGHTS / "refine"
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Fine-tune, compare before and after, write the network."""
+    del arguments
+    settings, root = params.refine, params.prepare_buckets.output_root
+    optimisation = settings.optimisation
+    with training_session("refine", params, [root, str(INPUT)]) as session:
+        device = session.accelerator.device
+        vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
+        with session.accelerator.main_process_first():
+            train, held_out = (
+                latent_stacks(vae, INPUT / "vae", root, split, cache_dir=CACHE / "latents", device=device)
+                for split in ("train", "val")
+            )
+        network = VLDMMDiT.from_pretrained(INPUT).to(device)
+        objective = RefineObjective(network, vae, settings.timestep, settings.loss)
+        before = held_out_terms(objective.eval(), held_out, device)
+        objective.train()
+        order = BucketBatches(
+            train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size
+        )
+
+        def after_epoch(epoch: int) -> dict[str, float]:
+            session.run.picture("val_layers", preview(network, vae, held_out, device), epoch)
+            return held_out_terms(objective, held_out, device)
+
+        progress = fit(
+            objective,
+            network,
+            batches=lambda start: (train.batch(indices, device) for indices in order.endless(start)),
+            settings=optimisation,
+            plan=make_plan(optimisation, len(order), session.world_size),
+            seed=settings.seed,
+            validate=after_epoch,
+            select="layer_pixels",
+            largest=False,
+            accelerator=session.accelerator,
+            run=session.run,
+            store=session.store,
+            title="refine",
+        )
+        if session.accelerator.is_main_process:
+            after = held_out_terms(objective.eval(), held_out, device)
+            shutil.rmtree(OUTPUT, ignore_errors=True)
+            network.save_pretrained(OUTPUT)
+            vae.save_pretrained(OUTPUT / "vae")
+            session.run.artifact(write_report("refine", {"before": before, "after": after}))
+            session.run.artifact(write_table("refine", progress.history))
+            session.run.metrics(
+                {f"before/{k}": v for k, v in before.items()} | {f"final/{k}": v for k, v in after.items()}
+            )
+            changes = ", ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in before)
+            print(f"refine: held out: {changes}; {OUTPUT}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    return stage_command(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

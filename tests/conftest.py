@@ -1,0 +1,74 @@
+"""Shared fixtures: small rendered datasets made of plain shapes, and single-threaded torch."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads():
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def write_rendered(root: Path, sample_id: str, size=(96, 96), components: int = 2, seed: int = 0) -> None:
+    """Write one sample of the rendered form: a gradient and overlapping soft discs."""
+    width, height = size
+    rng = np.random.default_rng(seed)
+    folder = root / "rendered" / sample_id
+    folder.mkdir(parents=True)
+    ramp = np.linspace(0, 1, height)[:, None, None] * np.ones((1, width, 1))
+    low, high = rng.integers(0, 255, (2, 3))
+    background = np.concatenate([low + ramp * (high - low), np.full((height, width, 1), 255)], axis=2).astype(np.uint8)
+    Image.fromarray(background).save(folder / "background.png")
+    entries = []
+    for k in range(components):
+        picture = Image.new("RGBA", (width, height))
+        cx, cy = width * 0.5 + rng.integers(-8, 8), height * 0.5 + rng.integers(-8, 8)
+        radius = min(size) * (0.4 - 0.08 * k)
+        ImageDraw.Draw(picture).ellipse(
+            (cx - radius, cy - radius, cx + radius, cy + radius), fill=(*map(int, rng.integers(0, 255, 3)), 255)
+        )
+        picture.save(folder / f"component_{k + 1}.png")
+        entries.append({"type": "IMAGE", "style": {}, "element": {"description": f"disc {k}"}})
+    layouts = root / "layouts"
+    layouts.mkdir(exist_ok=True)
+    layout = {
+        "layout_config": {"width": width, "height": height, "components": entries},
+        "layout_semantic_description": {"description": f"{components} discs"},
+    }
+    (layouts / f"{sample_id}.json").write_text(json.dumps(layout))
+
+
+@pytest.fixture(scope="session")
+def rendered_root(tmp_path_factory) -> Path:
+    """Twelve samples: two sizes, one to three discs."""
+    root = tmp_path_factory.mktemp("designs")
+    for index in range(12):
+        write_rendered(
+            root, f"sample{index:02d}", size=((96, 96), (144, 96))[index % 2], components=1 + index % 3, seed=index
+        )
+    return root
+
+
+@pytest.fixture(scope="session")
+def bucketed_root(rendered_root, tmp_path_factory) -> Path:
+    """The same twelve, bucketed: eight for training, four for validation, with a manifest."""
+    from layers.buckets import BucketLimits
+    from layers.prepare import Preparation, assign_splits, prepare_sample
+    from layers.sources.rendered import RenderedSource
+
+    root = tmp_path_factory.mktemp("rgba_layers")
+    source = RenderedSource(rendered_root / "rendered", rendered_root / "layouts")
+    splits = assign_splits(source.sample_ids(), seed=0, train_count=8, val_count=4)
+    preparation = Preparation(BucketLimits(min_side=32, max_side=96, max_pixels=6144, max_aspect=2.3), "peels", 6)
+    records = [prepare_sample(source, name, split, preparation, root) for name, split in splits.items()]
+    (root / "metadata").mkdir()
+    (root / "metadata" / "manifest.json").write_text(json.dumps({"samples": records, "dropped": []}))
+    return root

@@ -1,0 +1,33 @@
+"""dvc.yaml against the code: DVC does not follow imports, so a forgotten dep would leave stale results."""
+
+import pytest
+import yaml
+
+from stages.cli import REPORTS
+from tests.stages.imports import ROOT, imported_files
+
+STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def test_the_five_stages_in_order():
+    assert tuple(PIPELINE) == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_imported_file_is_a_dep_and_no_dep_is_idle(stage):
+    listed = [dep for dep in PIPELINE[stage]["deps"] if not dep.startswith(("${", "models/weights"))]
+    needed = {path for path in imported_files(f"stages.{stage}") if not path.endswith("__init__.py")}
+    covered = {path for path in needed if any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
+    assert needed == covered, f"not in dvc.yaml: {sorted(needed - covered)}"
+    idle = [dep for dep in listed if not any(path == dep or path.startswith(f"{dep}/") for path in needed)]
+    assert not idle, f"in dvc.yaml, but not imported: {idle}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_reports_are_for_git_and_weights_for_dvc(stage):
+    block = PIPELINE[stage]
+    assert block["params"] == [stage]
+    for entry in [*block["metrics"], *(plot for plot in block["plots"] if isinstance(plot, dict))]:
+        ((path, options),) = entry.items()
+        assert path.startswith(f"{REPORTS}/") and options["cache"] is False

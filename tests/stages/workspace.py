@@ -1,0 +1,59 @@
+"""A folder to run stages in: parameters, data and outputs of its own, the code from this checkout."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.stages.imports import ROOT
+
+SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
+
+
+def environment(root: Path, **more: str) -> dict[str, str]:
+    """Environment in which ``root`` is the project: its mlruns/ and .checkpoints/ are used, nothing of ours."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "QIL_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    return (
+        env | {"PATH": path, "DVC_ROOT": str(root), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"} | more
+    )
+
+
+def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
+    """Make the folder: smoke parameters with blocks merged over them, and a link to bucketed data."""
+    raw = copy.deepcopy(SMOKE)
+
+    def merge(into, changes):
+        for key, value in changes.items():
+            if isinstance(value, dict):
+                merge(into[key], value)
+            else:
+                into[key] = value
+
+    merge(raw, blocks)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    if bucketed is not None:
+        (root / "data").mkdir()
+        (root / "data" / "rgba_layers").symlink_to(bucketed)
+    return root
+
+
+def run(command: list[str], root: Path, *, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+    """Run a command in a workspace; the output is in the error if it fails."""
+    result = subprocess.run(
+        command, cwd=root, env=environment(root, **more), capture_output=True, text=True, timeout=500, check=False
+    )
+    if check and result.returncode != 0:
+        raise AssertionError(
+            f"{' '.join(command[:6])} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+        )
+    return result
+
+
+def stage(name: str, *arguments: str) -> list[str]:
+    """Command line of a stage."""
+    return [sys.executable, "-P", "-m", f"stages.{name}", *arguments]

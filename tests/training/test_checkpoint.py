@@ -1,0 +1,92 @@
+import copy
+
+import pytest
+import torch
+
+from training.checkpoint import CheckpointStore, fingerprint
+
+
+def make():
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    return network, optimizer
+
+
+def advance(network, optimizer, steps, seed=1):
+    torch.manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
+
+
+def saved(store, network, optimizer, **state):
+    ema = [p.detach().clone() for p in network.parameters()]
+    store.save(network=network, ema=ema, best=None, optimizer=optimizer, state={"step": 3, **state})
+
+
+def test_a_restored_run_goes_on_bit_equal(tmp_path):
+    network, optimizer = make()
+    advance(network, optimizer, 5)
+    store = CheckpointStore(tmp_path, "stage", "key")
+    saved(store, network, optimizer)
+    advance(network, optimizer, 5, seed=2)
+    expected = copy.deepcopy(network.state_dict())
+    again, again_optimizer = make()
+    store.load(network=again, optimizer=again_optimizer)
+    advance(again, again_optimizer, 5, seed=2)
+    assert all(torch.equal(expected[k], v) for k, v in again.state_dict().items())
+
+
+def test_state_and_averages_come_back(tmp_path):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key")
+    assert store.read_state() is None
+    store.save(
+        network=network,
+        ema=[torch.full((12,), float(i)) for i in range(12)],
+        best=[torch.ones(2)],
+        optimizer=optimizer,
+        state={"step": 7, "run_id": "abc"},
+    )
+    state = store.read_state()
+    assert (state["step"], state["run_id"]) == (7, "abc")
+    ema, best = store.load(network=network, optimizer=optimizer)
+    assert [float(tensor[0]) for tensor in ema] == list(range(12)), "ten comes after nine"
+    assert torch.equal(best[0], torch.ones(2))
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key")
+    saved(store, network, optimizer)
+    store.folder.rename(store.folder.with_suffix(".old"))
+    store.folder.with_suffix(".part").mkdir()
+    store.recover()
+    assert store.read_state()["step"] == 3
+
+
+def test_other_fingerprints_are_seen_and_cleared(tmp_path):
+    network, optimizer = make()
+    saved(CheckpointStore(tmp_path, "stage", "old"), network, optimizer)
+    store = CheckpointStore(tmp_path, "stage", "new")
+    assert store.read_state() is None
+    assert store.others() == ["old"]
+    store.clear()
+    assert store.others() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"lr": 2.0}, False),
+        ({"optimisation": {"log_every": 5, "epochs": 1}}, True),
+        ({"optimisation": {"log_every": 1, "epochs": 2}}, False),
+    ],
+)
+def test_the_fingerprint_knows_what_matters(change, same):
+    block = {"lr": 1.0, "optimisation": {"log_every": 1, "epochs": 1}}
+    assert (fingerprint(block, {"data": "x"}, 1) == fingerprint({**block, **change}, {"data": "x"}, 1)) is same
+    assert fingerprint(block, {"data": "x"}, 1) != fingerprint(block, {"data": "y"}, 1)
+    assert fingerprint(block, {"data": "x"}, 1) != fingerprint(block, {"data": "x"}, 2)

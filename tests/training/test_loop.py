@@ -1,0 +1,135 @@
+import itertools
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from training.checkpoint import CheckpointStore
+from training.loop import NonFiniteLossError, Plan, fit, make_plan, step_seed
+from training.params import Optimisation
+from training.tracking import Run
+
+
+def settings(**changes):
+    values = {
+        "epochs": 1,
+        "epoch_samples": 8,
+        "batch_size": 4,
+        "gradient_accumulation": 1,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "warmup_samples": 0,
+        "weight_decay": 0.0,
+        "grad_clip": 100.0,
+        "ema_decay": 0.0,
+        "mixed_precision": "no",
+        "num_workers": 0,
+        "log_every": 1,
+        "checkpoint_every": 100,
+    }
+    return Optimisation(**values | changes)
+
+
+class Regression(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = torch.nn.Linear(2, 1)
+
+    def forward(self, batch):
+        return {"loss": (self.line(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()}
+
+
+def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None):
+    torch.manual_seed(3)
+    data = torch.randn(64, 2)
+
+    def batches(start):
+        for index in itertools.count(start):
+            rows = [(index * batch_size + k) % 64 for k in range(batch_size)]
+            x = data[rows] if index != poison else torch.full((batch_size, 2), float("nan"))
+            yield {"x": x, "id": [f"file{row}" for row in rows]}
+
+    class Recorder(Run):
+        def metrics(self, values, step=None):
+            if log is not None:
+                log.append((step, values))
+
+    module = Regression()
+    seen = iter(validation or itertools.count())
+    progress = fit(
+        module,
+        module.line,
+        batches=batches,
+        settings=block,
+        plan=Plan(block.epochs, steps, batch_size * block.gradient_accumulation),
+        seed=0,
+        validate=lambda epoch: {"score": float(next(seen))},
+        select="score",
+        largest=True,
+        accelerator=Accelerator(cpu=True),
+        run=Recorder(None),
+        store=CheckpointStore(tmp_path, "stage", "key"),
+        title="test",
+    )
+    return module.line.weight.detach().clone(), progress
+
+
+def test_accumulation_equals_the_joint_batch(tmp_path):
+    joint, _ = train(tmp_path / "a", settings(), batch_size=8)
+    parts, _ = train(tmp_path / "b", settings(gradient_accumulation=4), batch_size=2)
+    assert torch.allclose(joint, parts, atol=1e-6)
+
+
+def test_the_loop_follows_plain_adamw(tmp_path):
+    ours, _ = train(tmp_path, settings(), batch_size=4, steps=3)
+    torch.manual_seed(3)
+    data, module = torch.randn(64, 2), Regression()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
+    for index in range(3):
+        optimizer.zero_grad()
+        module({"x": data[index * 4 : index * 4 + 4]})["loss"].backward()
+        optimizer.step()
+    assert torch.allclose(ours, module.line.weight, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_step_and_files(tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 2; files: file8, file9, file10, file11"):
+        train(tmp_path, settings(), batch_size=4, poison=2)
+
+
+def test_the_best_validated_weights_are_kept(tmp_path):
+    first, _ = train(tmp_path / "a", settings(epochs=1), batch_size=4)
+    best_first, progress = train(tmp_path / "b", settings(epochs=3), batch_size=4, validation=[5, 1, 2])
+    assert torch.equal(first, best_first)
+    assert progress.best == 5.0
+    assert [entry["score"] for entry in progress.history] == [5.0, 1.0, 2.0]
+    assert [entry["samples"] for entry in progress.history] == [16, 32, 48]
+
+
+def test_means_are_logged_over_their_interval(tmp_path):
+    single, grouped = [], []
+    train(tmp_path / "a", settings(), batch_size=4, log=single)
+    train(tmp_path / "b", settings(log_every=2), batch_size=4, log=grouped)
+    each = [values["train/loss"] for _, values in single if "train/loss" in values]
+    pairs = [values["train/loss"] for _, values in grouped if "train/loss" in values]
+    assert pairs == pytest.approx([(each[0] + each[1]) / 2, (each[2] + each[3]) / 2])
+
+
+def test_averaged_weights_lag_behind(tmp_path):
+    raw, _ = train(tmp_path / "a", settings(), batch_size=4)
+    averaged, _ = train(tmp_path / "b", settings(ema_decay=0.9), batch_size=4)
+    start = Regression().line.weight.detach()
+    assert 0 < (averaged - start).norm() < (raw - start).norm()
+
+
+def test_plans():
+    block = settings(epochs=3, epoch_samples=100, batch_size=8, gradient_accumulation=2)
+    assert make_plan(block, batches_per_pass=50, world_size=2) == Plan(3, 4, 32)
+    whole = settings(epoch_samples=None, gradient_accumulation=2)
+    assert make_plan(whole, batches_per_pass=51, world_size=1) == Plan(1, 25, 8)
+
+
+def test_seeds_differ_by_step_micro_batch_and_rank():
+    seeds = {step_seed(0, s, m, r) for s in range(20) for m in range(4) for r in range(4)}
+    assert len(seeds) == 320

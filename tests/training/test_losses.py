@@ -1,0 +1,89 @@
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from layers.tensors import composite_stack, over_grey
+from training.losses import (
+    BACKGROUND_MEAN,
+    BACKGROUND_SQUARE,
+    abmse,
+    alpha_aware_l1,
+    kl_to_unit,
+    slot_errors,
+    weighted_slot_error,
+)
+
+
+def pictures(*shape):
+    torch.manual_seed(0)
+    return torch.rand(*shape, dtype=torch.double) * 2 - 1, torch.rand(*shape, dtype=torch.double) * 2 - 1
+
+
+def test_abmse_is_the_expectation_over_backgrounds():
+    predicted, target = pictures(2, 4, 3, 3)
+    mean, square = torch.tensor(BACKGROUND_MEAN), torch.tensor(BACKGROUND_SQUARE)
+    std = (square - mean**2).sqrt()
+    total = 0.0
+    # Two points mean ± std have exactly the two moments that the closed form knows.
+    for sign in (-1.0, 1.0):
+        background = (mean + sign * std).view(3, 1, 1).double()
+
+        def over(image, background=background):
+            alpha = (image[:, 3:] + 1) / 2
+            return image[:, :3] * alpha + background * (1 - alpha)
+
+        total += (over(predicted) - over(target)).square().mean() / 2
+    assert torch.allclose(abmse(predicted, target), total, atol=1e-6)
+
+
+def test_colour_under_alpha_zero_costs_nothing():
+    predicted, target = pictures(1, 4, 4, 4)
+    predicted[:, 3] = target[:, 3] = -1.0
+    assert abmse(predicted, target) == 0.0
+    assert alpha_aware_l1(predicted, target) == 0.0
+
+
+def test_losses_are_means_so_size_and_batch_do_not_change_their_scale():
+    predicted, target = pictures(1, 4, 4, 4)
+    for loss in (abmse, alpha_aware_l1):
+        tiled = loss(predicted.repeat(3, 1, 2, 2), target.repeat(3, 1, 2, 2))
+        assert torch.allclose(loss(predicted, target), tiled)
+
+
+def test_loss_gradients_by_finite_differences():
+    predicted, target = pictures(1, 4, 2, 3)
+    predicted.requires_grad_()
+    for loss in (abmse, alpha_aware_l1):
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), predicted)
+
+
+def test_l1_closed_form():
+    predicted, target = torch.full((1, 4, 2, 2), 1.0), torch.full((1, 4, 2, 2), 1.0)
+    target[:, 3] = 0.0  # white at alpha 1/2: over black it is 0, over white 1
+    assert torch.allclose(alpha_aware_l1(predicted, target), torch.tensor((1.0 + 0.0 + 1.0) / 3))
+
+
+def test_kl_equals_torch():
+    mean, logvar = pictures(2, 3, 4)
+    expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0)).mean()
+    assert torch.allclose(kl_to_unit(mean, logvar), expected)
+
+
+def test_slot_weights_are_normalised():
+    predicted, target = pictures(2, 4, 3, 2, 2)
+    errors = slot_errors(predicted, target)
+    assert errors.shape == (2, 4)
+    assert torch.allclose(errors[1, 2], (predicted[1, 2] - target[1, 2]).square().mean())
+    equal = weighted_slot_error(errors, composite=1.0, layers=1.0)
+    assert torch.allclose(equal, (predicted - target).square().mean())
+    assert torch.allclose(weighted_slot_error(errors, composite=7.0, layers=7.0), equal)
+    assert torch.allclose(weighted_slot_error(errors, composite=0.0, layers=1.0), errors[:, 1:].mean())
+
+
+def test_composite_stack_is_the_papers_recursion():
+    layers, _ = pictures(2, 3, 4, 5, 5)
+    flat = torch.zeros(2, 3, 5, 5, dtype=torch.double)
+    for k in range(3):  # paper sec. 3.1 in [0, 1], C_0 = 0
+        alpha, rgb = (layers[:, k, 3:] + 1) / 2, (layers[:, k, :3] + 1) / 2
+        flat = alpha * rgb + (1 - alpha) * flat
+    assert torch.allclose((composite_stack(layers) + 1) / 2, flat)
+    assert torch.allclose(composite_stack(layers[:, :1]), over_grey(layers[:, 0], -1.0))

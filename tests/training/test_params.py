@@ -1,0 +1,87 @@
+import re
+
+import pytest
+import yaml
+
+from tests.stages.imports import ROOT
+from training.params import ParamsError, flatten, load_params, parse_params
+
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_preset_is_whole_and_valid(path):
+    params = load_params(path)
+    assert params.prepare_buckets.max_side % 32 == 0
+
+
+def broken(change) -> str:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    change(raw)
+    with pytest.raises(ParamsError) as caught:
+        parse_params(raw)
+    return str(caught.value)
+
+
+CASES = [
+    (lambda p: p["train_vae"]["loss"].update(klx=1.0), r"train_vae\.loss\.klx: unknown key"),
+    (lambda p: p["refine"].pop("seed"), r"refine\.seed: missing"),
+    (
+        lambda p: p["train_vae"]["loss"].update(kl="1e-5"),
+        r"train_vae\.loss\.kl: got '1e-5', expected a valid number \(write floats with a point, as in 1\.0e-4\)",
+    ),
+    (lambda p: p["prepare_buckets"].update(max_side=100), r"max_side: got 100, expected a multiple of 32"),
+    (
+        lambda p: p["prepare_buckets"].update(min_side=128),
+        r"expected min_side at most max_side \(96\), got min_side 128",
+    ),
+    (lambda p: p["prepare_buckets"].update(max_pixels=100), r"max_pixels at least min_side squared"),
+    (lambda p: p["prepare_buckets"].update(train_count=None), "the composer's stream has no end"),
+    (lambda p: p["train_vae"].update(dim_mult=[1]), r"dim_mult: got \[1\], expected .*at least 2 items"),
+    (lambda p: p["train_decompose"].update(attention_head_dim=30), r"add up to attention_head_dim \(30\)"),
+    (lambda p: p["train_vae"]["optimisation"].update(ema_decay=1.0), r"ema_decay: got 1\.0, expected less than 1"),
+    (lambda p: p["train_vae"]["optimisation"].update(learning_rate=float("nan")), r"learning_rate: got nan"),
+    (
+        lambda p: p["train_vae"]["optimisation"].update(batch_size=2.5),
+        r"batch_size: got 2\.5, expected a valid integer",
+    ),
+    (lambda p: p["train_vae"]["optimisation"].update(schedule="linear"), r"'cosine' or 'constant'"),
+    (lambda p: p["tune"]["space"].update(x={"low": 2.0, "high": 1.0}), r"tune\.space\.x: expected either low < high"),
+    (lambda p: p.update(extra={}), r"extra: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CASES)
+def test_a_bad_parameter_names_key_value_and_expectation(change, message):
+    text = broken(change)
+    assert re.search(message, text), text
+    assert "\n" not in text
+
+
+def test_every_fault_is_named_at_once():
+    def two(p):
+        p["refine"]["seed"] = -1
+        p["evaluate"]["steps"] = 0
+
+    assert len(broken(two).splitlines()) == 2
+
+
+def test_files_that_are_no_parameters(tmp_path):
+    with pytest.raises(ParamsError, match="no such file"):
+        load_params(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load_params(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ParamsError, match="expected a mapping"):
+        load_params(tmp_path / "list.yaml")
+
+
+def test_flatten_uses_dotted_paths():
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_every_float_in_the_files_is_one_for_every_yaml_reader():
+    for path in FILES:
+        bare = [line for line in path.read_text().splitlines() if re.search(r":\s*\d+e-?\d+", line)]
+        assert not bare, f"{path.name}: {bare}: a float without a point is a word to YAML 1.1"

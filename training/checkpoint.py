@@ -1,0 +1,128 @@
+"""Resume points: everything a killed run needs to go on exactly (design contract 8).
+
+    .checkpoints/<stage>/<fingerprint>/state.json + tensors.safetensors
+
+They lie outside DVC's outs, which DVC deletes before a stage runs, and are keyed by a fingerprint of the parameters
+and inputs that matter. Tensors are safetensors, the rest JSON: no pickle is read. A resume point is written beside
+the old one and renamed, so a kill at any moment leaves one that is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+# These change what is printed and when, not what is computed.
+COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
+
+
+def fingerprint(block: Mapping[str, Any], inputs: Mapping[str, str], world_size: int) -> str:
+    """Hash of a stage's parameters, the md5s of its inputs and the number of processes; 16 hex digits."""
+
+    def matters(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: matters(item) for key, item in value.items() if key not in COSMETIC}
+        return value
+
+    described = json.dumps([matters(block), dict(inputs), world_size], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    state = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()
+    }
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def _unpack_optimizer(tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": description["param_groups"]}
+
+
+class CheckpointStore:
+    """The resume point of one stage under one fingerprint.
+
+    Args:
+        root: the folder ``.checkpoints``.
+        stage: name of the stage.
+        key: from :func:`fingerprint`.
+    """
+
+    def __init__(self, root: Path, stage: str, key: str) -> None:
+        self.home = root / stage
+        self.folder = self.home / key
+
+    def others(self) -> list[str]:
+        """Fingerprints of resume points that other parameters or inputs left behind."""
+        if not self.home.is_dir():
+            return []
+        return sorted(p.name for p in self.home.iterdir() if p != self.folder and (p / "state.json").is_file())
+
+    def read_state(self) -> dict[str, Any] | None:
+        """What was saved beside the tensors, or ``None`` where there is nothing to resume."""
+        path = self.folder / "state.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def save(
+        self,
+        *,
+        network: torch.nn.Module,
+        ema: list[torch.Tensor],
+        best: list[torch.Tensor] | None,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+    ) -> None:
+        """Write a resume point; it replaces the last one only when complete."""
+        tensors, optimizer_state = _pack_optimizer(optimizer)
+        tensors |= {f"network.{name}": value for name, value in network.state_dict().items()}
+        tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
+        tensors |= {f"best.{index}": value for index, value in enumerate(best or [])}
+        fresh = self.folder.with_suffix(".part")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, fresh / "tensors.safetensors")
+        described = {**state, "optimizer": optimizer_state}
+        (fresh / "state.json").write_text(json.dumps(described), encoding="utf-8")
+        old = self.folder.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(old)
+        fresh.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def recover(self) -> None:
+        """Bring back the last whole resume point if a kill fell between the two renames of :meth:`save`."""
+        old = self.folder.with_suffix(".old")
+        if old.is_dir() and not self.folder.exists():
+            old.rename(self.folder)
+
+    def load(
+        self, *, network: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+        """Restore network and optimizer in place; returns the EMA's tensors and the best ones."""
+        tensors = load_file(self.folder / "tensors.safetensors")
+        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"]))
+
+        def numbered(prefix: str) -> list[torch.Tensor]:
+            keys = [key for key in tensors if key.startswith(prefix)]
+            return [tensors[key] for key in sorted(keys, key=lambda key: int(key.split(".")[1]))]
+
+        return numbered("ema."), numbered("best.") or None
+
+    def clear(self) -> None:
+        """Remove every resume point of the stage: it is done, and its weights are written."""
+        shutil.rmtree(self.home, ignore_errors=True)

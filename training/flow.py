@@ -1,0 +1,102 @@
+"""Rectified flow in the diffusers convention (design contract 4).
+
+    x_sigma = (1 - sigma) x_0 + sigma noise,    v = noise - x_0,    sigma = 1 is noise.
+
+The paper (sec. 3.2) writes the same with t = 1 - sigma and v = x_0 - x_1, the opposite sign. One set of functions
+serves training, preview, evaluation and inference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+
+# The condition image of 256 x 256 pixels has 256 tokens at 16 pixels a token side; released pipeline, `mu`.
+REFERENCE_TOKENS = 256
+
+
+def _spread(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return sigma.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def interpolate(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """x_sigma of ``(B, ...)`` latents for sigmas ``(B,)`` in [0, 1]."""
+    s = _spread(sigma, clean)
+    return (1.0 - s) * clean + s * noise
+
+
+def velocity(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Regression target d x_sigma / d sigma."""
+    return noise - clean
+
+
+def predict_clean(noisy: torch.Tensor, predicted_velocity: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """x_0 = x_sigma - sigma v, the one-step estimate of the clean latents."""
+    return noisy - _spread(sigma, noisy) * predicted_velocity
+
+
+def shift_sigmas(sigma: torch.Tensor, shift: float) -> torch.Tensor:
+    """Linear time shift sigma' = s / (s + 1/sigma - 1); s > 1 moves mass towards noise, 1 is the identity."""
+    return shift * sigma / (1.0 + (shift - 1.0) * sigma)
+
+
+def draw_sigmas(
+    count: int,
+    *,
+    density: str,
+    mean: float,
+    std: float,
+    shift: float,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Draw training sigmas ``(count,)`` in (0, 1), then shift them.
+
+    Args:
+        count: how many.
+        density: ``logit_normal`` (sigma = sigmoid(mean + std n), paper sec. 3.2) or ``uniform``.
+        mean: of logit(sigma); unused by ``uniform``.
+        std: of logit(sigma); unused by ``uniform``.
+        shift: see :func:`shift_sigmas`.
+        generator: of the draw; the global one if ``None``.
+        device: of the result.
+    """
+    if density == "logit_normal":
+        sigma = torch.sigmoid(mean + std * torch.randn(count, generator=generator, device=device))
+    elif density == "uniform":
+        sigma = torch.rand(count, generator=generator, device=device)
+    else:
+        raise ValueError(f"unknown timestep density {density!r}, expected logit_normal or uniform")
+    return shift_sigmas(sigma, shift)
+
+
+def inference_shift(condition_tokens: int) -> float:
+    """The released pipeline's mu = sqrt(condition tokens / 256), used as a linear time shift."""
+    return math.sqrt(condition_tokens / REFERENCE_TOKENS)
+
+
+def inference_sigmas(steps: int, condition_tokens: int) -> list[float]:
+    """Sigmas of a sampler from 1 to 0, ``steps + 1`` values, shifted as the released pipeline shifts them."""
+    shift = inference_shift(condition_tokens)
+    return [*shift_sigmas(torch.linspace(1.0, 0.0, steps + 1)[:-1], shift).tolist(), 0.0]
+
+
+@torch.no_grad()
+def sample(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], noise: torch.Tensor, sigmas: list[float]
+) -> torch.Tensor:
+    """Integrate from noise to clean latents with Euler steps.
+
+    Args:
+        predict: (latents ``(B, ...)``, sigma ``(B,)``) to velocity.
+        noise: start ``(B, ...)``.
+        sigmas: descending, from :func:`inference_sigmas`.
+    """
+    latents = noise
+    for now, then in itertools.pairwise(sigmas):
+        sigma = torch.full((latents.shape[0],), now, device=latents.device, dtype=latents.dtype)
+        latents = latents + (then - now) * predict(latents, sigma)
+    return latents

@@ -1,0 +1,273 @@
+"""The training loop of all stages: one step counter, from which rate, data order, noise and logging derive.
+
+Everything random in a step is drawn from a seed that is a function of (seed, step, micro-batch, rank), and batches come
+from a stream that starts at any step, so a killed run goes on with bit-equal losses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from layers.errors import UserError
+from training.checkpoint import CheckpointStore
+from training.params import Optimisation
+from training.schedule import learning_rate
+from training.tracking import Run
+
+
+class NonFiniteLossError(UserError, FloatingPointError):
+    """The loss or its gradient is no number any more; the message names step and files."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is.
+
+    Attributes:
+        epochs: validations.
+        steps_per_epoch: optimizer steps between them.
+        samples_per_step: items of all processes and micro-batches of one step.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    samples_per_step: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+def make_plan(settings: Optimisation, batches_per_pass: int, world_size: int) -> Plan:
+    """Turn epochs and samples into steps.
+
+    Args:
+        settings: the stage's optimisation block.
+        batches_per_pass: batches of one process in one pass over the split.
+        world_size: processes.
+    """
+    per_step = settings.batch_size * settings.gradient_accumulation * world_size
+    if settings.epoch_samples is None:
+        steps = max(1, batches_per_pass // settings.gradient_accumulation)
+    else:
+        steps = math.ceil(settings.epoch_samples / per_step)
+    return Plan(settings.epochs, steps, per_step)
+
+
+@dataclass
+class Progress:
+    """What the loop knows beside tensors; it is saved as JSON and given to the stage at the end.
+
+    Attributes:
+        step: optimizer steps done.
+        history: validation results, one mapping an epoch.
+        best: the best value of the selected metric so far.
+        running: sums of the terms since they were last logged, and under ``count`` over how many steps.
+    """
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float | None = None
+    running: dict[str, float] = field(default_factory=dict)
+
+
+def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
+    """Seed of everything random in one micro-batch of one rank."""
+    return zlib.crc32(f"{seed}:{step}:{micro}:{rank}".encode())
+
+
+def update_average(average: list[torch.Tensor], parameters: list[torch.nn.Parameter], decay: float, step: int) -> None:
+    """Move the average towards the weights after ``step`` steps; early averages forget the random start faster."""
+    get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(average, [p.detach() for p in parameters], step)
+
+
+@torch.no_grad()
+def load_weights(parameters: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
+    """Copy tensors into parameters, in order."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+@contextlib.contextmanager
+def averaged_weights(average: list[torch.Tensor], parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+    """Run a block on the moving average of the weights."""
+    kept = [p.detach().clone() for p in parameters]
+    load_weights(parameters, average)
+    try:
+        yield
+    finally:
+        load_weights(parameters, kept)
+
+
+def fit(
+    module: torch.nn.Module,
+    network: torch.nn.Module,
+    *,
+    batches: Callable[[int], Iterator[Mapping[str, Any]]],
+    settings: Optimisation,
+    plan: Plan,
+    seed: int,
+    validate: Callable[[int], dict[str, float]],
+    select: str,
+    largest: bool,
+    accelerator: Accelerator,
+    run: Run,
+    store: CheckpointStore,
+    title: str,
+) -> Progress:
+    """Train ``network`` and leave in it the averaged weights that validated best.
+
+    Args:
+        module: forward(batch) gives a dict of scalar terms with the weighted sum under ``loss``. Everything that needs
+            gradients happens inside its forward, so that DDP synchronises them.
+        network: the part of ``module`` that is trained and saved.
+        batches: micro-batches of this rank without end, from a given number on; each has an entry ``id``.
+        settings: rates, sizes, intervals.
+        plan: from :func:`make_plan`.
+        seed: of noise; data order has its own.
+        validate: called on rank 0 with the epoch, averaged weights in place; returns metrics.
+        select: key of the validation metric that decides which weights are kept.
+        largest: whether larger is better.
+        accelerator: device, precision, processes.
+        run: where curves go.
+        store: where resume points go.
+        title: of the progress bar.
+
+    Raises:
+        NonFiniteLossError: naming step and files.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+    )
+    # Moved first: resumed optimizer state must meet its parameters on their device.
+    module.to(accelerator.device)
+    progress, best = Progress(), None
+    average = [p.detach().clone() for p in parameters]
+    state = store.read_state()
+    if state is not None:
+        progress = Progress(state["step"], state["history"], state["best"], state["running"])
+        average, best = store.load(network=network, optimizer=optimizer)
+        average = [value.to(accelerator.device) for value in average]
+        accelerator.print(f"{title}: going on from step {progress.step} of {plan.steps}")
+    wrapped, optimizer = accelerator.prepare(module, optimizer)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            store.save(
+                network=network,
+                ema=average,
+                best=best,
+                optimizer=optimizer.optimizer,
+                state={**vars(progress), "run_id": run.run_id},
+            )
+        accelerator.wait_for_everyone()
+
+    stream = batches(progress.step * settings.gradient_accumulation)
+    bar = tqdm(
+        total=plan.steps * plan.samples_per_step,
+        initial=progress.step * plan.samples_per_step,
+        desc=title,
+        unit="img",
+        unit_scale=True,
+        disable=not accelerator.is_main_process,
+        mininterval=1.0,
+    )
+    while progress.step < plan.steps:
+        rate = learning_rate(
+            progress.step * plan.samples_per_step,
+            base=settings.learning_rate,
+            total=plan.steps * plan.samples_per_step,
+            warmup=settings.warmup_samples,
+            kind=settings.schedule,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        terms = _step(wrapped, optimizer, stream, parameters, settings, progress.step, seed, accelerator)
+        progress.step += 1
+        update_average(average, parameters, settings.ema_decay, progress.step)
+        bar.update(plan.samples_per_step)
+
+        sums = defaultdict(float, progress.running)
+        for name, value in {**terms, "count": 1.0}.items():
+            sums[name] += value
+        progress.running = dict(sums)
+        if progress.step % settings.log_every == 0 or progress.step == plan.steps:
+            count = progress.running.pop("count")
+            means = {name: value / count for name, value in progress.running.items()}
+            seen = progress.step * plan.samples_per_step
+            run.metrics(
+                {f"train/{k}": v for k, v in means.items()} | {"train/learning_rate": rate, "train/samples": seen},
+                progress.step,
+            )
+            bar.set_postfix(loss=f"{means['loss']:.4f}")
+            progress.running = {}
+
+        if progress.step % plan.steps_per_epoch == 0:
+            epoch = progress.step // plan.steps_per_epoch
+            if accelerator.is_main_process:
+                with averaged_weights(average, parameters):
+                    module.eval()
+                    metrics = validate(epoch)
+                    module.train()
+                    value = metrics[select]
+                    if progress.best is None or (value > progress.best if largest else value < progress.best):
+                        progress.best, best = value, [p.detach().cpu().clone() for p in parameters]
+                progress.history.append({"epoch": epoch, "samples": progress.step * plan.samples_per_step, **metrics})
+                run.metrics({f"val/{k}": v for k, v in metrics.items()}, progress.step)
+                bar.write(f"{title}: epoch {epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+            save()
+        elif progress.step % settings.checkpoint_every == 0:
+            save()
+    bar.close()
+    if best is not None:
+        load_weights(parameters, best)
+    return progress
+
+
+def _step(
+    wrapped: torch.nn.Module,
+    optimizer: Any,
+    stream: Iterator[Mapping[str, Any]],
+    parameters: list[torch.nn.Parameter],
+    settings: Optimisation,
+    step: int,
+    seed: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """One optimizer step over its micro-batches; returns the terms' means over micro-batches on this rank."""
+    sums: dict[str, float] = defaultdict(float)
+    files: list[str] = []
+    count = settings.gradient_accumulation
+    for micro in range(count):
+        batch = next(stream)
+        files += batch["id"]
+        torch.manual_seed(step_seed(seed, step, micro, accelerator.process_index))
+        last = micro == count - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
+            with accelerator.autocast():
+                terms = wrapped(batch)
+            accelerator.backward(terms["loss"] / count)
+        values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
+        for name, value in zip(terms, values, strict=True):
+            sums[name] += value / count
+        if not math.isfinite(sums["loss"]):
+            raise NonFiniteLossError(f"the loss is {sums['loss']} at step {step}; files: {', '.join(files)}")
+    norm = float(accelerator.clip_grad_norm_(parameters, settings.grad_clip))
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(f"the gradient's norm is {norm} at step {step}; files: {', '.join(files)}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**sums, "grad_norm": norm}

@@ -1,0 +1,305 @@
+"""Schema of params.yaml: every key, its type and its bounds, checked before anything is allocated.
+
+The schema holds no defaults: params.yaml is the only place for a knob, and a preset that lacks one is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from layers.errors import UserError
+
+SIDE_MULTIPLE = 32
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+MixedPrecision = Literal["auto", "no", "bf16"]
+
+
+class ParamsError(UserError, ValueError):
+    """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
+
+
+class Block(BaseModel):
+    """Base of all blocks: unknown keys are errors, types are not coerced, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Tracking(Block):
+    """Where runs are written."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    system_metrics: bool
+
+
+class Composer(Block):
+    """The embedded stream of designs."""
+
+    seed: Natural
+    size: Annotated[int, Field(ge=48, le=4096, multiple_of=6)]
+    assets: Literal["train", "held_out"]
+
+
+class PrepareBuckets(Block):
+    """Stage prepare_buckets."""
+
+    source: Literal["composer", "rendered"]
+    rendered_root: str
+    layout_root: str
+    composer: Composer
+    output_root: str
+    train_count: Count | None
+    val_count: Count
+    validation_list: str | None
+    seed: Natural
+    max_side: Count
+    min_side: Count
+    max_pixels: Count
+    max_aspect: Annotated[float, Field(ge=1)]
+    upscale: bool
+    group: Literal["peels", "none"]
+    max_layers: Count
+    jobs: Annotated[int, Field(ge=-1)]
+
+    @field_validator("max_side", "min_side")
+    @classmethod
+    def _side(cls, value: int) -> int:
+        if value % SIDE_MULTIPLE:
+            raise ValueError(f"a multiple of {SIDE_MULTIPLE}")
+        return value
+
+    @model_validator(mode="after")
+    def _sides(self) -> PrepareBuckets:
+        if self.min_side > self.max_side:
+            raise ValueError(f"min_side at most max_side ({self.max_side}), got min_side {self.min_side}")
+        if self.max_pixels < self.min_side**2:
+            raise ValueError(f"max_pixels at least min_side squared ({self.min_side**2}), got {self.max_pixels}")
+        if self.source == "composer" and self.train_count is None:
+            raise ValueError("train_count a number: the composer's stream has no end")
+        return self
+
+
+class Optimisation(Block):
+    """Everything the training loop needs; shared by the three training stages."""
+
+    epochs: Count
+    epoch_samples: Count | None
+    batch_size: Count
+    gradient_accumulation: Count
+    learning_rate: Positive
+    schedule: Literal["cosine", "constant"]
+    warmup_samples: Natural
+    weight_decay: Weight
+    grad_clip: Positive
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    mixed_precision: MixedPrecision
+    num_workers: Natural
+    log_every: Count
+    checkpoint_every: Count
+
+
+class VAELoss(Block):
+    """Weights of the RGBA-VAE's loss terms."""
+
+    abmse: Weight
+    l1: Weight
+    kl: Weight
+
+
+class TrainVAE(Block):
+    """Stage train_vae."""
+
+    seed: Natural
+    base_dim: Count
+    z_dim: Count
+    dim_mult: Annotated[list[Count], Field(min_length=2)]
+    num_res_blocks: Count
+    rgb_checkpoint: str | None
+    alpha_bias_init: float
+    loss: VAELoss
+    optimisation: Optimisation
+
+
+class Timestep(Block):
+    """Density of sigma in training."""
+
+    density: Literal["logit_normal", "uniform"]
+    mean: float
+    std: Positive
+    shift: Positive
+
+
+class DecomposeLoss(Block):
+    """Slot weights of the flow-matching loss."""
+
+    composite: Weight
+    layers: Positive
+
+
+class TrainDecompose(Block):
+    """Stage train_decompose."""
+
+    seed: Natural
+    num_layers: Count
+    num_attention_heads: Count
+    attention_head_dim: Count
+    axes_dims_rope: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    patch_size: Count
+    joint_attention_dim: Count
+    timestep: Timestep
+    loss: DecomposeLoss
+    optimisation: Optimisation
+
+    @model_validator(mode="after")
+    def _rotary(self) -> TrainDecompose:
+        if sum(self.axes_dims_rope) != self.attention_head_dim or any(d % 2 for d in self.axes_dims_rope):
+            raise ValueError(
+                f"axes_dims_rope three even numbers that add up to attention_head_dim ({self.attention_head_dim}), "
+                f"got {self.axes_dims_rope}"
+            )
+        return self
+
+
+class RefineLoss(Block):
+    """Weights of the refinement's loss terms."""
+
+    velocity: Weight
+    recomposition: Weight
+    layer_pixels: Weight
+
+
+class Refine(Block):
+    """Stage refine."""
+
+    seed: Natural
+    timestep: Timestep
+    loss: RefineLoss
+    optimisation: Optimisation
+
+
+class Evaluate(Block):
+    """Stage evaluate."""
+
+    model: str
+    split: Literal["train", "val"]
+    steps: Count
+    seed: Natural
+    batch_size: Count
+    max_merges: Natural
+    panels: Natural
+    jobs: Annotated[int, Field(ge=-1)]
+
+
+class SearchRange(Block):
+    """One searched parameter: a float range or a list of choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list[Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SearchRange:
+        ranged = self.low is not None and self.high is not None and self.low < self.high
+        if ranged == (self.choices is not None):
+            raise ValueError("either low < high (and log) or choices")
+        if self.log and not (self.low and self.low > 0):
+            raise ValueError("low above 0 where log is true")
+        return self
+
+
+class Tune(Block):
+    """Optuna studies over the parameters of a training stage."""
+
+    stage: Literal["train_vae", "train_decompose", "refine"]
+    trials: Count
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    storage: str
+    study: Annotated[str, Field(min_length=1)]
+    budget: dict[str, Any]
+    space: Annotated[dict[str, SearchRange], Field(min_length=1)]
+
+
+class Params(Block):
+    """The whole of params.yaml."""
+
+    launcher: Annotated[str, Field(min_length=1)]
+    tracking: Tracking
+    prepare_buckets: PrepareBuckets
+    train_vae: TrainVAE
+    train_decompose: TrainDecompose
+    refine: Refine
+    evaluate: Evaluate
+    tune: Tune
+
+
+def _sentence(source: str, error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "top level"
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return f"{source}: {key}: unknown key (value {given!r}); expected one of the keys of params.yaml"
+    if kind == "missing":
+        return f"{source}: {key}: missing; expected a value, there are no hidden defaults"
+    expected = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if isinstance(given, dict):
+        return f"{source}: {key}: expected {expected}"
+    hint = ""
+    if isinstance(given, str) and "float" in kind:
+        hint = " (write floats with a point, as in 1.0e-4)"
+    return f"{source}: {key}: got {given!r}, expected {expected}{hint}"
+
+
+def parse_params(raw: Any, source: str = "params.yaml") -> Params:
+    """Check a parsed params.yaml.
+
+    Args:
+        raw: what YAML gave.
+        source: the file's name, for messages.
+
+    Raises:
+        ParamsError: one line per fault, each naming key, value and expectation.
+    """
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{source}: expected a mapping of stage blocks, got {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_sentence(source, item) for item in error.errors())) from None
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        ParamsError: if the file is missing, is no YAML, or breaks the schema.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; expected the project's params.yaml or a preset") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_params(raw, path.name)
+
+
+def flatten(block: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested blocks to dotted keys, the names MLflow, Optuna and ``dvc exp run -S`` use."""
+    if isinstance(block, BaseModel):
+        block = block.model_dump()
+    flat: dict[str, Any] = {}
+    for key, value in block.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

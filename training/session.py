@@ -1,0 +1,89 @@
+"""What every training stage opens first: processes and precision, resume point, MLflow run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from training.checkpoint import CheckpointStore, fingerprint
+from training.params import Params
+from training.tracking import Run, digest, project_root, stage_run
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open training stage.
+
+    Attributes:
+        accelerator: device, precision, processes.
+        run: the MLflow run.
+        store: resume points.
+        inputs: path to md5 of what the stage reads.
+    """
+
+    accelerator: Accelerator
+    run: Run
+    store: CheckpointStore
+    inputs: dict[str, str]
+
+    @property
+    def rank(self) -> int:
+        """This process among all."""
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        """All processes."""
+        return self.accelerator.num_processes
+
+
+def precision(choice: str) -> str:
+    """Resolve ``auto``: bf16 on a GPU that has it, else fp32."""
+    if choice != "auto":
+        return choice
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+@contextlib.contextmanager
+def training_session(stage: str, params: Params, input_paths: Sequence[str]) -> Iterator[Session]:
+    """Open a training stage; on success its resume points are removed, after a kill the same call finds them.
+
+    Args:
+        stage: name of the params block.
+        params: all parameters.
+        input_paths: what the stage reads; its md5s become tags, dataset inputs and part of the fingerprint.
+    """
+    block = getattr(params, stage)
+    # The last block's text branch feeds nothing: its parameters never get a gradient, which plain DDP refuses.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision=precision(block.optimisation.mixed_precision),
+        # Said outright: without it, ranks that torchrun starts on a machine without GPU do not find each other.
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[unused],
+    )
+    inputs = {path: digest(path) for path in input_paths}
+    key = fingerprint(block.model_dump(), inputs, accelerator.num_processes)
+    store = CheckpointStore(project_root() / ".checkpoints", stage, key)
+    if accelerator.is_main_process:
+        store.recover()
+    accelerator.wait_for_everyone()
+    state = store.read_state()
+    if state is None and store.others():
+        accelerator.print(f"{stage}: resume points of other parameters or inputs are here: starting afresh")
+    with stage_run(
+        stage,
+        params,
+        inputs=inputs,
+        resume_run_id=state and state["run_id"],
+        main_process=accelerator.is_main_process,
+    ) as run:
+        yield Session(accelerator, run, store, inputs)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        store.clear()
+    accelerator.end_training()
