@@ -36,11 +36,13 @@ class Preparation:
     Attributes:
         limits: bucket bounds.
         group: ``peels`` or ``none``.
+        overlap_alpha: see :func:`group_layers`.
         max_layers: samples with more layers after grouping are dropped.
     """
 
     limits: BucketLimits
     group: str
+    overlap_alpha: int
     max_layers: int
 
 
@@ -75,10 +77,19 @@ def assign_splits(
     return dict.fromkeys(validation, "val") | dict.fromkeys(training, "train")
 
 
-def group_layers(layers: Sequence[Layer]) -> list[Layer]:
-    """Merge layers that do not overlap into peels, bottom to top (paper sec. 3.4, data pipeline)."""
+def group_layers(layers: Sequence[Layer], overlap_alpha: int = 0) -> list[Layer]:
+    """Merge layers that do not overlap into peels, bottom to top (paper, data pipeline: merging such layers).
+
+    Args:
+        layers: of one size, bottom to top.
+        overlap_alpha: a pixel covers where its 8-bit alpha is above this. With 0, the rule of the evaluation, the
+            last haze of a soft shadow or of a filtered edge gives an order to things that lie side by side.
+
+    Returns:
+        One layer a peel. The evaluation groups them no further: each is covered by the next.
+    """
     merged = []
-    for indices in group_into_peels([layer.image[..., 3] for layer in layers]):
+    for indices in group_into_peels([layer.image[..., 3] > overlap_alpha for layer in layers]):
         members = [layers[i] for i in indices]
         if len(members) == 1:
             merged.append(members[0])
@@ -111,7 +122,7 @@ def fit_to_bucket(sample: LayeredSample, preparation: Preparation) -> tuple[list
     if not layers:
         raise SampleError("every layer is empty")
     if preparation.group == "peels":
-        layers = group_layers(layers)
+        layers = group_layers(layers, preparation.overlap_alpha)
     if len(layers) > preparation.max_layers:
         raise SampleError(f"{len(layers)} layers, more than max_layers {preparation.max_layers}")
     return layers, {"scale": round(placement.scale, 6), "crop_share": round(placement.crop_share, 6)}

@@ -32,6 +32,8 @@ INDEX_FILE = WEIGHTS_FILE + ".index.json"
 # does not reorder); GPUs want it for half precision.
 MEMORY_FORMAT = torch.channels_last
 
+INITIAL_LOGVAR = -6.0
+
 # fmt: off
 QWEN_LATENTS_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
                      0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
@@ -149,11 +151,18 @@ class RGBAVAE(nn.Module):
         return 2 ** (len(self.config.dim_mult) - 1)
 
     def init_from_scratch(self) -> RGBAVAE:
-        """Make every residual block start as its shortcut: zero its last convolution. Returns self."""
+        """Start where training from nothing learns fastest; returns self.
+
+        Every residual block starts as its shortcut (its last convolution is 0), and the posterior starts narrow
+        (log-variance :data:`INITIAL_LOGVAR`): at the usual 0 the noise is as large as the signal, and the decoder
+        first learns to ignore its input.
+        """
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 nn.init.zeros_(module.conv2.weight)
                 nn.init.zeros_(module.conv2.bias)
+        with torch.no_grad():
+            self.quant_conv.bias[self.config.z_dim :] = INITIAL_LOGVAR
         return self
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:

@@ -91,6 +91,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 upscale=settings.upscale,
             ),
             settings.group,
+            settings.overlap_alpha,
             settings.max_layers,
         )
         for split in ("train", "val", "metadata"):

@@ -67,7 +67,7 @@ def bucketed_root(rendered_root, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("rgba_layers")
     source = RenderedSource(rendered_root / "rendered", rendered_root / "layouts")
     splits = assign_splits(source.sample_ids(), seed=0, train_count=8, val_count=4)
-    preparation = Preparation(BucketLimits(min_side=32, max_side=96, max_pixels=6144, max_aspect=2.3), "peels", 6)
+    preparation = Preparation(BucketLimits(min_side=32, max_side=96, max_pixels=6144, max_aspect=2.3), "peels", 16, 6)
     records = [prepare_sample(source, name, split, preparation, root) for name, split in splits.items()]
     (root / "metadata").mkdir()
     (root / "metadata" / "manifest.json").write_text(json.dumps({"samples": records, "dropped": []}))

@@ -65,6 +65,7 @@ class PrepareBuckets(Block):
     max_aspect: Annotated[float, Field(ge=1)]
     upscale: bool
     group: Literal["peels", "none"]
+    overlap_alpha: Annotated[int, Field(ge=0, le=254)]
     max_layers: Count
     jobs: Annotated[int, Field(ge=-1)]
 

@@ -1,0 +1,173 @@
+"""The whole pipeline at smoke scale in a git repository of its own: what a user does, with DVC and MLflow for real."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+
+from tests.stages.imports import ROOT
+from tests.stages.test_pipeline_file import STAGES
+from tests.stages.workspace import run, stage
+
+pytestmark = pytest.mark.pipeline
+DVC = [sys.executable, "-m", "dvc"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A repository with this checkout's files, smoke parameters, and one finished ``dvc repro``."""
+    root = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("metrics/reports/"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    (root / "dvc.lock").unlink(missing_ok=True)
+    shutil.copy2(ROOT / "presets" / "smoke.yaml", root / "params.yaml")
+    commit(root, "clone", first=True)
+    run([*DVC, "repro"], root, PYTHONPATH="", DVC_ROOT="")
+    commit(root, "first repro")
+    return root
+
+
+def commit(root: Path, message: str, first: bool = False) -> None:
+    if first:
+        run(["git", "init", "--quiet"], root)
+    run(["git", "add", "--all"], root)
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    run(["git", *author, "commit", "--quiet", "--message", message], root)
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    # DVC sets its own variables for the stages it runs; ours must not lead it astray.
+    return run([*DVC, *arguments], root, PYTHONPATH="", DVC_ROOT="").stdout
+
+
+def runs(root: Path) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("smoke")
+    assert experiment.artifact_location.startswith(str(root)), "pictures must land in the repository"
+    return client.search_runs([experiment.experiment_id], max_results=1000)
+
+
+def test_every_out_is_there_in_its_promised_form(clone):
+    manifest = json.loads((clone / "data/rgba_layers/metadata/manifest.json").read_text())
+    assert {sample["split"] for sample in manifest["samples"]} == {"train", "val"}
+    for sample in manifest["samples"]:
+        folder = clone / "data/rgba_layers" / sample["split"] / sample["bucket"]
+        assert (folder / f"{sample['id']}_composite.png").is_file()
+        assert all((folder / f"{sample['id']}_comp{k:03d}.png").is_file() for k in range(len(sample["layers"])))
+    AutoencoderKLQwenImage.from_pretrained(clone / "models/weights/vae/vae")
+    for model in ("decompose", "refine"):
+        folder = clone / "models/weights" / model
+        AutoencoderKLQwenImage.from_pretrained(folder / "vae")
+        QwenImageTransformer2DModel.from_pretrained(folder / "transformer")
+        assert (folder / "scheduler" / "scheduler_config.json").is_file()
+    assert {p.name for p in (clone / "metrics/reports/val_recon").iterdir()} == {
+        "val_recon_epoch_1.png",
+        "val_recon_epoch_2.png",
+    }
+    assert len(list((clone / "metrics/reports/panels").glob("rank_*.png"))) == 2
+
+
+def test_reports_are_finite_and_complete(clone):
+    def numbers(value):
+        if isinstance(value, dict):
+            return [number for item in value.values() for number in numbers(item)]
+        if isinstance(value, list):
+            return [number for item in value for number in numbers(item)]
+        return [value] if isinstance(value, int | float) else []
+
+    for name in STAGES:
+        report = json.loads((clone / f"metrics/reports/{name}.json").read_text())
+        assert numbers(report) and all(math.isfinite(number) for number in numbers(report))
+    evaluated = json.loads((clone / "metrics/reports/evaluate.json").read_text())
+    for rows in evaluated["decomposition"].values():
+        assert [row["merges"] for row in rows] == list(range(6))
+        assert all(0 <= row["alpha_iou"] <= 1 and 0 <= row["rgb_l1"] <= 1 for row in rows)
+    upper, model = evaluated["decomposition"]["true_layers_through_vae"][0], evaluated["decomposition"]["model"][0]
+    assert upper["cost"] < model["cost"]
+
+
+def test_each_stage_is_one_run_with_its_tags(clone):
+    found = {run.data.tags["stage"]: run for run in runs(clone) if "dvc.exp_name" not in run.data.tags}
+    assert set(found) == set(STAGES)
+    for name, stage_run in found.items():
+        assert stage_run.info.run_name == name and stage_run.info.status == "FINISHED"
+        assert len(stage_run.data.tags["git.commit"]) == 40
+        assert any(key.startswith(f"{name}.") for key in stage_run.data.params)
+        if name != "prepare_buckets":
+            assert stage_run.inputs.dataset_inputs
+            assert len(stage_run.data.tags["input.data/rgba_layers.md5"]) == 32
+    assert found["train_decompose"].data.tags["input.models/weights/vae/vae.md5"]
+    assert "val/psnr_white" in found["train_vae"].data.metrics
+
+
+def test_a_second_repro_runs_nothing(clone):
+    assert "Running stage" not in dvc(clone, "repro")
+    assert "up to date" in dvc(clone, "status")
+
+
+def test_one_loss_weight_reruns_what_depends_on_it(clone):
+    path = clone / "params.yaml"
+    kept = path.read_text()
+    path.write_text(kept.replace("    recomposition: 0.5", "    recomposition: 0.25"))
+    try:
+        plan = dvc(clone, "repro", "--dry")
+        assert [name for name in STAGES if f"Running stage '{name}'" in plan] == ["refine", "evaluate"]
+        assert "'train_vae' didn't change" in plan and "'train_decompose' didn't change" in plan
+    finally:
+        path.write_text(kept)
+
+
+def test_an_experiment_in_a_temporary_folder_lands_in_the_main_store(clone):
+    before = {run.info.run_id for run in runs(clone)}
+    dvc(clone, "exp", "run", "--temp", "--name", "softer", "-S", "refine.loss.recomposition=0.25")
+    fresh = [run for run in runs(clone) if run.info.run_id not in before]
+    assert sorted(run.data.tags["stage"] for run in fresh) == ["evaluate", "refine"]
+    assert {run.data.tags["dvc.exp_name"] for run in fresh} == {"softer"}
+    (refined,) = (run for run in fresh if run.data.tags["stage"] == "refine")
+    assert refined.data.params["refine.loss.recomposition"] == "0.25"
+    assert Path(refined.info.artifact_uri).is_dir() and refined.info.artifact_uri.startswith(str(clone))
+    difference = json.loads(dvc(clone, "metrics", "diff", "--json", "HEAD", "softer"))
+    assert "metrics/reports/refine.json" in difference
+
+
+def test_plots_are_drawn(clone):
+    page = clone / "plots"
+    dvc(clone, "plots", "show", "--out", str(page))
+    text = (page / "index.html").read_text()
+    assert "alpha soft IoU" in text and "val_recon_epoch_2" in text
+
+
+def test_a_study_runs_and_goes_on(clone):
+    first = run(stage("tune", "--trials", "1"), clone)
+    assert "in trial 0 of 1" in first.stdout
+    second = run(stage("tune", "--trials", "1"), clone)
+    assert "of 2" in second.stdout
+    tuned = [run for run in runs(clone) if run.data.tags["stage"] == "tune"]
+    trials = [run for run in runs(clone) if run.data.tags.get("mlflow.parentRunId") in {t.info.run_id for t in tuned}]
+    assert len(tuned) == 2 and len(trials) == 2
+    # Today's parameters are the first trial.
+    assert trials[-1].data.params["train_vae.loss.kl"] == "1e-05"
+    assert dvc(clone, "status").strip().endswith("up to date.")
+
+
+def test_what_a_user_can_get_wrong_is_one_line(clone, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text((clone / "params.yaml").read_text().replace("max_side: 32", "max_side: 33"))
+    for name in STAGES:
+        result = run(stage(name, "--params", str(bad)), clone, check=False)
+        assert result.returncode == 2
+        assert result.stderr.strip().splitlines()[-1] == (
+            "error: bad.yaml: prepare_buckets.max_side: got 33, expected a multiple of 32"
+        )

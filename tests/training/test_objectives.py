@@ -1,0 +1,103 @@
+import copy
+
+import torch
+
+from models.rgba_vae import RGBAVAE, VAEConfig
+from models.vld_mmdit import VLDMMDiT, build_transformer
+from training.flow_objective import FlowObjective, RefineObjective
+from training.params import DecomposeLoss, RefineLoss, Timestep, VAELoss
+from training.vae_objective import VAEObjective
+
+TIMESTEP = Timestep(density="logit_normal", mean=0.0, std=1.0, shift=1.0)
+
+
+def make_vae():
+    torch.manual_seed(0)
+    return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1))
+
+
+def make_network():
+    torch.manual_seed(0)
+    return VLDMMDiT(
+        build_transformer(
+            latent_channels=4,
+            patch_size=2,
+            num_layers=1,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            axes_dims_rope=(4, 6, 6),
+            joint_attention_dim=8,
+        )
+    )
+
+
+class Perfect(torch.nn.Module):
+    """Knows the clean latents, so its velocity is exact."""
+
+    def __init__(self, clean):
+        super().__init__()
+        self.clean, self.idle = clean, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, noisy, condition, sigma):
+        return (noisy - self.clean) / sigma.view(-1, 1, 1, 1, 1) + self.idle
+
+
+def test_the_vae_loss_is_its_weighted_terms_and_reaches_every_parameter():
+    vae = make_vae()
+    objective = VAEObjective(vae, VAELoss(abmse=1.0, l1=0.5, kl=0.01))
+    batch = {"component": torch.rand(2, 4, 16, 16) * 2 - 1, "composite": torch.rand(2, 4, 16, 16) * 2 - 1}
+    terms = objective(batch)
+    assert torch.allclose(terms["loss"], terms["abmse"] + 0.5 * terms["l1"] + 0.01 * terms["kl"])
+    terms["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
+
+
+def test_a_perfect_network_has_no_flow_loss():
+    clean = torch.randn(2, 3, 4, 4, 4)
+    terms = FlowObjective(Perfect(clean), TIMESTEP, DecomposeLoss(composite=1.0, layers=1.0))({"latents": clean})
+    assert all(float(value) < 1e-8 for value in terms.values())
+
+
+def test_the_condition_is_the_clean_composite():
+    seen = {}
+
+    class Spy(Perfect):
+        def forward(self, noisy, condition, sigma):
+            seen.update(noisy=noisy, condition=condition)
+            return super().forward(noisy, condition, sigma)
+
+    clean = torch.randn(2, 3, 4, 4, 4)
+    FlowObjective(Spy(clean), TIMESTEP, DecomposeLoss(composite=1.0, layers=1.0))({"latents": clean})
+    assert torch.equal(seen["condition"], clean[:, 0])
+    assert not torch.equal(seen["noisy"][:, 0], clean[:, 0]), "slot 0 is noisy all the same"
+
+
+def test_a_perfect_network_has_no_pixel_loss_but_what_the_composite_slot_lost():
+    vae = make_vae()
+    clean = torch.randn(2, 3, 4, 4, 4)
+    objective = RefineObjective(
+        Perfect(clean), vae, TIMESTEP, RefineLoss(velocity=1.0, recomposition=0.0, layer_pixels=1.0)
+    )
+    terms = objective({"latents": clean})
+    assert float(terms["layer_pixels"]) < 1e-6 and float(terms["velocity"]) < 1e-8
+
+
+def test_refinement_trains_the_network_and_leaves_the_vae_alone():
+    vae, network = make_vae(), make_network()
+    before = copy.deepcopy(vae.state_dict())
+    weights = RefineLoss(velocity=0.0, recomposition=1.0, layer_pixels=1.0)
+    objective = RefineObjective(network, vae, TIMESTEP, weights).train()
+    assert not vae.training
+    terms = objective({"latents": torch.randn(2, 3, 4, 4, 4)})
+    terms["loss"].backward()
+    assert all(p.grad is None for p in vae.parameters())
+    assert network.transformer.proj_out.weight.grad.abs().max() > 0, "pixels reach the network through the decoder"
+    assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
+
+
+def test_pixel_terms_fade_with_noise():
+    vae, network = make_vae(), make_network()
+    objective = RefineObjective(network, vae, TIMESTEP, RefineLoss(velocity=1.0, recomposition=1.0, layer_pixels=1.0))
+    clean, noise = torch.randn(1, 3, 4, 4, 4), torch.randn(1, 3, 4, 4, 4)
+    pure = objective.terms(clean, noise, torch.ones(1))
+    assert pure["recomposition"] == 0.0 and pure["layer_pixels"] == 0.0 and pure["velocity"] > 0.0

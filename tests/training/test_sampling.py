@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from layers.dataset import StackDataset
+from models.rgba_vae import RGBAVAE, VAEConfig
+from models.vld_mmdit import VLDMMDiT, build_transformer
+from training.latents import decode_layers, encode_stack, latent_stacks, latent_statistics
+from training.sampling import decompose_latents, decompose_pictures, start_noise
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    transformer = build_transformer(
+        latent_channels=4,
+        patch_size=2,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        joint_attention_dim=8,
+    )
+    return VLDMMDiT(transformer).eval()
+
+
+def test_a_samples_noise_is_its_own():
+    together = start_noise(["a", "b"], (3, 2, 2), seed=1)
+    assert torch.equal(together[1:], start_noise(["b"], (3, 2, 2), seed=1))
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(together, start_noise(["a", "b"], (3, 2, 2), seed=2))
+
+
+def test_a_batch_decomposes_as_its_samples(network, vae):
+    pictures = torch.rand(3, 4, 16, 32) * 2 - 1
+    ids = ["a", "b", "c"]
+    whole = decompose_pictures(network, vae, pictures, 3, ids, steps=3, seed=0)
+    assert whole.shape == (3, 3, 4, 16, 32)
+    assert whole.min() >= -1.0 and whole.max() <= 1.0
+    for k, name in enumerate(ids):
+        alone = decompose_pictures(network, vae, pictures[k : k + 1], 3, [name], steps=3, seed=0)
+        assert torch.allclose(alone[0], whole[k], atol=1e-4)
+
+
+def test_slot_zero_is_dropped_and_the_rest_keeps_its_order(network, vae):
+    condition = torch.randn(1, 4, 4, 4)
+    latents = decompose_latents(network, condition, 2, ["a"], steps=2, seed=0)
+    assert latents.shape == (1, 3, 4, 4, 4)
+    pictures = decode_layers(vae, latents)
+    single = vae.decode(vae.denormalise(latents[0, 2:]), clamp=True)
+    assert torch.allclose(pictures[0, 2:], single, atol=1e-5)
+
+
+def test_encoding_puts_the_composite_first_and_normalises(vae):
+    torch.manual_seed(2)
+    composite, layers = torch.rand(2, 4, 16, 16) * 2 - 1, torch.rand(2, 3, 4, 16, 16) * 2 - 1
+    vae.set_latent_statistics([0.5] * 4, [2.0] * 4)
+    latents = encode_stack(vae, composite, layers)
+    assert latents.shape == (2, 4, 4, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(latents[:, 0], (vae.encode(composite).mode() - 0.5) / 2.0, atol=1e-5)
+        assert torch.allclose(latents[:, 3], (vae.encode(layers[:, 2]).mode() - 0.5) / 2.0, atol=1e-5)
+    vae.set_latent_statistics([0.0] * 4, [1.0] * 4)
+
+
+def test_measured_statistics_normalise_what_they_were_measured_on(vae):
+    batches = [torch.rand(3, 4, 16, 16) * 2 - 1, torch.rand(2, 4, 16, 32) * 2 - 1]
+    vae.set_latent_statistics(*latent_statistics(vae, batches))
+    with torch.no_grad():
+        flat = torch.cat([vae.normalise(vae.encode(b).mode()).transpose(0, 1).flatten(1) for b in batches], dim=1)
+    assert torch.allclose(flat.mean(1), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(flat.std(1, correction=0), torch.ones(4), atol=1e-4)
+    vae.set_latent_statistics([0.0] * 4, [1.0] * 4)
+
+
+def test_the_cache_is_read_again_and_never_stale(vae, bucketed_root, tmp_path):
+    vae.save_pretrained(tmp_path / "vae")
+
+    def load():
+        return latent_stacks(vae, tmp_path / "vae", bucketed_root, "val", cache_dir=tmp_path / "cache", progress=False)
+
+    first = load()
+    (file,) = (tmp_path / "cache").iterdir()
+    written = file.stat().st_mtime_ns
+    again = load()
+    assert file.stat().st_mtime_ns == written
+    assert all(torch.equal(a, b) for a, b in zip(first.stacks, again.stacks, strict=True))
+    dataset = StackDataset(bucketed_root, "val")
+    assert first.ids == [dataset[i]["id"] for i in range(len(dataset))]
+    item = dataset[0]
+    assert torch.allclose(
+        first.stacks[0], encode_stack(vae, item["composite"][None], item["layers"][None])[0], atol=1e-5
+    )
+    with torch.no_grad():
+        vae.quant_conv.bias.add_(1.0)
+    vae.save_pretrained(tmp_path / "vae")
+    assert not torch.equal(load().stacks[0], first.stacks[0])
+    with torch.no_grad():
+        vae.quant_conv.bias.sub_(1.0)
