@@ -34,7 +34,7 @@ def clone(tmp_path_factory) -> Path:
     (root / "dvc.lock").unlink(missing_ok=True)
     shutil.copy2(ROOT / "presets" / "smoke.yaml", root / "params.yaml")
     commit(root, "clone", first=True)
-    run([*DVC, "repro"], root, PYTHONPATH="", DVC_ROOT="")
+    run([*DVC, "repro"], root, PYTHONPATH=None, DVC_ROOT=None)
     commit(root, "first repro")
     return root
 
@@ -48,8 +48,8 @@ def commit(root: Path, message: str, first: bool = False) -> None:
 
 
 def dvc(root: Path, *arguments: str) -> str:
-    # DVC sets its own variables for the stages it runs; ours must not lead it astray.
-    return run([*DVC, *arguments], root, PYTHONPATH="", DVC_ROOT="").stdout
+    # As in a user's shell: DVC itself sets DVC_ROOT for the stages, and the clone's own code is the one that runs.
+    return run([*DVC, *arguments], root, PYTHONPATH=None, DVC_ROOT=None).stdout
 
 
 def runs(root: Path) -> list:

@@ -13,13 +13,15 @@ from tests.stages.imports import ROOT
 SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
 
 
-def environment(root: Path, **more: str) -> dict[str, str]:
-    """Environment in which ``root`` is the project: its mlruns/ and .checkpoints/ are used, nothing of ours."""
+def environment(root: Path, **more: str | None) -> dict[str, str]:
+    """Environment in which ``root`` is the project: its mlruns/ and .checkpoints/ are used, nothing of ours.
+
+    A value of ``None`` takes a variable away.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "QIL_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    return (
-        env | {"PATH": path, "DVC_ROOT": str(root), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"} | more
-    )
+    ours = {"PATH": path, "DVC_ROOT": str(root), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {key: value for key, value in (env | ours | more).items() if value is not None}
 
 
 def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
@@ -42,7 +44,7 @@ def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
     return root
 
 
-def run(command: list[str], root: Path, *, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
     """Run a command in a workspace; the output is in the error if it fails."""
     result = subprocess.run(
         command, cwd=root, env=environment(root, **more), capture_output=True, text=True, timeout=500, check=False

@@ -72,7 +72,7 @@ def test_the_condition_is_the_clean_composite():
     assert not torch.equal(seen["noisy"][:, 0], clean[:, 0]), "slot 0 is noisy all the same"
 
 
-def test_a_perfect_network_has_no_pixel_loss_but_what_the_composite_slot_lost():
+def test_a_perfect_network_has_no_pixel_loss():
     vae = make_vae()
     clean = torch.randn(2, 3, 4, 4, 4)
     objective = RefineObjective(
