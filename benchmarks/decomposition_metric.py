@@ -22,7 +22,7 @@ from multiprocessing import get_context
 import numpy as np
 from PIL import Image
 
-from metrics.decomposition import MAX_MERGES, score_sample
+from metrics.stack_scores import MAX_MERGES, score_sample
 
 Level = dict[str, float]
 

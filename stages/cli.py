@@ -43,6 +43,9 @@ def stage_command(
     except (UserError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last resume point", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -27,8 +27,8 @@ from layers.dataset import BucketBatches, StackDataset
 from layers.images import write_png
 from layers.tensors import to_image, to_tensor
 from layers.view import grid
-from metrics.decomposition import MergeLevel, aggregate, score_sample
 from metrics.reconstruction import mean_metrics, reconstruction_metrics
+from metrics.stack_scores import MergeLevel, aggregate, score_sample
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import REPORTS, stage_command, write_report, write_table

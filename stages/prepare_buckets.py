@@ -68,6 +68,25 @@ def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
     return path.read_text(encoding="utf-8").split()
 
 
+def _emptied(root: Path) -> Path:
+    """Clear what an earlier run wrote, and only that; returns where the manifest goes.
+
+    Raises:
+        ParamsError: if the folder holds what is not ours.
+    """
+    manifest = root / MANIFEST
+    if root.is_dir() and any(root.iterdir()) and not manifest.is_file():
+        raise ParamsError(
+            f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new folder or our own"
+        )
+    for split in ("train", "val"):
+        shutil.rmtree(root / split, ignore_errors=True)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    # Written first, so that what a killed run leaves is known as ours.
+    manifest.write_text(json.dumps({"format": 1, "samples": [], "dropped": []}), encoding="utf-8")
+    return manifest
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Prepare the dataset and report what went where."""
     params = _overridden(params, arguments)
@@ -94,16 +113,13 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             settings.overlap_alpha,
             settings.max_layers,
         )
-        for split in ("train", "val", "metadata"):
-            shutil.rmtree(root / split, ignore_errors=True)
+        manifest = _emptied(root)
         work = Parallel(n_jobs=settings.jobs, return_as="generator")(
             delayed(prepare_sample)(source, name, split, preparation, root) for name, split in splits.items()
         )
         records = list(tqdm(work, total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0))
         samples = sorted((r for r in records if "bucket" in r), key=lambda r: (r["split"], r["id"]))
         dropped = sorted((r for r in records if "reason" in r), key=lambda r: r["id"])
-        manifest = root / MANIFEST
-        manifest.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_text(
             json.dumps(
                 {"format": 1, "settings": settings.model_dump(), "samples": samples, "dropped": dropped}, indent=1

@@ -12,6 +12,7 @@ are ordered by the number at the end of their name; the i-th of them, whatever i
 from __future__ import annotations
 
 import json
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,12 @@ class RenderedSource:
             SampleError: naming what is missing or broken.
         """
         folder = self._inside(self.rendered_root / sample_id, self.rendered_root)
-        backgrounds = _first_hit(folder, ["background.png", f"{sample_id}_background.png", "*_background.png"])
+        backgrounds = _first_hit(folder, ["background.png", f"{escape(sample_id)}_background.png", "*_background.png"])
         if not backgrounds:
             raise SampleError("no background.png")
-        components = _first_hit(folder, ["component_*.png", f"{sample_id}_component_*.png", "*_component_*.png"])
+        components = _first_hit(
+            folder, ["component_*.png", f"{escape(sample_id)}_component_*.png", "*_component_*.png"]
+        )
         layout = self._layout(sample_id)
         entries = layout.get("layout_config", {}).get("components", [])
         layers = [self._layer(backgrounds[0], "background", _background_words(layout))]

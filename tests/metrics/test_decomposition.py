@@ -16,8 +16,9 @@ from PIL import Image
 from benchmarks.decomposition_metric import plain_alpha_iou, plain_levels, plain_rgb_l1
 from metrics import alignment, decomposition
 from metrics.alignment import dtw_path, flatten_peels
-from metrics.decomposition import aggregate, evaluate_folders, main, read_stack, score_sample
+from metrics.decomposition import evaluate_folders, main, read_stack
 from metrics.layer_pairs import PairMeter, PixelLayer, over_8bit, pair_measure
+from metrics.stack_scores import aggregate, score_sample
 
 VECTORS = Path(__file__).parents[1] / "data" / "decomposition"
 EXPECTED = json.loads((VECTORS / "expected.json").read_text())
