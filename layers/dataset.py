@@ -224,10 +224,21 @@ class EndlessBatches(Sampler[list[int]]):
         return self.source.endless(self.start)
 
 
-def one_thread(worker: int) -> None:
-    """Loader workers decode with one thread each: threads of several processes would wait for each other."""
+def _one_thread(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
+
+
+def _loader(dataset: Dataset, batches: Sampler[list[int]], num_workers: int) -> DataLoader:
+    # Threads of several processes would wait for each other.
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, worker_init_fn=_one_thread)
+
+
+def endless_component_batches(
+    dataset: RgbaComponentDataset, batches: BucketBatches, start: int, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of single layers without end, from batch number ``start`` of the stream on."""
+    return iter(_loader(dataset, EndlessBatches(batches, start), num_workers))
 
 
 def create_component_dataloader(
@@ -245,8 +256,7 @@ def create_component_dataloader(
     Batches: ``component`` and ``composite`` ``(B, 4, H, W)`` in [-1, 1], ``id`` a list of files.
     """
     dataset = RgbaComponentDataset(root_dir, split)
-    batches = BucketBatches(dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, worker_init_fn=one_thread)
+    return _loader(dataset, BucketBatches(dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle), num_workers)
 
 
 def create_stack_dataloader(
@@ -264,5 +274,4 @@ def create_stack_dataloader(
     Batches: ``layers`` ``(B, L, 4, H, W)`` bottom to top, ``composite`` ``(B, 4, H, W)``, ``caption``, ``id``.
     """
     dataset = StackDataset(root_dir, split)
-    batches = BucketBatches(dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, worker_init_fn=one_thread)
+    return _loader(dataset, BucketBatches(dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle), num_workers)

@@ -18,7 +18,7 @@ from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
 from training.flow_objective import RefineObjective
 from training.heldout import held_out_terms, preview
-from training.latents import latent_stacks
+from training.latents import both_splits
 from training.loop import fit, make_plan
 from training.params import Params
 from training.session import training_session
@@ -35,11 +35,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with training_session("refine", params, [root, str(INPUT)]) as session:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
-        with session.accelerator.main_process_first():
-            train, held_out = (
-                latent_stacks(vae, INPUT / "vae", root, split, cache_dir=CACHE / "latents", device=device)
-                for split in ("train", "val")
-            )
+        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
         network = VLDMMDiT.from_pretrained(INPUT).to(device)
         objective = RefineObjective(network, vae, settings.timestep, settings.loss)
         before = held_out_terms(objective.eval(), held_out, device)

@@ -20,7 +20,7 @@ from models.vld_mmdit import VLDMMDiT, build_transformer
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
 from training.flow_objective import FlowObjective
 from training.heldout import held_out_velocity_error, preview
-from training.latents import latent_stacks
+from training.latents import both_splits
 from training.loop import fit, make_plan
 from training.params import Params, TrainDecompose
 from training.session import training_session
@@ -53,19 +53,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with training_session("train_decompose", params, [root, str(INPUT)]) as session:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
-        with session.accelerator.main_process_first():
-            train, held_out = (
-                latent_stacks(
-                    vae,
-                    INPUT / "vae",
-                    root,
-                    split,
-                    cache_dir=CACHE / "latents",
-                    device=device,
-                    progress=session.accelerator.is_main_process,
-                )
-                for split in ("train", "val")
-            )
+        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
         network = build_network(settings, vae.config.z_dim)
         order = BucketBatches(
             train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size

@@ -13,9 +13,8 @@ import shutil
 import sys
 
 import torch
-from torch.utils.data import DataLoader
 
-from layers.dataset import BucketBatches, EndlessBatches, RgbaComponentDataset, StackDataset, one_thread
+from layers.dataset import BucketBatches, RgbaComponentDataset, StackDataset, endless_component_batches
 from layers.images import write_png
 from layers.tensors import to_image
 from layers.view import grid
@@ -103,16 +102,6 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             world_size=session.world_size,
         )
 
-        def batches(start: int):
-            return iter(
-                DataLoader(
-                    dataset,
-                    batch_sampler=EndlessBatches(order, start),
-                    num_workers=optimisation.num_workers,
-                    worker_init_fn=one_thread,
-                )
-            )
-
         def after_epoch(epoch: int) -> dict[str, float]:
             picture = reconstruction_grid(vae, held_out, device)
             write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
@@ -124,7 +113,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         progress = fit(
             objective,
             vae,
-            batches=batches,
+            batches=lambda start: endless_component_batches(dataset, order, start, optimisation.num_workers),
             settings=optimisation,
             plan=make_plan(optimisation, len(order), session.world_size),
             seed=settings.seed,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from layers.dataset import BucketBatches
 from layers.tensors import to_image
@@ -25,47 +26,50 @@ PREVIEW_SAMPLES = 6
 PREVIEW_STEPS = 8
 
 
-def _batches(data: LatentStacks, device: torch.device, batch_size: int = 16) -> Iterator[dict]:
-    for indices in BucketBatches(data.keys, batch_size, fill="partial", shuffle=False):
-        yield data.batch(indices, device)
-
-
-def _fixed_noise(batch: dict) -> torch.Tensor:
-    return start_noise(batch["id"], batch["latents"].shape[1:], NOISE_SEED).to(batch["latents"])
-
-
 @torch.no_grad()
+def _averages(
+    data: LatentStacks,
+    device: torch.device,
+    measure: Callable[[Tensor, Tensor, float], Mapping[str, float]],
+    batch_size: int = 16,
+) -> dict[str, float]:
+    """Means over samples of what ``measure(clean, noise, level)`` says of each batch, summed over :data:`SIGMAS`."""
+    sums: dict[str, float] = defaultdict(float)
+    for indices in BucketBatches(data.keys, batch_size, fill="partial", shuffle=False):
+        batch = data.batch(indices, device)
+        clean = batch["latents"]
+        noise = start_noise(batch["id"], clean.shape[1:], NOISE_SEED).to(clean)
+        for level in SIGMAS:
+            for name, value in measure(clean, noise, level).items():
+                sums[name] += value * len(clean)
+    return {name: value / len(data.ids) for name, value in sums.items()}
+
+
 def held_out_velocity_error(network: VLDMMDiT, data: LatentStacks, device: torch.device) -> dict[str, float]:
     """Mean squared velocity error of composite and layers, over samples and at each of :data:`SIGMAS`."""
-    sums: dict[str, float] = defaultdict(float)
-    count = 0
-    for batch in _batches(data, device):
-        clean, noise = batch["latents"], _fixed_noise(batch)
-        count += len(clean)
-        for level in SIGMAS:
-            sigma = torch.full((len(clean),), level, device=device)
-            predicted = network(interpolate(clean, noise, sigma), clean[:, 0], sigma).float()
-            errors = slot_errors(predicted, velocity(clean, noise))
-            layers, composite = float(errors[:, 1:].mean(1).sum()), float(errors[:, 0].sum())
-            sums[f"velocity_layers_sigma_{level}"] += layers
-            sums["velocity_layers"] += layers / len(SIGMAS)
-            sums["velocity_composite"] += composite / len(SIGMAS)
-    return {name: value / count for name, value in sums.items()}
+
+    def measure(clean: Tensor, noise: Tensor, level: float) -> dict[str, float]:
+        sigma = torch.full((len(clean),), level, device=device)
+        predicted = network(interpolate(clean, noise, sigma), clean[:, 0], sigma).float()
+        errors = slot_errors(predicted, velocity(clean, noise))
+        layers = float(errors[:, 1:].mean())
+        return {
+            "velocity_layers": layers / len(SIGMAS),
+            "velocity_composite": float(errors[:, 0].mean()) / len(SIGMAS),
+            f"velocity_layers_sigma_{level}": layers,
+        }
+
+    return _averages(data, device, measure)
 
 
-@torch.no_grad()
 def held_out_terms(objective: RefineObjective, data: LatentStacks, device: torch.device) -> dict[str, float]:
     """Mean of every refinement term over samples and :data:`SIGMAS`."""
-    sums: dict[str, float] = defaultdict(float)
-    count = 0
-    for batch in _batches(data, device):
-        clean, noise = batch["latents"], _fixed_noise(batch)
-        count += len(clean)
-        for level in SIGMAS:
-            sigma = torch.full((len(clean),), level, device=device)
-            for name, value in objective.terms(clean, noise, sigma).items():
-                sums[name] += float(value) * len(clean) / len(SIGMAS)
-    return {name: value / count for name, value in sums.items()}
+
+    def measure(clean: Tensor, noise: Tensor, level: float) -> dict[str, float]:
+        terms = objective.terms(clean, noise, torch.full((len(clean),), level, device=device))
+        return {name: float(value) / len(SIGMAS) for name, value in terms.items()}
+
+    return _averages(data, device, measure)
 
 
 @torch.no_grad()

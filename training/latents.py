@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -103,6 +104,26 @@ def latent_stacks(
         save_file(stored, part)
         part.replace(path)
     return LatentStacks([stored[name] for name in ids], ids, dataset.keys)
+
+
+def both_splits(
+    vae: RGBAVAE, vae_folder: str | Path, root_dir: str | Path, cache_dir: str | Path, accelerator: Accelerator
+) -> tuple[LatentStacks, LatentStacks]:
+    """Training and validation latents; rank 0 encodes, the others read its cache."""
+    with accelerator.main_process_first():
+        train, held_out = (
+            latent_stacks(
+                vae,
+                vae_folder,
+                root_dir,
+                split,
+                cache_dir=cache_dir,
+                device=accelerator.device,
+                progress=accelerator.is_main_process,
+            )
+            for split in ("train", "val")
+        )
+    return train, held_out
 
 
 @torch.no_grad()

@@ -2,24 +2,13 @@ import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from models.vld_mmdit import VLDMMDiT, build_transformer, pack, unpack
+from models.vld_mmdit import VLDMMDiT, pack, unpack
+from tests.networks import tiny_network
 
 
 @pytest.fixture(scope="module")
 def network():
-    torch.manual_seed(0)
-    made = VLDMMDiT(
-        build_transformer(
-            latent_channels=4,
-            patch_size=2,
-            num_layers=2,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            axes_dims_rope=(4, 6, 6),
-            joint_attention_dim=8,
-        )
-    )
-    return made.eval()
+    return tiny_network(num_layers=2)
 
 
 def inputs(batch=2, slots=3, size=(4, 6)):

@@ -2,33 +2,12 @@ import copy
 
 import torch
 
-from models.rgba_vae import RGBAVAE, VAEConfig
-from models.vld_mmdit import VLDMMDiT, build_transformer
+from tests.networks import tiny_network, tiny_vae
 from training.flow_objective import FlowObjective, RefineObjective
 from training.params import DecomposeLoss, RefineLoss, Timestep, VAELoss
 from training.vae_objective import VAEObjective
 
 TIMESTEP = Timestep(density="logit_normal", mean=0.0, std=1.0, shift=1.0)
-
-
-def make_vae():
-    torch.manual_seed(0)
-    return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1))
-
-
-def make_network():
-    torch.manual_seed(0)
-    return VLDMMDiT(
-        build_transformer(
-            latent_channels=4,
-            patch_size=2,
-            num_layers=1,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            axes_dims_rope=(4, 6, 6),
-            joint_attention_dim=8,
-        )
-    )
 
 
 class Perfect(torch.nn.Module):
@@ -43,7 +22,7 @@ class Perfect(torch.nn.Module):
 
 
 def test_the_vae_loss_is_its_weighted_terms_and_reaches_every_parameter():
-    vae = make_vae()
+    vae = tiny_vae()
     objective = VAEObjective(vae, VAELoss(abmse=1.0, l1=0.5, kl=0.01))
     batch = {"component": torch.rand(2, 4, 16, 16) * 2 - 1, "composite": torch.rand(2, 4, 16, 16) * 2 - 1}
     terms = objective(batch)
@@ -73,7 +52,7 @@ def test_the_condition_is_the_clean_composite():
 
 
 def test_a_perfect_network_has_no_pixel_loss():
-    vae = make_vae()
+    vae = tiny_vae()
     clean = torch.randn(2, 3, 4, 4, 4)
     objective = RefineObjective(
         Perfect(clean), vae, TIMESTEP, RefineLoss(velocity=1.0, recomposition=0.0, layer_pixels=1.0)
@@ -83,7 +62,7 @@ def test_a_perfect_network_has_no_pixel_loss():
 
 
 def test_refinement_trains_the_network_and_leaves_the_vae_alone():
-    vae, network = make_vae(), make_network()
+    vae, network = tiny_vae(), tiny_network()
     before = copy.deepcopy(vae.state_dict())
     weights = RefineLoss(velocity=0.0, recomposition=1.0, layer_pixels=1.0)
     objective = RefineObjective(network, vae, TIMESTEP, weights).train()
@@ -96,7 +75,7 @@ def test_refinement_trains_the_network_and_leaves_the_vae_alone():
 
 
 def test_pixel_terms_fade_with_noise():
-    vae, network = make_vae(), make_network()
+    vae, network = tiny_vae(), tiny_network()
     objective = RefineObjective(network, vae, TIMESTEP, RefineLoss(velocity=1.0, recomposition=1.0, layer_pixels=1.0))
     clean, noise = torch.randn(1, 3, 4, 4, 4), torch.randn(1, 3, 4, 4, 4)
     pure = objective.terms(clean, noise, torch.ones(1))

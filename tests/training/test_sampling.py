@@ -2,31 +2,19 @@ import pytest
 import torch
 
 from layers.dataset import StackDataset
-from models.rgba_vae import RGBAVAE, VAEConfig
-from models.vld_mmdit import VLDMMDiT, build_transformer
+from tests.networks import tiny_network, tiny_vae
 from training.latents import decode_layers, encode_stack, latent_stacks, latent_statistics
 from training.sampling import decompose_latents, decompose_pictures, start_noise
 
 
 @pytest.fixture(scope="module")
 def vae():
-    torch.manual_seed(0)
-    return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1)).eval()
+    return tiny_vae()
 
 
 @pytest.fixture(scope="module")
 def network():
-    torch.manual_seed(0)
-    transformer = build_transformer(
-        latent_channels=4,
-        patch_size=2,
-        num_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        axes_dims_rope=(4, 6, 6),
-        joint_attention_dim=8,
-    )
-    return VLDMMDiT(transformer).eval()
+    return tiny_network()
 
 
 def test_a_samples_noise_is_its_own():
