@@ -337,6 +337,8 @@ def _load_safetensors(folder: Path) -> dict[str, Tensor]:
         shards = [WEIGHTS_FILE]
     state = {}
     for shard in shards:
+        if Path(shard).name != shard:
+            raise ValueError(f"{INDEX_FILE} in {folder} names {shard}; expected files beside it")
         if not (folder / shard).is_file():
             raise FileNotFoundError(f"no {shard} in {folder}; weights are read from safetensors only")
         state.update(load_file(folder / shard))

@@ -89,7 +89,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     settings, root = params.train_vae, params.prepare_buckets.output_root
     optimisation = settings.optimisation
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
-    inputs = [root, *([settings.rgb_checkpoint] if settings.rgb_checkpoint else [])]
+    # A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
+    inputs = [root, *(path for path in [settings.rgb_checkpoint] if path and Path(path).exists())]
     with training_session("train_vae", params, inputs) as session:
         device = session.accelerator.device
         vae = build_vae(settings)
@@ -110,6 +111,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
         if session.store.read_state() is None:
             shutil.rmtree(GRIDS, ignore_errors=True)
+        # Even if a resumed run has no epoch left to draw: DVC expects the folder.
+        GRIDS.mkdir(parents=True, exist_ok=True)
         progress = fit(
             objective,
             vae,

@@ -131,9 +131,10 @@ def latent_statistics(vae: RGBAVAE, batches: Sequence[Tensor]) -> tuple[list[flo
     """Mean and standard deviation of posterior modes per channel over ``(B, 4, H, W)`` pictures."""
     count, total, square = 0, torch.zeros(1), torch.zeros(1)
     for images in batches:
-        latents = vae.encode(images).mode().double().transpose(0, 1).flatten(1)
+        # On the CPU, because not every accelerator has double precision.
+        latents = vae.encode(images).mode().cpu().double().transpose(0, 1).flatten(1)
         count += latents.shape[1]
-        total, square = total + latents.sum(1).cpu(), square + latents.square().sum(1).cpu()
+        total, square = total + latents.sum(1), square + latents.square().sum(1)
     mean = total / count
     std = (square / count - mean.square()).clamp(min=1e-12).sqrt()
     return mean.tolist(), std.tolist()

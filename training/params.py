@@ -241,6 +241,17 @@ class Params(Block):
     evaluate: Evaluate
     tune: Tune
 
+    @model_validator(mode="after")
+    def _tokens(self) -> Params:
+        vae, patch = self.train_vae, self.train_decompose.patch_size
+        pixels = 2 ** (len(vae.dim_mult) - 1) * patch
+        if vae.rgb_checkpoint is None and SIDE_MULTIPLE % pixels:
+            raise ValueError(
+                f"sides in multiples of {SIDE_MULTIPLE} to split into tokens; train_vae.dim_mult {vae.dim_mult} and "
+                f"train_decompose.patch_size {patch} make tokens of {pixels} pixels"
+            )
+        return self
+
 
 def _sentence(source: str, error: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "top level"

@@ -61,8 +61,13 @@ def digest(path: str | Path) -> str:
     """md5 of a file, or of a folder's content.
 
     A bucketed dataset is stood for by its manifest, which lists the md5 of every sample's pixels.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; expected what an earlier stage writes (dvc repro)")
     md5 = hashlib.md5(usedforsecurity=False)
     if (path / MANIFEST).is_file():
         path = path / MANIFEST
@@ -147,7 +152,7 @@ def stage_run(
         run_id=resume_run_id,
         experiment_id=None if resume_run_id else experiment_id,
         run_name=None if resume_run_id else stage,
-        parent_run_id=None if resume_run_id else os.environ.get("QIL_PARENT_RUN_ID"),
+        parent_run_id=None if resume_run_id else os.environ.get("QIL_PARENT_RUN_ID") or None,
         tags=contract_tags(stage, inputs),
         log_system_metrics=params.tracking.system_metrics,
     ) as active:

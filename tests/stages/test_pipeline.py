@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline_file import STAGES
-from tests.stages.workspace import run, stage
+from tests.stages.workspace import make_workspace, run, stage
 
 pytestmark = pytest.mark.pipeline
 DVC = [sys.executable, "-m", "dvc"]
@@ -172,3 +172,6 @@ def test_what_a_user_can_get_wrong_is_one_line(clone, tmp_path):
         assert result.stderr.strip().splitlines()[-1] == (
             "error: bad.yaml: prepare_buckets.max_side: got 33, expected a multiple of 32"
         )
+    missing = run(stage("train_decompose"), make_workspace(tmp_path / "empty"), check=False)
+    assert missing.returncode == 2
+    assert missing.stderr.strip().splitlines()[-1].startswith("error: data/rgba_layers: no such file or folder")

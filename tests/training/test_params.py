@@ -48,6 +48,7 @@ CASES = [
     (lambda p: p["train_vae"]["optimisation"].update(schedule="linear"), r"'cosine' or 'constant'"),
     (lambda p: p["tune"]["space"].update(x={"low": 2.0, "high": 1.0}), r"tune\.space\.x: expected either low < high"),
     (lambda p: p.update(extra={}), r"extra: unknown key"),
+    (lambda p: p["train_decompose"].update(patch_size=3), r"patch_size 3 make tokens of 12 pixels"),
 ]
 
 
