@@ -156,10 +156,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         results = decompose_split(network, vae, dataset, settings, device)
         scores = score_all(results, settings)
         decomposition = {name: _levels(rows) for name, rows in scores.items()}
-        recomposed = [
-            reconstruction_metrics(to_tensor(r.recomposition)[None], to_tensor(r.picture)[None], ("white",))[0]
-            for r in results
-        ]
+        recomposed = mean_metrics(
+            [
+                reconstruction_metrics(to_tensor(r.recomposition)[None], to_tensor(r.picture)[None], ("white",))[0]
+                for r in results
+            ]
+        )
         through_vae = [
             row
             for r in results
@@ -177,7 +179,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 "buckets": sorted({f"{key[1]}x{key[0]}" for key in dataset.keys}),
             },
             "decomposition": decomposition,
-            "recomposition": mean_metrics(recomposed),
+            "recomposition": {
+                "psnr_white": recomposed["psnr_white"],
+                "ssim_white": recomposed["ssim"],
+                "alpha_l1": recomposed["alpha_l1"],
+            },
             "vae_layers_nine_backgrounds": mean_metrics(through_vae),
             "empty_layer_share": float(np.mean([not x[..., 3].any() for r in results for x in r.predicted])),
             "seconds_per_picture": float(np.mean([r.seconds for r in results])),
