@@ -23,6 +23,7 @@ ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
 
 tune: $(READY)
+	dvc repro prepare_buckets
 	$(BIN)/python -m stages.tune
 
 setup: $(READY)

@@ -42,9 +42,11 @@ def clone(tmp_path_factory) -> Path:
 def commit(root: Path, message: str, first: bool = False) -> None:
     if first:
         run(["git", "init", "--quiet"], root)
+        # In the repository and not on the command line: DVC's experiments commit too.
+        run(["git", "config", "user.name", "test"], root)
+        run(["git", "config", "user.email", "test@example.org"], root)
     run(["git", "add", "--all"], root)
-    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    run(["git", *author, "commit", "--quiet", "--message", message], root)
+    run(["git", "commit", "--quiet", "--message", message], root)
 
 
 def dvc(root: Path, *arguments: str) -> str:
