@@ -9,6 +9,7 @@ Reads the source that ``prepare_buckets`` in params.yaml names; writes ``<output
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -31,6 +32,7 @@ from training.params import Params, ParamsError, PrepareBuckets, parse_params
 from training.tracking import digest, stage_run
 
 COMPOSED = Path("data") / "composed"
+COMPOSER = Path(composing.__file__).parent
 SHEET_SAMPLES = 8
 
 
@@ -45,6 +47,13 @@ def _overridden(params: Params, arguments: argparse.Namespace) -> Params:
     return parse_params(raw, "command line")
 
 
+def _composer_digest() -> str:
+    """md5 of the composer's code and assets; not of the whole folder, where Python may keep bytecode."""
+    files = sorted(path for path in COMPOSER.rglob("*") if path.suffix in {".py", ".webp"})
+    listed = "\n".join(f"{path.relative_to(COMPOSER)}:{digest(path)}" for path in files)
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()
+
+
 def _open_source(settings: PrepareBuckets) -> tuple[RenderedSource, list[str]]:
     """The reader and the ids to take from it; the embedded default is composed to disk first."""
     if settings.source == "rendered":
@@ -52,11 +61,24 @@ def _open_source(settings: PrepareBuckets) -> tuple[RenderedSource, list[str]]:
         return source, source.sample_ids()
     composer, count = settings.composer, settings.train_count + settings.val_count
     # The folder's name knows the composer's code and assets, so that designs of an older composer are never reused.
-    root = COMPOSED / digest(Path(composing.__file__).parent)[:12]
+    root = COMPOSED / _composer_digest()[:12]
     stream = {"seed": composer.seed, "size": composer.size, "pool": composer.assets}
     write_dataset(root, count=count, jobs=settings.jobs, **stream)
     ids = [composing.sample_id(index, **stream) for index in range(count)]
     return RenderedSource(root / "rendered", root / "layouts"), ids
+
+
+def _inputs(settings: PrepareBuckets) -> dict[str, str]:
+    """What the run is tagged with: the composer's code and assets, or the names of a dataset's samples.
+
+    Names only: hashing the pictures of 250,000 samples would take longer than preparing them. What was made of them
+    is in the manifest, sample by sample.
+    """
+    if settings.source == "composer":
+        return {"layers/sources/composer": _composer_digest()}
+    source = RenderedSource(settings.rendered_root, settings.layout_root)
+    names = "\n".join(source.sample_ids()).encode()
+    return {settings.rendered_root: hashlib.md5(names, usedforsecurity=False).hexdigest()}
 
 
 def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
@@ -92,7 +114,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     params = _overridden(params, arguments)
     settings = params.prepare_buckets
     root = Path(settings.output_root)
-    with stage_run("prepare_buckets", params, inputs={}) as mlflow_run:
+    with stage_run("prepare_buckets", params, inputs=_inputs(settings)) as mlflow_run:
         source, ids = _open_source(settings)
         splits = assign_splits(
             ids,

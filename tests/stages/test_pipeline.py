@@ -107,8 +107,8 @@ def test_each_stage_is_one_run_with_its_tags(clone):
         assert stage_run.info.run_name == name and stage_run.info.status == "FINISHED"
         assert len(stage_run.data.tags["git.commit"]) == 40
         assert any(key.startswith(f"{name}.") for key in stage_run.data.params)
+        assert stage_run.inputs.dataset_inputs
         if name != "prepare_buckets":
-            assert stage_run.inputs.dataset_inputs
             assert len(stage_run.data.tags["input.data/rgba_layers.md5"]) == 32
     assert found["train_decompose"].data.tags["input.models/weights/vae.md5"]
     assert "val/psnr_white" in found["train_vae"].data.metrics
