@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from metrics.alignment import MIN_LAYERS
 from metrics.layer_pairs import EPSILON
-from metrics.stack_scores import MAX_MERGES, MeanLevel, MergeLevel, aggregate, score_sample
+from metrics.stack_scores import MAX_MERGES, MergeLevel, aggregate, level_entry, score_sample
 
 MIN_FILES = 2  # the reference's command line skips samples with fewer layers on either side
 
@@ -106,10 +106,10 @@ def evaluate_folders(
         counted += [worst] * len(missing)
     return {
         "protocol": _describe_protocol(max_merges, missing_as_worst, len(counted), **options),
-        "samples": {name: [_entry(level) for level in levels] for name, levels in scored.items()},
+        "samples": {name: [level_entry(level) for level in levels] for name, levels in scored.items()},
         "skipped": skipped,
         "missing": missing,
-        "mean": [_entry(level) for level in aggregate(counted)],
+        "mean": [level_entry(level) for level in aggregate(counted)],
     }
 
 
@@ -129,10 +129,6 @@ def _score_folder(pred: Path, gt: Path, max_merges: int, options: dict) -> list[
         return score_sample(*stacks, max_merges, **options)
     except ValueError as error:
         return str(error)
-
-
-def _entry(level: MergeLevel | MeanLevel) -> dict:
-    return {"merges": level.merges, "rgb_l1": level.rgb_l1, "alpha_iou": level.alpha_iou, "cost": level.cost}
 
 
 def _describe_protocol(

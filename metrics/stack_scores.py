@@ -102,6 +102,11 @@ def score_sample(
     return levels
 
 
+def level_entry(level: MergeLevel | MeanLevel) -> dict[str, float]:
+    """What reports hold of one level: merges allowed, rgb_l1, alpha_iou, cost."""
+    return {"merges": level.merges, "rgb_l1": level.rgb_l1, "alpha_iou": level.alpha_iou, "cost": level.cost}
+
+
 def aggregate(samples: Sequence[Sequence[MergeLevel]]) -> list[MeanLevel]:
     """Average each level over samples, every sample with the same weight (LayerD protocol, sec. 1.6).
 

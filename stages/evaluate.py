@@ -28,7 +28,7 @@ from layers.images import write_png
 from layers.tensors import to_image, to_tensor
 from layers.view import grid
 from metrics.reconstruction import mean_metrics, reconstruction_metrics
-from metrics.stack_scores import MergeLevel, aggregate, score_sample
+from metrics.stack_scores import MergeLevel, aggregate, level_entry, score_sample
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import REPORTS, stage_command, write_report, write_table
@@ -111,13 +111,6 @@ def score_all(results: Sequence[Decomposed], settings: Evaluate) -> dict[str, li
     return scores
 
 
-def _levels(scores: Sequence[Sequence[MergeLevel]]) -> list[dict[str, float]]:
-    return [
-        {"merges": level.merges, "rgb_l1": level.rgb_l1, "alpha_iou": level.alpha_iou, "cost": level.cost}
-        for level in aggregate(scores)
-    ]
-
-
 def write_panels(results: Sequence[Decomposed], scores: Sequence[Sequence[MergeLevel]], count: int) -> list[Path]:
     """Write ``count`` pictures spread evenly from the best cost to the worst, named by rank; returns their paths.
 
@@ -155,7 +148,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with stage_run("evaluate", params, inputs=inputs) as mlflow_run:
         results = decompose_split(network, vae, dataset, settings, device)
         scores = score_all(results, settings)
-        decomposition = {name: _levels(rows) for name, rows in scores.items()}
+        decomposition = {name: [level_entry(level) for level in aggregate(rows)] for name, rows in scores.items()}
         recomposed = mean_metrics(
             [
                 reconstruction_metrics(to_tensor(r.recomposition)[None], to_tensor(r.picture)[None], ("white",))[0]
