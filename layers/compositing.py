@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+
+from layers.resampling import axes, filtered
 
 CHECKER_CELL = 8
+# Names how pictures are resized, for whatever is cached of them.
+RESIZING = "premultiplied lanczos3 1"
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
@@ -75,18 +78,14 @@ def resize(
     Colours are premultiplied, filtered in float and unpremultiplied, so what hides under alpha 0 never
     bleeds into an edge. ``box`` (left, top, right, bottom; fractions of a pixel allowed) crops in the same pass.
     """
-    premultiplied = np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1)
-    height, width = size
-    channels = [
-        Image.fromarray(np.ascontiguousarray(premultiplied[..., c])).resize(
-            (width, height), Image.Resampling.LANCZOS, box=box
-        )
-        for c in range(4)
-    ]
-    out = np.stack([np.asarray(channel) for channel in channels], axis=-1)
-    # Lanczos rings: below half an 8-bit step alpha is noise, and dividing by it would blow colours up.
-    alpha = np.where(out[..., 3:] < 0.5 / 255.0, 0.0, np.clip(out[..., 3:], 0.0, 1.0))
-    rgb = np.divide(out[..., :3], alpha, out=np.zeros_like(out[..., :3]), where=alpha > 0)
+    premultiplied = np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1).astype(np.float32)
+    rows, columns = axes(image.shape[:2], size, box)
+    out = filtered(premultiplied, rows.weights, columns.weights)
+    # Lanczos rings: below half an 8-bit step alpha is noise, and dividing by it would blow colours up. Above 1 it is
+    # divided by as it came, since colours overshoot with it.
+    visible = out[..., 3:] >= 0.5 / 255.0
+    rgb = np.divide(out[..., :3], out[..., 3:], out=np.zeros_like(out[..., :3]), where=visible)
+    alpha = np.where(visible, np.minimum(out[..., 3:], 1.0), 0.0)
     return np.concatenate([np.clip(rgb, 0.0, 1.0), alpha], axis=-1)
 
 
@@ -104,8 +103,12 @@ def group_into_peels(alphas: Sequence[np.ndarray]) -> list[list[int]]:
     """
     masks = [np.asarray(alpha) > 0 for alpha in alphas]
     count = len(masks)
-    covered_by = [[j for j in range(i + 1, count) if np.any(masks[i] & masks[j])] for i in range(count)]
-    remaining = set(range(count))
+    return peels([[j for j in range(i + 1, count) if np.any(masks[i] & masks[j])] for i in range(count)])
+
+
+def peels(covered_by: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Order layers into peels, given for each the layers above that touch it; see :func:`group_into_peels`."""
+    remaining = set(range(len(covered_by)))
     groups: list[list[int]] = []
     while remaining:
         front = [i for i in sorted(remaining) if not any(j in remaining for j in covered_by[i])]

@@ -1,227 +1,193 @@
 """Datasets and loaders over the bucketed layers that ``prepare_buckets`` writes.
 
 Pictures leave here as float32 tensors in [-1, 1] with straight alpha in channel 3 (design contract 2). A batch is
-homogeneous: in (H, W) for components, in (H, W, L) for stacks.
+homogeneous: in (H, W) for components, in (H, W, L) for stacks. A picture that cannot be read is replaced by the next
+item of its bucket, and the batch says so: ``skipped`` lists every such picture with the reason.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import random
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+import logging
+from array import array
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from layers.batches import BucketBatches, EndlessBatches, Fill
 from layers.errors import UserError
-from layers.images import read_rgba
+from layers.images import PictureError
+from layers.manifest import ManifestIndex
+from layers.storage import read_picture
 from layers.tensors import to_tensor
 
-MANIFEST = Path("metadata") / "manifest.json"
-Fill = Literal["drop", "repeat", "partial"]
+logger = logging.getLogger(__name__)
 
 
-class DatasetError(UserError, ValueError):
-    """The bucketed dataset is missing or empty; the message says where it was looked for."""
+class BadBucketError(UserError):
+    """No picture of a bucket can be read."""
 
 
 @dataclass(frozen=True)
-class ManifestSample:
-    """One bucketed sample as the manifest lists it; paths are relative to the dataset's root."""
+class StackRecord:
+    """One bucketed sample as the manifest lists it.
+
+    Attributes:
+        sample_id: in its source.
+        bucket: (H, W, L).
+        layers: place, kind and description of each layer, bottom to top.
+        composite: its place.
+        caption: what the composite shows.
+        pixels: digest of all layers' pixels.
+    """
 
     sample_id: str
-    split: str
-    height: int
-    width: int
-    layer_paths: tuple[str, ...]
-    composite_path: str
-    kinds: tuple[str, ...]
-    descriptions: tuple[str, ...]
+    bucket: tuple[int, int, int]
+    layers: tuple[dict[str, Any], ...]
+    composite: dict[str, Any]
     caption: str
+    pixels: str
 
     @property
-    def bucket(self) -> tuple[int, int, int]:
-        """The decomposition bucket (H, W, L)."""
-        return self.height, self.width, len(self.layer_paths)
+    def kinds(self) -> tuple[str, ...]:
+        """Kind of each layer."""
+        return tuple(layer["kind"] for layer in self.layers)
 
 
-def read_manifest(root_dir: str | Path, split: str) -> list[ManifestSample]:
-    """List the samples of one split.
+class _Bucketed(Dataset):
+    """What both datasets share: the index of a split, and the way round bad pictures."""
 
-    Raises:
-        DatasetError: if there is no manifest or the split is empty.
-    """
-    path = Path(root_dir) / MANIFEST
-    if not path.is_file():
-        raise DatasetError(f"{path}: no manifest; run the stage prepare_buckets first")
-    records = json.loads(path.read_text(encoding="utf-8"))["samples"]
-    samples = [
-        ManifestSample(
-            sample_id=record["id"],
-            split=record["split"],
-            height=record["height"],
-            width=record["width"],
-            layer_paths=tuple(layer["path"] for layer in record["layers"]),
-            composite_path=record["composite"],
-            kinds=tuple(layer["kind"] for layer in record["layers"]),
-            descriptions=tuple(layer["description"] for layer in record["layers"]),
-            caption=record["caption"],
+    def __init__(self, root_dir: str | Path, split: str) -> None:
+        self.root = Path(root_dir)
+        self.index = ManifestIndex(root_dir, split)
+
+    def record(self, sample: int) -> StackRecord:
+        """Record of sample number ``sample`` of the split."""
+        raw = self.index.record(sample)
+        return StackRecord(
+            raw["id"],
+            self.index.bucket(sample),
+            tuple(raw["layers"]),
+            raw["composite"],
+            raw["caption"],
+            raw["pixels"],
         )
-        for record in records
-        if record["split"] == split
-    ]
-    if not samples:
-        raise DatasetError(f"{path}: the split {split!r} is empty; raise prepare_buckets.{split}_count")
-    return samples
+
+    def _read(self, place: dict[str, Any]) -> torch.Tensor:
+        return to_tensor(read_picture(self.root, place))
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Item number ``index``, or PictureError."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        skipped = []
+        for candidate in self._bucket_from(index):
+            try:
+                return {**self.load(candidate), "skipped": skipped}
+            except PictureError as error:
+                skipped.append(f"{self.name(candidate)}: {error}")
+                logger.warning("skipped %s", skipped[-1])
+        raise BadBucketError(
+            f"{self.root}: no picture of bucket {self.keys[index]} can be read; the first: {skipped[0]}"
+        )
+
+    def _bucket_from(self, index: int) -> Iterator[int]:
+        """The item itself, then the others of its bucket, from the next on, round to the start."""
+        keys = self.keys
+        for candidate in (*range(index, len(keys)), *range(index)):
+            if keys[candidate] == keys[index]:
+                yield candidate
 
 
-class RgbaComponentDataset(Dataset):
+class _Keys:
+    """Bucket of every item as a sequence, worked out when asked for."""
+
+    def __init__(self, index: ManifestIndex, samples: array | None, sides: int) -> None:
+        self._index, self._samples, self._sides = index, samples, sides
+
+    def __len__(self) -> int:
+        return len(self._index) if self._samples is None else len(self._samples)
+
+    def __getitem__(self, item: int) -> Hashable:
+        sample = item if self._samples is None else self._samples[item]
+        return self._index.bucket(sample)[: self._sides]
+
+
+class RgbaComponentDataset(_Bucketed):
     """Single layers, each with the composite of its sample: what the RGBA-VAE learns from.
 
-    Items: ``component`` and ``composite`` ``(4, H, W)`` in [-1, 1], ``id`` the component's file.
+    Items: ``component`` and ``composite`` ``(4, H, W)`` in [-1, 1], ``id`` the component's name, ``skipped``.
     """
 
     def __init__(self, root_dir: str | Path, split: str) -> None:
-        self.root = Path(root_dir)
-        self.items = [
-            (path, sample.composite_path, (sample.height, sample.width))
-            for sample in read_manifest(root_dir, split)
-            for path in sample.layer_paths
-        ]
+        super().__init__(root_dir, split)
+        self._samples, self._layers = array("l"), array("h")
+        for sample in range(len(self.index)):
+            layers = self.index.bucket(sample)[2]
+            self._samples.extend([sample] * layers)
+            self._layers.extend(range(layers))
 
     @property
-    def keys(self) -> list[Hashable]:
+    def keys(self) -> _Keys:
         """Bucket (H, W) of every item."""
-        return [key for _, _, key in self.items]
+        return _Keys(self.index, self._samples, 2)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        component, flat, _ = self.items[index]
+    def name(self, index: int) -> str:
+        """The sample's id and the layer's number."""
+        return f"{self.record(self._samples[index]).sample_id}_comp{self._layers[index]:03d}"
+
+    def load(self, index: int) -> dict[str, Any]:
+        """See the class."""
+        record = self.record(self._samples[index])
+        layer = self._layers[index]
         return {
-            "component": to_tensor(read_rgba(self.root / component)),
-            "composite": to_tensor(read_rgba(self.root / flat)),
-            "id": component,
+            "component": self._read(record.layers[layer]),
+            "composite": self._read(record.composite),
+            "id": f"{record.sample_id}_comp{layer:03d}",
         }
 
 
-class StackDataset(Dataset):
+class StackDataset(_Bucketed):
     """Whole stacks: what decomposition learns from.
 
-    Items: ``layers`` ``(L, 4, H, W)`` bottom to top, ``composite`` ``(4, H, W)``, ``caption``, ``id``.
+    Items: ``layers`` ``(L, 4, H, W)`` bottom to top, ``composite`` ``(4, H, W)``, ``caption``, ``id``, ``skipped``.
     """
 
-    def __init__(self, root_dir: str | Path, split: str) -> None:
-        self.root = Path(root_dir)
-        self.samples = read_manifest(root_dir, split)
-
     @property
-    def keys(self) -> list[Hashable]:
+    def keys(self) -> _Keys:
         """Bucket (H, W, L) of every sample."""
-        return [sample.bucket for sample in self.samples]
+        return _Keys(self.index, None, 3)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.index)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.samples[index]
+    def name(self, index: int) -> str:
+        """The sample's id."""
+        return self.record(index).sample_id
+
+    def load(self, index: int) -> dict[str, Any]:
+        """See the class."""
+        record = self.record(index)
         return {
-            "layers": torch.stack([to_tensor(read_rgba(self.root / path)) for path in sample.layer_paths]),
-            "composite": to_tensor(read_rgba(self.root / sample.composite_path)),
-            "caption": sample.caption,
-            "id": sample.sample_id,
+            "layers": torch.stack([self._read(layer) for layer in record.layers]),
+            "composite": self._read(record.composite),
+            "caption": record.caption,
+            "id": record.sample_id,
         }
 
 
-class BucketBatches(Sampler[list[int]]):
-    """Homogeneous batches in an order that is a function of (seed, epoch) alone, equal in number on every rank.
-
-    Args:
-        keys: bucket of every item.
-        batch_size: items a batch, per rank.
-        seed: of the order.
-        fill: what becomes of a bucket's last items that fill no batch: ``drop`` them, ``repeat`` items of the same
-            bucket until the batch is full, or give a ``partial`` batch (one rank only).
-        shuffle: false keeps the items' order, bucket by bucket.
-        rank, world_size: this process among all.
-
-    Raises:
-        ValueError: for ``partial`` with several ranks, whose batches would differ in number.
-    """
-
-    def __init__(
-        self,
-        keys: Sequence[Hashable],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        fill: Fill = "repeat",
-        shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if fill == "partial" and world_size > 1:
-            raise ValueError(
-                "fill 'partial' gives ranks unequal batches; use 'drop' or 'repeat' with several processes"
-            )
-        self.buckets: dict[Hashable, list[int]] = defaultdict(list)
-        for index, key in enumerate(keys):
-            self.buckets[key].append(index)
-        self.batch_size, self.seed, self.fill, self.shuffle = batch_size, seed, fill, shuffle
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-
-    def batches(self, epoch: int) -> list[list[int]]:
-        """This rank's batches of one pass over the data."""
-        order = random.Random(f"{self.seed}:{epoch}")
-        joint = self.batch_size * self.world_size
-        whole: list[list[int]] = []
-        for key in sorted(self.buckets, key=str):
-            indices = list(self.buckets[key])
-            if self.shuffle:
-                order.shuffle(indices)
-            missing = -len(indices) % joint
-            if missing and self.fill == "repeat":
-                indices += list(itertools.islice(itertools.cycle(indices), missing))
-            elif missing and self.fill == "drop":
-                indices = indices[: len(indices) - len(indices) % joint]
-            whole += [indices[i : i + joint] for i in range(0, len(indices), joint)]
-        if self.shuffle:
-            order.shuffle(whole)
-        return [batch[self.rank :: self.world_size] for batch in whole]
-
-    def endless(self, start: int = 0) -> Iterator[list[int]]:
-        """Batches of epoch after epoch, from batch number ``start`` of the whole stream on: how training resumes."""
-        per_epoch = len(self)
-        if per_epoch == 0:
-            raise DatasetError(f"no bucket fills a batch of {self.batch_size * self.world_size}; lower batch_size")
-        for epoch in itertools.count(start // per_epoch):
-            skip = start % per_epoch if epoch == start // per_epoch else 0
-            yield from self.batches(epoch)[skip:]
-
-    def __len__(self) -> int:
-        joint = self.batch_size * self.world_size
-        counts = [len(indices) for indices in self.buckets.values()]
-        return sum(count // joint if self.fill == "drop" else -(-count // joint) for count in counts)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        yield from self.batches(self.epoch)
-
-
-class EndlessBatches(Sampler[list[int]]):
-    """The batches of :meth:`BucketBatches.endless` as a sampler for a DataLoader."""
-
-    def __init__(self, batches: BucketBatches, start: int) -> None:
-        self.source, self.start = batches, start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.source.endless(self.start)
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack items into a batch; ``skipped`` is one list."""
+    skipped = [name for item in items for name in item["skipped"]]
+    batch = default_collate([{key: value for key, value in item.items() if key != "skipped"} for item in items])
+    return {**batch, "skipped": skipped}
 
 
 def _one_thread(worker: int) -> None:
@@ -231,7 +197,14 @@ def _one_thread(worker: int) -> None:
 
 def _loader(dataset: Dataset, batches: Sampler[list[int]], num_workers: int) -> DataLoader:
     # Threads of several processes would wait for each other.
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, worker_init_fn=_one_thread)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        worker_init_fn=_one_thread,
+        collate_fn=collate,
+        persistent_workers=num_workers > 0,
+    )
 
 
 def endless_component_batches(
@@ -250,13 +223,35 @@ def create_component_dataloader(
     seed: int = 0,
     fill: Fill = "repeat",
     shuffle: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader:
     """Loader of single layers and their composites, one pass.
 
-    Batches: ``component`` and ``composite`` ``(B, 4, H, W)`` in [-1, 1], ``id`` a list of files.
+    ``loader.batch_sampler.set_position(epoch, batch)`` chooses the order and where it starts.
+
+    Args:
+        root_dir: the bucketed dataset.
+        split: ``train`` or ``val``.
+        batch_size: items a batch, per rank.
+        num_workers: loader processes.
+        seed: of the order, with the epoch.
+        fill: see :class:`layers.batches.BucketBatches`.
+        shuffle: false keeps the manifest's order, bucket by bucket.
+        rank: this process among ``world_size``.
+        world_size: processes that share each pass; all get equally many batches.
+
+    Returns:
+        Batches of ``component`` and ``composite`` ``(B, 4, H, W)`` in [-1, 1], ``id`` a list of names, ``skipped``.
+
+    Raises:
+        DatasetError: if there is no such dataset or the split is empty.
     """
     dataset = RgbaComponentDataset(root_dir, split)
-    return _loader(dataset, BucketBatches(dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle), num_workers)
+    order = BucketBatches(
+        dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle, rank=rank, world_size=world_size
+    )
+    return _loader(dataset, order, num_workers)
 
 
 def create_stack_dataloader(
@@ -268,10 +263,17 @@ def create_stack_dataloader(
     seed: int = 0,
     fill: Fill = "repeat",
     shuffle: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader:
-    """Loader of whole stacks, one pass.
+    """Loader of whole stacks, one pass; arguments as in :func:`create_component_dataloader`.
 
-    Batches: ``layers`` ``(B, L, 4, H, W)`` bottom to top, ``composite`` ``(B, 4, H, W)``, ``caption``, ``id``.
+    Returns:
+        Batches of ``layers`` ``(B, L, 4, H, W)`` bottom to top, ``composite`` ``(B, 4, H, W)``, ``caption``, ``id``,
+        ``skipped``.
     """
     dataset = StackDataset(root_dir, split)
-    return _loader(dataset, BucketBatches(dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle), num_workers)
+    order = BucketBatches(
+        dataset.keys, batch_size, seed=seed, fill=fill, shuffle=shuffle, rank=rank, world_size=world_size
+    )
+    return _loader(dataset, order, num_workers)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("background", "image", "shape", "text", "shadow", "group")
+# A design with more is refused before its layers are read: full-canvas layers by the thousand exhaust the memory.
+MAX_LAYERS = 500
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,16 @@ class LayeredSample:
         sample_id: unique in its source and safe as a file name.
         layers: bottom to top, all of one size; at least one.
         caption: what the composite shows; may be empty.
+        preview: the source's own flat picture of the design, ``(H, W, 4)`` uint8 of any size, if it has one; what
+            the layers recompose to is compared with it.
+        notes: what the reader had to do to the design, in words, such as ``multiply baked into "Shade"``.
     """
 
     sample_id: str
     layers: tuple[Layer, ...]
     caption: str = ""
+    preview: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.layers:

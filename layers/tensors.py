@@ -8,7 +8,7 @@ import torch
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Convert ``(H, W, 4)`` uint8 to ``(4, H, W)`` float32 in [-1, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1).float().div_(127.5).sub_(1.0)
+    return torch.tensor(image).permute(2, 0, 1).float().div_(127.5).sub_(1.0)
 
 
 def to_image(tensor: torch.Tensor) -> np.ndarray:

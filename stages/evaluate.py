@@ -22,8 +22,9 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from layers.batches import BucketBatches
 from layers.compositing import composite, to_float, to_uint8
-from layers.dataset import BucketBatches, StackDataset
+from layers.dataset import StackDataset
 from layers.images import write_png
 from layers.tensors import to_image, to_tensor
 from layers.view import grid

@@ -2,29 +2,41 @@
 
     python -m stages.prepare_buckets [--output-root DIR] [--train-count N] [--val-count N]
 
-Reads the source that ``prepare_buckets`` in params.yaml names; writes ``<output_root>/<split>/<bucket>/`` and
-``<output_root>/metadata/manifest.json``, where every sample is listed: in a bucket, or dropped with its reason.
+Reads the source that ``prepare_buckets`` in params.yaml names; writes the layers below ``<output_root>`` and
+``<output_root>/metadata/manifest.json``, where every sample is listed: in a bucket, or dropped with its reason. Run
+again, it does what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import shutil
+import itertools
 import sys
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from layers.buckets import BucketLimits
-from layers.dataset import MANIFEST, StackDataset
-from layers.prepare import Preparation, assign_splits, prepare_sample
+from layers.buckets import BucketLimits, bucket_name
+from layers.cleaning import Cleaning
+from layers.dataset import StackDataset
+from layers.manifest import MANIFEST
+from layers.prepare import Preparation
+from layers.prepare_dataset import Summary, prepare_dataset
 from layers.sources.composer import compose as composing
 from layers.sources.composer.writer import write_dataset
+from layers.sources.crello import CrelloSource
+from layers.sources.diffsynth import DiffSynthSource
+from layers.sources.lica import LicaSource
+from layers.sources.location import Location
+from layers.sources.musubi import MusubiSource
+from layers.sources.prism_layers import PrismLayersSource
+from layers.sources.psd import PsdSource
 from layers.sources.rendered import RenderedSource
+from layers.sources.source import Source
+from layers.splits import assign_splits, until_filled
 from layers.tensors import to_image
 from layers.view import grid
 from stages.cli import REPORTS, stage_command, write_report, write_table
@@ -34,6 +46,7 @@ from training.tracking import digest, stage_run
 COMPOSED = Path("data") / "composed"
 COMPOSER = Path(composing.__file__).parent
 SHEET_SAMPLES = 8
+LISTED = 20
 
 
 def _overridden(params: Params, arguments: argparse.Namespace) -> Params:
@@ -54,21 +67,64 @@ def _composer_digest() -> str:
     return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()
 
 
-def _open_source(settings: PrepareBuckets) -> tuple[RenderedSource, list[str]]:
-    """The reader and the ids to take from it; the embedded default is composed to disk first."""
-    if settings.source == "rendered":
-        source = RenderedSource(settings.rendered_root, settings.layout_root)
-        return source, source.sample_ids()
-    composer, count = settings.composer, settings.train_count + settings.val_count
+def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
+    """Compose just the designs that fill both splits; gives their reader and (id, split key) pairs."""
+    composer = settings.composer
     # The folder's name knows the composer's code and assets, so that designs of an older composer are never reused.
     root = COMPOSED / _composer_digest()[:12]
     stream = {"seed": composer.seed, "size": composer.size, "pool": composer.assets}
-    write_dataset(root, count=count, jobs=settings.jobs, **stream)
-    ids = [composing.sample_id(index, **stream) for index in range(count)]
-    return RenderedSource(root / "rendered", root / "layouts"), ids
+    numbers: dict[str, int] = {}
+
+    def names() -> Iterable[tuple[str, str]]:
+        for index in itertools.count():
+            name = composing.sample_id(index, **stream)
+            numbers[name] = index
+            yield name, name
+
+    taken = until_filled(
+        iter(names()),
+        seed=settings.seed,
+        val_share=settings.val_share,
+        train_count=settings.train_count,
+        val_count=settings.val_count,
+    )
+    write_dataset(root, [numbers[name] for name, _ in taken], jobs=settings.jobs, cluster=settings.cluster, **stream)
+    reader = RenderedSource(
+        Location(root / "rendered", "prepare_buckets.composer"), Location(root / "layouts", "prepare_buckets.composer")
+    )
+    return reader, taken
 
 
-def _inputs(settings: PrepareBuckets) -> dict[str, str]:
+def _open_source(settings: PrepareBuckets) -> Source:
+    key = "prepare_buckets.location"
+    match settings.source:
+        case "rendered":
+            pictures = Location(settings.rendered_root, "prepare_buckets.rendered_root")
+            layouts = settings.layout_root and Location(settings.layout_root, "prepare_buckets.layout_root")
+            return RenderedSource(pictures, layouts)
+        case "lica":
+            return LicaSource(Location(settings.location, key), **settings.lica.model_dump())
+        case "crello":
+            return CrelloSource(Location(settings.location, key), **settings.crello.model_dump())
+        case "prism_layers":
+            return PrismLayersSource(Location(settings.location, key), **settings.prism_layers.model_dump())
+        case "psd":
+            return PsdSource(Location(settings.location, key))
+        case "musubi":
+            return MusubiSource(Location(settings.location, key))
+        case "diffsynth":
+            return DiffSynthSource(Location(settings.location, key), **settings.diffsynth.model_dump())
+    raise AssertionError(settings.source)
+
+
+def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
+    if settings.source == "composer":
+        return _compose(settings)
+    source = _open_source(settings)
+    return source, [(name, source.split_key(name)) for name in source.sample_ids()]
+
+
+def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What the run is tagged with: the composer's code and assets, or the names of a dataset's samples.
 
     Names only: hashing the pictures of 250,000 samples would take longer than preparing them. What was made of them
@@ -76,9 +132,9 @@ def _inputs(settings: PrepareBuckets) -> dict[str, str]:
     """
     if settings.source == "composer":
         return {"layers/sources/composer": _composer_digest()}
-    source = RenderedSource(settings.rendered_root, settings.layout_root)
-    names = "\n".join(source.sample_ids()).encode()
-    return {settings.rendered_root: hashlib.md5(names, usedforsecurity=False).hexdigest()}
+    names = "\n".join(name for name, _ in samples).encode()
+    where = settings.rendered_root if settings.source == "rendered" else settings.location
+    return {where: hashlib.md5(names, usedforsecurity=False).hexdigest()}
 
 
 def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
@@ -87,26 +143,73 @@ def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
     path = Path(settings.validation_list)
     if not path.is_file():
         raise ParamsError(f"prepare_buckets.validation_list: {path} is no file; expected one sample id a line")
-    return path.read_text(encoding="utf-8").split()
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _emptied(root: Path) -> Path:
-    """Clear what an earlier run wrote, and only that; returns where the manifest goes.
+def _preparation(settings: PrepareBuckets) -> Preparation:
+    return Preparation(
+        limits=BucketLimits(
+            min_side=settings.min_side,
+            max_side=settings.max_side,
+            max_pixels=settings.max_pixels,
+            max_aspect=settings.max_aspect,
+            upscale=settings.upscale,
+        ),
+        cleaning=Cleaning(
+            settings.drop_empty, settings.drop_hidden, settings.drop_unchanging, min_change=settings.min_change
+        ),
+        group=settings.group,
+        overlap_alpha=settings.overlap_alpha,
+        max_layers=settings.max_layers,
+        preview_tolerance=settings.preview_tolerance,
+        drop_mismatched=settings.drop_mismatched,
+    )
 
-    Raises:
-        ParamsError: if the folder holds what is not ours.
-    """
-    manifest = root / MANIFEST
-    if root.is_dir() and any(root.iterdir()) and not manifest.is_file():
-        raise ParamsError(
-            f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new folder or our own"
-        )
-    for split in ("train", "val"):
-        shutil.rmtree(root / split, ignore_errors=True)
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    # Written first, so that what a killed run leaves is known as ours.
-    manifest.write_text(json.dumps({"format": 1, "samples": [], "dropped": []}), encoding="utf-8")
-    return manifest
+
+def bucket_rows(summary: Summary) -> list[dict[str, Any]]:
+    """One row a split and bucket (H, W, L): samples, their share, mean crop share and mean scale."""
+    total = sum(summary.samples.values())
+    return [
+        {
+            "split": split,
+            "bucket": f"{split} {bucket_name((height, width))}-l{layers}",
+            "samples": int(count),
+            "share": count / total,
+            "mean_crop_share": crop / count,
+            "mean_scale": scale / count,
+        }
+        for (split, height, width, layers), (count, crop, scale) in sorted(summary.buckets.items())
+    ]
+
+
+def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBuckets) -> dict[str, Any]:
+    """What ``metrics/reports/prepare_buckets.json`` holds."""
+    total = sum(summary.samples.values())
+    worst = sorted(summary.mismatched.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
+    asked = {"train": settings.train_count, "val": settings.val_count}
+    return {
+        "samples": dict(sorted(summary.samples.items())),
+        "asked_for": {split: count for split, count in asked.items() if count is not None},
+        "layers": {name: summary.layers[name] for name in ("kept", "merged", "empty", "hidden", "unchanging")},
+        "dropped": dict(sorted(summary.reasons.items())),
+        "buckets": {row["bucket"]: row["samples"] for row in rows},
+        "mean_crop_share": sum(row["mean_crop_share"] * row["share"] for row in rows),
+        "mean_scale": sum(row["mean_scale"] * row["share"] for row in rows),
+        "previews": {
+            "compared": summary.compared,
+            "not_recomposed": len(summary.mismatched),
+            "worst": dict(worst),
+        },
+        "notes": dict(summary.noted.most_common(LISTED)),
+        "largest_change": summary.change,
+        "usable_share": total / (total + summary.dropped),
+    }
+
+
+def _contact_sheet(root: Path) -> Any:
+    stacks = StackDataset(root, "train")
+    items = [stacks[i] for i in range(min(SHEET_SAMPLES, len(stacks)))]
+    return grid([[to_image(item["composite"]), *to_image(item["layers"])] for item in items], scale=2)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -114,69 +217,55 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     params = _overridden(params, arguments)
     settings = params.prepare_buckets
     root = Path(settings.output_root)
-    with stage_run("prepare_buckets", params, inputs=_inputs(settings)) as mlflow_run:
-        source, ids = _open_source(settings)
-        splits = assign_splits(
-            ids,
-            seed=settings.seed,
-            train_count=settings.train_count,
-            val_count=settings.val_count,
-            validation_ids=_validation_ids(settings),
-        )
-        preparation = Preparation(
-            BucketLimits(
-                min_side=settings.min_side,
-                max_side=settings.max_side,
-                max_pixels=settings.max_pixels,
-                max_aspect=settings.max_aspect,
-                upscale=settings.upscale,
-            ),
-            settings.group,
-            settings.overlap_alpha,
-            settings.max_layers,
-        )
-        manifest = _emptied(root)
-        work = Parallel(n_jobs=settings.jobs, return_as="generator")(
-            delayed(prepare_sample)(source, name, split, preparation, root) for name, split in splits.items()
-        )
-        records = list(tqdm(work, total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0))
-        samples = sorted((r for r in records if "bucket" in r), key=lambda r: (r["split"], r["id"]))
-        dropped = sorted((r for r in records if "reason" in r), key=lambda r: r["id"])
-        manifest.write_text(
-            json.dumps(
-                {"format": 1, "settings": settings.model_dump(), "samples": samples, "dropped": dropped}, indent=1
-            ),
-            encoding="utf-8",
-        )
-        if not any(r["split"] == "train" for r in samples):
-            reasons = "; ".join(
-                f"{count} x {why}" for why, count in Counter(r["reason"] for r in dropped).most_common(3)
+    source, samples = _samples(settings)
+    splits = assign_splits(
+        samples,
+        seed=settings.seed,
+        val_share=settings.val_share,
+        train_count=settings.train_count,
+        val_count=settings.val_count,
+        validation_ids=_validation_ids(settings),
+    )
+    with stage_run("prepare_buckets", params, inputs=_inputs(settings, samples)) as mlflow_run:
+        with tqdm(total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0) as bar:
+            summary = prepare_dataset(
+                source,
+                # In the source's order, in which rows of tables lie side by side.
+                {name: splits[name] for name, _ in samples if name in splits},
+                _preparation(settings),
+                root,
+                storage=settings.storage,
+                shard_samples=settings.shard_samples,
+                jobs=settings.jobs,
+                cluster=settings.cluster,
+                # Not what does not change the result, so that equal datasets have equal manifests.
+                settings=settings.model_dump(exclude={"jobs", "cluster"}),
+                progress=bar.update,
             )
+        if not summary.samples["train"]:
+            reasons = "; ".join(f"{count} x {why}" for why, count in summary.reasons.most_common(3))
             raise ParamsError(f"prepare_buckets: no sample is left for training ({reasons or 'the source is empty'})")
-
-        report = {
-            "samples": dict(Counter(r["split"] for r in samples)),
-            "layers": sum(len(r["layers"]) for r in samples),
-            "dropped": dict(Counter(r["reason"] for r in dropped)),
-            "buckets": dict(sorted(Counter(f"{r['bucket']}-l{len(r['layers'])}" for r in samples).items())),
-            "mean_crop_share": sum(r["crop_share"] for r in samples) / len(samples),
-            "mean_scale": sum(r["scale"] for r in samples) / len(samples),
-        }
-        mlflow_run.artifact(write_report("prepare_buckets", report))
-        rows = [{"bucket": name, "samples": count} for name, count in report["buckets"].items()]
+        rows = bucket_rows(summary)
+        content = report(summary, rows, settings)
+        mlflow_run.artifact(write_report("prepare_buckets", content))
         mlflow_run.artifact(write_table("buckets", rows))
-        mlflow_run.artifact(manifest, "metadata")
+        mlflow_run.artifact(root / MANIFEST, "metadata")
         mlflow_run.metrics(
-            {f"samples_{split}": count for split, count in report["samples"].items()}
-            | {"layers": report["layers"], "dropped": len(dropped), "mean_crop_share": report["mean_crop_share"]}
+            {f"samples_{split}": count for split, count in summary.samples.items()}
+            | {f"layers_{name}": count for name, count in content["layers"].items()}
+            | {"dropped": summary.dropped, "not_recomposed": len(summary.mismatched)}
+            | {name: content[name] for name in ("mean_crop_share", "mean_scale", "usable_share")}
         )
-        stacks = StackDataset(root, "train")
-        items = [stacks[i] for i in range(min(SHEET_SAMPLES, len(stacks)))]
-        sheet = grid([[to_image(item["composite"]), *to_image(item["layers"])] for item in items], scale=2)
-        mlflow_run.picture("contact_sheet", sheet, 0)
+        mlflow_run.picture("contact_sheet", _contact_sheet(root), 0)
+    for split, asked in content["asked_for"].items():
+        if summary.samples[split] < asked:
+            print(
+                f"prepare_buckets: {summary.samples[split]} samples for {split}, {asked} were asked for: "
+                f"val_share {settings.val_share} and what was dropped leave no more"
+            )
     print(
-        f"prepare_buckets: {len(samples)} samples in {len(report['buckets'])} buckets, {len(dropped)} dropped; "
-        f"{manifest}, {REPORTS / 'prepare_buckets.json'}"
+        f"prepare_buckets: {sum(summary.samples.values())} samples in {len(rows)} buckets, {summary.dropped} dropped, "
+        f"{summary.reused} were there; {root / MANIFEST}, {REPORTS / 'prepare_buckets.json'}"
     )
 
 

@@ -12,7 +12,7 @@ import argparse
 import shutil
 import sys
 
-from layers.dataset import BucketBatches
+from layers.batches import BucketBatches
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table

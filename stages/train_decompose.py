@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from layers.dataset import BucketBatches
+from layers.batches import BucketBatches
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT, build_transformer
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from layers.dataset import BucketBatches, RgbaComponentDataset, StackDataset, endless_component_batches
+from layers.batches import BucketBatches
+from layers.dataset import RgbaComponentDataset, StackDataset, endless_component_batches
 from layers.images import write_png
 from layers.tensors import to_image
 from layers.view import grid
@@ -110,10 +112,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             session.run.picture("val_recon", picture, epoch)
             return validate(vae, held_out, device)
 
-        if session.store.read_state() is None:
-            shutil.rmtree(GRIDS, ignore_errors=True)
-        # Even if a resumed run has no epoch left to draw: DVC expects the folder.
-        GRIDS.mkdir(parents=True, exist_ok=True)
+        if session.accelerator.is_main_process:
+            if session.store.read_state() is None:
+                shutil.rmtree(GRIDS, ignore_errors=True)
+            # Even if a resumed run has no epoch left to draw: DVC expects the folder.
+            GRIDS.mkdir(parents=True, exist_ok=True)
         progress = fit(
             objective,
             vae,
@@ -131,12 +134,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
         if session.accelerator.is_main_process:
             vae.eval()
-            sample = order.batches(0)[:STATISTICS_BATCHES]
-            pictures = [
+            sample = (
                 torch.stack([image for i in indices for image in (dataset[i]["component"], dataset[i]["composite"])])
-                for indices in sample
-            ]
-            vae.set_latent_statistics(*latent_statistics(vae, [images.to(device) for images in pictures]))
+                for indices in islice(order.batches(0), STATISTICS_BATCHES)
+            )
+            vae.set_latent_statistics(*latent_statistics(vae, (images.to(device) for images in sample)))
             shutil.rmtree(OUTPUT, ignore_errors=True)
             vae.save_pretrained(OUTPUT / "vae")
             final = validate(vae, held_out, device)

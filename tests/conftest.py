@@ -61,14 +61,16 @@ def rendered_root(tmp_path_factory) -> Path:
 def bucketed_root(rendered_root, tmp_path_factory) -> Path:
     """The same twelve, bucketed: eight for training, four for validation, with a manifest."""
     from layers.buckets import BucketLimits
-    from layers.prepare import Preparation, assign_splits, prepare_sample
+    from layers.prepare import Preparation
+    from layers.prepare_dataset import prepare_dataset
+    from layers.sources.location import Location
     from layers.sources.rendered import RenderedSource
 
-    root = tmp_path_factory.mktemp("rgba_layers")
-    source = RenderedSource(rendered_root / "rendered", rendered_root / "layouts")
-    splits = assign_splits(source.sample_ids(), seed=0, train_count=8, val_count=4)
-    preparation = Preparation(BucketLimits(min_side=32, max_side=96, max_pixels=6144, max_aspect=2.3), "peels", 16, 6)
-    records = [prepare_sample(source, name, split, preparation, root) for name, split in splits.items()]
-    (root / "metadata").mkdir()
-    (root / "metadata" / "manifest.json").write_text(json.dumps({"samples": records, "dropped": []}))
+    root = tmp_path_factory.mktemp("prepared") / "rgba_layers"
+    source = RenderedSource(
+        Location(rendered_root / "rendered", "rendered_root"), Location(rendered_root / "layouts", "layout_root")
+    )
+    splits = {name: "train" if index < 8 else "val" for index, name in enumerate(source.sample_ids())}
+    limits = BucketLimits(min_side=32, max_side=96, max_pixels=6144, max_aspect=2.3)
+    prepare_dataset(source, splits, Preparation(limits, max_layers=6), root)
     return root

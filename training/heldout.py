@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layers.dataset import BucketBatches
+from layers.batches import BucketBatches
 from layers.tensors import to_image
 from layers.view import grid
 from models.rgba_vae import RGBAVAE

@@ -1,21 +1,28 @@
-"""Latents of whole stacks, encoded once and kept by content: VAE weights and pictures decide the file's name."""
+"""Latents of whole stacks, encoded once and kept by content: VAE weights and pictures decide where."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from layers.dataset import BucketBatches, StackDataset
+from layers.batches import BucketBatches
+from layers.compositing import RESIZING
+from layers.dataset import StackDataset
+from layers.images import PictureError
+from layers.manifest import DatasetError
 from models.rgba_vae import RGBAVAE
+from training.cache import TensorCache
 from training.tracking import digest
+
+logger = logging.getLogger(__name__)
+SHARD_BYTES = 64 << 20
 
 
 @torch.no_grad()
@@ -43,91 +50,136 @@ def decode_layers(vae: RGBAVAE, latents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentStacks:
-    """The latents of a split in memory.
+    """The latents of a split, read from the cache batch by batch.
 
     Attributes:
-        stacks: one ``(L + 1, C, h, w)`` a sample, in the dataset's order.
+        cache: where they lie.
+        contents: digest of each sample's pixels, its key in the cache.
         ids: of the samples.
         keys: buckets (H, W, L).
     """
 
-    stacks: list[Tensor]
+    cache: TensorCache
+    contents: list[str]
     ids: list[str]
     keys: list[tuple[int, int, int]]
 
+    def stack(self, index: int) -> Tensor:
+        """``(L + 1, C, h, w)`` of one sample, slot 0 the composite."""
+        return self.cache.get(self.contents[index])["latents"]
+
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> dict:
         """A homogeneous batch: ``latents`` ``(B, L + 1, C, h, w)`` and ``id``."""
-        latents = torch.stack([self.stacks[i] for i in indices]).float()
+        latents = torch.stack([self.stack(i) for i in indices]).float()
         return {"latents": latents.to(device), "id": [self.ids[i] for i in indices]}
 
 
-def latent_stacks(
+def open_cache(vae_folder: str | Path, cache_dir: str | Path, dtype: torch.dtype = torch.float32) -> TensorCache:
+    """The cache of latents of one network: its weights, how pictures were resized and the dtype decide which."""
+    identity = {
+        "what": "normalised posterior modes, composite first",
+        "vae": digest(vae_folder),
+        "resizing": RESIZING,
+        "dtype": str(dtype),
+    }
+    return TensorCache(cache_dir, identity)
+
+
+def encode_missing(
     vae: RGBAVAE,
-    vae_folder: str | Path,
-    root_dir: str | Path,
-    split: str,
+    dataset: StackDataset,
+    cache: TensorCache,
     *,
-    cache_dir: str | Path,
     batch_size: int = 16,
+    dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
     progress: bool = True,
-) -> LatentStacks:
-    """Encode a split, or read what was encoded before from the same weights and pictures.
+) -> list[str]:
+    """Encode what of a split is not in the cache yet.
 
     Args:
         vae: the network, in evaluation mode.
-        vae_folder: where its weights are; their md5 is part of the cache's name.
-        root_dir: the bucketed dataset; its manifest lists the md5 of every sample's pixels.
-        split: ``train`` or ``val``.
-        cache_dir: where cache files lie.
+        dataset: the split.
+        cache: where latents go, by the digest of a sample's pixels.
         batch_size: stacks encoded at once.
+        dtype: of what is kept.
         device: where the VAE is.
+        rank: this process among ``world_size``, each of which encodes its share.
+        world_size: processes.
         progress: whether to show a bar.
+
+    Returns:
+        Samples whose pictures could not be read, with the reason.
     """
-    dataset = StackDataset(root_dir, split)
-    described = f"1:{digest(vae_folder)}:{digest(root_dir)}:{split}:float32"
-    path = Path(cache_dir) / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.safetensors"
-    ids = [sample.sample_id for sample in dataset.samples]
-    if path.is_file():
-        stored = load_file(path)
-    else:
-        stored = {}
-        batches = BucketBatches(dataset.keys, batch_size, fill="partial", shuffle=False)
-        for indices in tqdm(batches, desc=f"encode {split}", unit="batch", disable=not progress, mininterval=1.0):
-            items = [dataset[i] for i in indices]
-            composite = torch.stack([item["composite"] for item in items]).to(device)
-            layers = torch.stack([item["layers"] for item in items]).to(device)
-            for item, latents in zip(items, encode_stack(vae, composite, layers).cpu(), strict=True):
-                stored[item["id"]] = latents.contiguous()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file(stored, part)
-        part.replace(path)
-    return LatentStacks([stored[name] for name in ids], ids, dataset.keys)
+    absent = [i for i in range(len(dataset)) if dataset.record(i).pixels not in cache][rank::world_size]
+    skipped: list[str] = []
+    shard: dict[str, dict[str, Tensor]] = {}
+    order = BucketBatches([dataset.keys[i] for i in absent], batch_size, fill="partial", shuffle=False)
+    for batch in tqdm(order, desc="encode", unit="batch", disable=not progress, mininterval=1.0):
+        items = []
+        for index in (absent[i] for i in batch):
+            try:
+                items.append((dataset.record(index).pixels, dataset.load(index)))
+            except PictureError as error:
+                skipped.append(f"{dataset.name(index)}: {error}")
+                logger.warning("skipped %s", skipped[-1])
+        if items:
+            composite = torch.stack([item["composite"] for _, item in items]).to(device)
+            layers = torch.stack([item["layers"] for _, item in items]).to(device)
+            encoded = encode_stack(vae, composite, layers).to("cpu", dtype)
+            shard.update({key: {"latents": latents} for (key, _), latents in zip(items, encoded, strict=True)})
+        if sum(entry["latents"].nbytes for entry in shard.values()) >= SHARD_BYTES:
+            cache.put(shard)
+            shard = {}
+    if shard:
+        cache.put(shard)
+    return skipped
+
+
+def cached_stacks(dataset: StackDataset, cache: TensorCache) -> LatentStacks:
+    """All samples of a split that are in the cache.
+
+    Raises:
+        DatasetError: if none is.
+    """
+    stacks = LatentStacks(cache, [], [], [])
+    for index in range(len(dataset)):
+        record = dataset.record(index)
+        if record.pixels in cache:
+            stacks.contents.append(record.pixels)
+            stacks.ids.append(record.sample_id)
+            stacks.keys.append(record.bucket)
+    if not stacks.ids:
+        raise DatasetError(f"{dataset.root}: no sample of a split of {len(dataset)} can be read")
+    return stacks
 
 
 def both_splits(
     vae: RGBAVAE, vae_folder: str | Path, root_dir: str | Path, cache_dir: str | Path, accelerator: Accelerator
 ) -> tuple[LatentStacks, LatentStacks]:
-    """Training and validation latents; rank 0 encodes, the others read its cache."""
-    with accelerator.main_process_first():
-        train, held_out = (
-            latent_stacks(
-                vae,
-                vae_folder,
-                root_dir,
-                split,
-                cache_dir=cache_dir,
-                device=accelerator.device,
-                progress=accelerator.is_main_process,
-            )
-            for split in ("train", "val")
+    """Training and validation latents; every rank encodes its share of what is missing."""
+    datasets = [StackDataset(root_dir, split) for split in ("train", "val")]
+    for dataset in datasets:
+        encode_missing(
+            vae,
+            dataset,
+            open_cache(vae_folder, cache_dir),
+            device=accelerator.device,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            progress=accelerator.is_main_process,
         )
+    accelerator.wait_for_everyone()
+    # Opened again, to see what the other ranks wrote.
+    cache = open_cache(vae_folder, cache_dir)
+    train, held_out = (cached_stacks(dataset, cache) for dataset in datasets)
     return train, held_out
 
 
 @torch.no_grad()
-def latent_statistics(vae: RGBAVAE, batches: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+def latent_statistics(vae: RGBAVAE, batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of posterior modes per channel over ``(B, 4, H, W)`` pictures."""
     count, total, square = 0, torch.zeros(1), torch.zeros(1)
     for images in batches:

@@ -185,6 +185,8 @@ def fit(
         disable=not accelerator.is_main_process,
         mininterval=1.0,
     )
+    skipped: set[str] = set()
+    stream = _watched(stream, skipped, bar)
     while progress.step < plan.steps:
         rate = learning_rate(
             progress.step * plan.samples_per_step,
@@ -212,6 +214,8 @@ def fit(
                 {f"train/{k}": v for k, v in means.items()} | {"train/learning_rate": rate, "train/samples": seen},
                 progress.step,
             )
+            if skipped:
+                run.metrics({"train/skipped_pictures": len(skipped)}, progress.step)
             bar.set_postfix(loss=f"{means['loss']:.4f}")
             progress.running = {}
 
@@ -235,6 +239,16 @@ def fit(
     if best is not None:
         load_weights(parameters, best)
     return progress
+
+
+def _watched(stream: Iterator[Mapping[str, Any]], skipped: set[str], bar: tqdm) -> Iterator[Mapping[str, Any]]:
+    """Pass batches on; pictures that the loader had to skip are gathered, and each is named once."""
+    for batch in stream:
+        for name in batch.get("skipped", ()):
+            if name not in skipped:
+                skipped.add(name)
+                bar.write(f"skipped {name}")
+        yield batch
 
 
 def _step(

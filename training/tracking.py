@@ -25,7 +25,7 @@ from filelock import FileLock
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 
-from layers.dataset import MANIFEST
+from layers.manifest import MANIFEST
 from training.params import Params, flatten
 
 MAX_PARAM_LENGTH = 6000

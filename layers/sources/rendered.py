@@ -4,36 +4,47 @@
     <rendered_root>/<id>/component_<k>.png | <id>_component_<k>.png | *_component_<k>.png
     <layout_root>/<id>.json      {"layout_config": {"components": [...]}, ...}; may be missing
 
-Every picture has the canvas's size. The first pattern with a hit counts, names with "thumbnail" never do. Components
-are ordered by the number at the end of their name; the i-th of them, whatever its number, is
-``layout_config.components[i]``.
+Every picture has the canvas's size. The first pattern with a hit counts, names with "thumbnail" never do, and other
+files, such as a flat render, are no part of the form. Components are ordered by the number at the end of their name;
+the i-th of them, whatever its number, is ``layout_config.components[i]``.
 """
 
 from __future__ import annotations
 
-import json
-from glob import escape
-from pathlib import Path
+import math
+from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from layers.errors import SampleError
-from layers.images import PictureError, read_rgba
-from layers.stack import KINDS, Layer, LayeredSample
+from layers.sources.location import Location
+from layers.sources.source import Source
+from layers.stack import KINDS, MAX_LAYERS, Layer, LayeredSample
 
 TEXT_KEYS = ("text", "content", "value", "name")
+EMPTY: dict[str, Any] = {"layout_config": {"components": []}}
 
 
-def _number(path: Path) -> int:
-    digits = [part for part in path.stem.split("_") if part.isdigit()]
+def _number(name: str) -> int:
+    digits = [part for part in PurePosixPath(name).stem.split("_") if part.isdecimal()]
     return int(digits[-1]) if digits else -1
 
 
-def _first_hit(folder: Path, patterns: list[str]) -> list[Path]:
-    for pattern in patterns:
-        hits = [path for path in sorted(folder.glob(pattern)) if "thumbnail" not in path.name]
-        if hits:
-            return hits
-    return []
+def _first_hit(names: list[str], patterns: list[Callable[[str], bool]]) -> list[str]:
+    pictures = [name for name in names if name.endswith(".png") and "thumbnail" not in name]
+    return next((hits for pattern in patterns if (hits := [name for name in pictures if pattern(name)])), [])
+
+
+def _backgrounds(names: list[str], sample_id: str) -> list[str]:
+    exact = [lambda name: name == "background.png", lambda name: name == f"{sample_id}_background.png"]
+    return _first_hit(names, [*exact, lambda name: name.endswith("_background.png")])
+
+
+def _components(names: list[str], sample_id: str) -> list[str]:
+    starts = [lambda name: name.startswith("component_"), lambda name: name.startswith(f"{sample_id}_component_")]
+    return sorted(_first_hit(names, [*starts, lambda name: "_component_" in name]), key=_number)
 
 
 def _text(component: dict[str, Any]) -> str:
@@ -80,81 +91,125 @@ def component_description(component: dict[str, Any]) -> str:
     return words
 
 
-class RenderedSource:
+def _pixels(value: Any) -> float | None:
+    try:
+        number = float(value.removesuffix("px") if isinstance(value, str) else value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _canvas(layout: dict[str, Any]) -> tuple[float, float] | None:
+    """Width and height that the layout gives its canvas, wherever it does."""
+    config = layout["layout_config"]
+    for holder in (config, config.get("style"), layout.get("layout_metadata")):
+        if isinstance(holder, dict):
+            width, height = _pixels(holder.get("width")), _pixels(holder.get("height"))
+            if width is not None and height is not None:
+                return width, height
+    return None
+
+
+def _differences(layout: dict[str, Any], count: int, size: tuple[int, int]) -> list[str]:
+    """Notes where the layout contradicts the pictures, which are what counts."""
+    listed, canvas, (height, width) = len(layout["layout_config"]["components"]), _canvas(layout), size
+    notes = []
+    if listed != count:
+        notes.append(f'the layout lists another number of components: "{listed}, pictures {count}"')
+    if canvas is not None and canvas != (width, height):
+        notes.append(
+            f'the layout gives the canvas another size: "{canvas[0]:g}x{canvas[1]:g}, pictures {width}x{height}"'
+        )
+    return notes
+
+
+def _background_words(layout: dict[str, Any]) -> str:
+    words = layout["layout_config"].get("background_description")
+    return words if isinstance(words, str) else ""
+
+
+def _caption(layout: dict[str, Any]) -> str:
+    words = layout.get("layout_semantic_description")
+    caption = words.get("description") if isinstance(words, dict) else None
+    return caption if isinstance(caption, str) else ""
+
+
+def _component_words(layout: dict[str, Any], count: int) -> list[tuple[str, str]]:
+    """Kind and description of each of ``count`` components."""
+    entries = [entry if isinstance(entry, dict) else {} for entry in layout["layout_config"]["components"][:count]]
+    entries += [{}] * (count - len(entries))
+    return [(component_kind(entry), component_description(entry)) for entry in entries]
+
+
+class RenderedSource(Source):
     """A folder of rendered layers beside a folder of layouts.
 
     Args:
         rendered_root: one sub-folder a sample.
-        layout_root: one JSON a sample; a missing one leaves captions and descriptions empty.
-
-    Raises:
-        FileNotFoundError: if ``rendered_root`` is no folder.
+        layout_root: one JSON a sample; a missing one leaves caption and descriptions empty, ``None`` leaves all so.
     """
 
-    def __init__(self, rendered_root: str | Path, layout_root: str | Path) -> None:
-        self.rendered_root = Path(rendered_root)
-        self.layout_root = Path(layout_root)
-        if not self.rendered_root.is_dir():
-            raise FileNotFoundError(
-                f"prepare_buckets.rendered_root: {self.rendered_root} is no folder; expected one sub-folder a sample"
-            )
+    def __init__(self, rendered_root: Location, layout_root: Location | None) -> None:
+        self.rendered_root, self.layout_root = rendered_root, layout_root
 
     def sample_ids(self) -> list[str]:
         """Names of all sample folders, sorted."""
-        return sorted(path.name for path in self.rendered_root.iterdir() if path.is_dir())
+        return self.rendered_root.folders()
 
     def read(self, sample_id: str) -> LayeredSample:
-        """Read one sample, background first.
+        """Read one sample, background first; pixels are as in the files, with what they hide under alpha 0.
 
         Raises:
             SampleError: naming what is missing or broken.
         """
-        folder = self._inside(self.rendered_root / sample_id, self.rendered_root)
-        backgrounds = _first_hit(folder, ["background.png", f"{escape(sample_id)}_background.png", "*_background.png"])
+        backgrounds, components = self._names(sample_id)
         if not backgrounds:
             raise SampleError("no background.png")
-        components = _first_hit(
-            folder, ["component_*.png", f"{escape(sample_id)}_component_*.png", "*_component_*.png"]
-        )
+        if len(components) >= MAX_LAYERS:
+            raise SampleError(f"{1 + len(components)} layers are above {MAX_LAYERS}")
         layout = self._layout(sample_id)
-        entries = layout.get("layout_config", {}).get("components", [])
-        layers = [self._layer(backgrounds[0], "background", _background_words(layout))]
-        for position, path in enumerate(sorted(components, key=_number)):
-            entry = entries[position] if position < len(entries) and isinstance(entries[position], dict) else {}
-            layers.append(self._layer(path, component_kind(entry), component_description(entry)))
-        words = layout.get("layout_semantic_description")
-        caption = words.get("description") if isinstance(words, dict) else None
         try:
-            return LayeredSample(sample_id, tuple(layers), caption if isinstance(caption, str) else "")
-        except ValueError as error:
-            raise SampleError(str(error)) from None
+            words = _component_words(layout or EMPTY, len(components))
+        except RecursionError:
+            raise SampleError(f"{sample_id}.json: groups nested too deeply") from None
+        layers = [Layer(self._picture(sample_id, backgrounds[0]), "background", _background_words(layout or EMPTY))]
+        for name, (kind, description) in zip(components, words, strict=True):
+            image = self._picture(sample_id, name)
+            if image.shape != layers[0].image.shape:
+                sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (image, layers[0].image)]
+                raise SampleError(f"{name}: layers differ in size, this is {sizes[0]}, the background {sizes[1]}")
+            layers.append(Layer(image, kind, description))
+        notes = ["several components have one number"] if len(set(map(_number, components))) < len(components) else []
+        if layout is not None:
+            notes += _differences(layout, len(components), layers[0].image.shape[:2])
+        elif self.layout_root is not None:
+            notes.append("no layout JSON")
+        return LayeredSample(sample_id, tuple(layers), _caption(layout or EMPTY), notes=tuple(notes))
 
-    def _layer(self, path: Path, kind: str, description: str) -> Layer:
+    def signature(self, sample_id: str) -> str:
+        """Digest of the names, sizes and times of the sample's pictures and of its layout."""
         try:
-            return Layer(read_rgba(self._inside(path, self.rendered_root)), kind, description)
-        except PictureError as error:
-            raise SampleError(str(error)) from None
+            backgrounds, components = self._names(sample_id)
+        except SampleError:
+            return "unreadable"
+        pictures = self.rendered_root.signature(f"{sample_id}/{name}" for name in [*backgrounds[:1], *components])
+        if self.layout_root is None:
+            return pictures
+        return f"{pictures}-{self.layout_root.signature([f'{sample_id}.json'])}"
 
-    def _layout(self, sample_id: str) -> dict[str, Any]:
-        path = self._inside(self.layout_root / f"{sample_id}.json", self.layout_root)
-        if not path.is_file():
-            return {}
-        try:
-            layout = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SampleError(f"{path.name}: not valid JSON ({error})") from None
+    def _names(self, sample_id: str) -> tuple[list[str], list[str]]:
+        names = self.rendered_root.files(sample_id)
+        return _backgrounds(names, sample_id), _components(names, sample_id)
+
+    def _picture(self, sample_id: str, name: str) -> np.ndarray:
+        return self.rendered_root.read_rgba(f"{sample_id}/{name}")
+
+    def _layout(self, sample_id: str) -> dict[str, Any] | None:
+        name = f"{sample_id}.json"
+        if self.layout_root is None or not self.layout_root.exists(name):
+            return None
+        layout = self.layout_root.read_json(name)
         config = layout.get("layout_config") if isinstance(layout, dict) else None
         if not isinstance(config, dict) or not isinstance(config.get("components"), list):
-            raise SampleError(f"{path.name}: no list layout_config.components")
+            raise SampleError(f"{name}: no list layout_config.components")
         return layout
-
-    @staticmethod
-    def _inside(path: Path, root: Path) -> Path:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise SampleError(f"{path.name} points outside {root.name}")
-        return path
-
-
-def _background_words(layout: dict[str, Any]) -> str:
-    words = layout.get("layout_config", {}).get("background_description")
-    return words if isinstance(words, str) else ""

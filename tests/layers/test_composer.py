@@ -17,6 +17,7 @@ from layers.sources.composer.compose import compose, sample_id
 from layers.sources.composer.palette import MODES, contrast, luminance, oklch, palette, to_oklch
 from layers.sources.composer.words import THEMES
 from layers.sources.composer.writer import write_dataset
+from layers.sources.location import Location
 from layers.sources.rendered import RenderedSource
 
 SIZE = 192
@@ -165,7 +166,7 @@ def test_vendored_objects_are_small_and_licensed():
 
 
 def test_write_dataset_has_the_dataset_form(tmp_path):
-    assert write_dataset(tmp_path, count=5, seed=5, size=SIZE, jobs=2, start=2) == 5
+    assert write_dataset(tmp_path, range(2, 7), seed=5, size=SIZE, jobs=2) == 5
     for index in range(2, 7):
         sample = compose(index, seed=5, size=SIZE)
         name = sample_id(index, seed=5, size=SIZE)
@@ -194,8 +195,8 @@ def test_write_dataset_has_the_dataset_form(tmp_path):
 
 
 def test_kinds_and_words_survive_the_round_trip(tmp_path):
-    write_dataset(tmp_path, count=12, seed=5, size=96, jobs=1)
-    source = RenderedSource(tmp_path / "rendered", tmp_path / "layouts")
+    write_dataset(tmp_path, range(12), seed=5, size=96, jobs=1)
+    source = RenderedSource(Location(tmp_path / "rendered", "a"), Location(tmp_path / "layouts", "b"))
     assert len(source.sample_ids()) == 12
     for index in range(12):
         sample = compose(index, seed=5, size=96)
@@ -207,17 +208,17 @@ def test_kinds_and_words_survive_the_round_trip(tmp_path):
 
 
 def test_rerun_writes_only_what_is_missing(tmp_path):
-    write_dataset(tmp_path, count=4, seed=1, size=96, jobs=1)
+    write_dataset(tmp_path, range(4), seed=1, size=96, jobs=1)
     layouts = sorted((tmp_path / "layouts").iterdir())
     before = {path: path.stat().st_mtime_ns for path in layouts}
     # As a killed run leaves it: pictures, one of them broken, and no JSON.
     layouts[0].unlink()
     (tmp_path / "rendered" / layouts[0].stem / "background.png").write_bytes(b"")
-    assert write_dataset(tmp_path, count=6, seed=1, size=96, jobs=1) == 3
+    assert write_dataset(tmp_path, range(6), seed=1, size=96, jobs=1) == 3
     assert len(list((tmp_path / "layouts").iterdir())) == 6
     assert all(path.stat().st_mtime_ns == before[path] for path in layouts[1:])
     Image.open(tmp_path / "rendered" / layouts[0].stem / "background.png").load()
-    assert write_dataset(tmp_path, count=6, seed=1, size=96, jobs=1) == 0
+    assert write_dataset(tmp_path, range(6), seed=1, size=96, jobs=1) == 0
 
 
 def test_colours_are_on_screen_and_legible():

@@ -104,3 +104,11 @@ def test_peels_partition_the_stack_and_members_never_overlap(masks):
     assert sorted(i for group in groups for i in group) == list(range(6))
     for group in groups:
         assert ((masks[group] > 0).sum(0) <= 1).all()
+
+
+def test_opaque_pixels_beside_a_transparent_edge_keep_their_colour():
+    image = np.zeros((32, 32, 4), np.float32)
+    image[8:24, 8:24] = (0.0, 200 / 255, 0.0, 1.0)
+    for size in ((70, 70), (20, 20)):
+        out = resize(image, size)
+        assert np.abs(out[out[..., 3] > 0.02][:, 1] - 200 / 255).max() < 1e-3, "where alpha rings, colour rings with it"

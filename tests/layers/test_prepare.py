@@ -2,94 +2,161 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from layers.buckets import BucketLimits
-from layers.compositing import composite, group_into_peels, to_float
+from layers.compositing import composite, to_float
 from layers.errors import SampleError
-from layers.images import MAX_PIXELS, PictureError, read_rgba, write_png
-from layers.prepare import Preparation, fit_to_bucket, group_layers, prepare_sample
+from layers.patches import Patch
+from layers.prepare import Preparation, fit_to_bucket, prepare_sample
+from layers.sources.location import Location
 from layers.sources.rendered import RenderedSource
+from layers.sources.source import Source
 from layers.stack import Layer, LayeredSample
+from layers.storage import FileWriter
 from tests.conftest import write_rendered
 
 LIMITS = BucketLimits(min_side=32, max_side=64, max_pixels=4096, max_aspect=2.3)
 
 
-def layer(columns, alpha=255, kind="image", words=""):
+def layer(columns, colour, alpha=255, kind="image", words=""):
     image = np.zeros((64, 64, 4), np.uint8)
-    image[:, columns] = (*np.random.default_rng(columns.start).integers(0, 255, 3), alpha)
+    image[:, columns] = (*colour, alpha)
     return Layer(image, kind, words)
 
 
-BACKGROUND = layer(slice(0, 64), kind="background")
+BACKGROUND = layer(slice(0, 64), (9, 90, 200), kind="background")
+ACROSS = (
+    BACKGROUND,
+    layer(slice(0, 40), (255, 0, 0)),
+    layer(slice(10, 50), (0, 255, 0)),
+    layer(slice(20, 60), (0, 0, 255), alpha=200),
+)
 
 
-def test_layers_side_by_side_become_one():
-    merged = group_layers([BACKGROUND, layer(slice(0, 9), kind="text", words="a"), layer(slice(20, 30), words="b")])
-    assert [(x.kind, x.description) for x in merged] == [("background", ""), ("group", "a, b")]
-    flat = composite([to_float(x.image) for x in merged])
-    assert np.abs(flat[:, 20:30] * 255 - layer(slice(20, 30)).image[:, 20:30]).max() < 0.5
-
-
-def test_haze_gives_no_order():
-    hazy = np.maximum(layer(slice(0, 9)).image, layer(slice(9, 12), alpha=10).image)
-    stack = [BACKGROUND, Layer(hazy), layer(slice(10, 30))]
-    assert len(group_layers(stack, overlap_alpha=0)) == 3
-    assert len(group_layers(stack, overlap_alpha=16)) == 2
-
-
-def test_the_evaluation_groups_peels_no_further():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        stack = [BACKGROUND]
-        for _ in range(6):
-            left = int(rng.integers(0, 50))
-            stack.append(layer(slice(left, left + int(rng.integers(3, 20))), alpha=int(rng.integers(5, 256))))
-        peels = group_layers(stack, overlap_alpha=16)
-        assert group_into_peels([x.image[..., 3] for x in peels]) == [[i] for i in range(len(peels))]
+def fit(layers, preview=None, **changes):
+    return fit_to_bucket(LayeredSample("s", tuple(layers), preview=preview), Preparation(LIMITS, **changes))
 
 
 def test_too_many_layers_and_none_are_reasons():
-    stack = LayeredSample("s", (BACKGROUND, layer(slice(0, 40)), layer(slice(10, 50)), layer(slice(20, 60))))
     with pytest.raises(SampleError, match="4 layers, more than max_layers 3"):
-        fit_to_bucket(stack, Preparation(LIMITS, "peels", 16, 3))
-    empty = LayeredSample("s", (Layer(np.zeros((64, 64, 4), np.uint8)),))
+        fit(ACROSS, max_layers=3)
     with pytest.raises(SampleError, match="every layer is empty"):
-        fit_to_bucket(empty, Preparation(LIMITS, "peels", 16, 3))
+        fit([Layer(np.zeros((64, 64, 4), np.uint8))])
+
+
+def test_grouping_is_always_never_or_only_for_the_crowded():
+    apart = (BACKGROUND, *(layer(slice(k, k + 5), (k, 9, 9)) for k in (0, 20, 40)))
+    assert [len(fit(apart, group=group, max_layers=4).layers) for group in ("peels", "max_layers", "none")] == [2, 4, 4]
+    assert len(fit(apart, group="max_layers", max_layers=3).layers) == 2
+    with pytest.raises(SampleError, match="4 layers, more than max_layers 3"):
+        fit(apart, group="none", max_layers=3)
+
+
+def test_what_was_dropped_and_merged_is_counted():
+    stack = (
+        BACKGROUND,
+        Layer(np.zeros((64, 64, 4), np.uint8)),
+        layer(slice(0, 5), (1, 1, 1)),
+        layer(slice(9, 12), (2, 2, 2)),
+    )
+    figures = fit(stack).figures
+    assert figures["dropped_layers"] == {"empty": 1} and figures["merged_layers"] == 1
+
+
+def test_the_preview_is_compared_over_white_at_any_size():
+    flat = composite([to_float(x.image) for x in ACROSS])
+    same = np.rint(flat * 255).astype(np.uint8)
+    assert fit(ACROSS, same).figures["preview_error"] < 0.5
+    larger = np.asarray(Image.fromarray(same).resize((128, 128), Image.Resampling.NEAREST))
+    assert fit(ACROSS, larger).figures["preview_error"] < 2.0
+    wrong = same.copy()
+    wrong[:, :32, :3] = 255 - wrong[:, :32, :3]
+    error = fit(ACROSS, wrong).figures["preview_error"]
+    assert error == pytest.approx(np.abs(wrong.astype(float) - same)[..., :3].mean(), rel=0.05) and error > 50
+    with pytest.raises(SampleError, match=r"levels from the preview, more than preview_tolerance 8\.0"):
+        fit(ACROSS, wrong, drop_mismatched=True)
+    assert "preview_error" not in fit(ACROSS).figures
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(33, 150), st.integers(33, 150))
+@settings(max_examples=60, deadline=None)
+def test_stored_layers_recompose_to_the_stored_composite(seed, count, height, width):
+    rng = np.random.default_rng(seed)
+    layers = []
+    for _ in range(count):
+        image = np.zeros((height, width, 4), np.uint8)
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        part = image[top : top + rng.integers(1, 80), left : left + rng.integers(1, 80)]
+        part[...] = rng.integers(0, 256, (*part.shape[:2], 4) if rng.random() < 0.5 else 4)
+        layers.append(Layer(image))
+    try:
+        fitted = fit(layers, max_layers=9)
+    except SampleError as error:
+        assert "fits no bucket" in str(error) or "every layer" in str(error) or "aspect" in str(error)
+        return
+    size = fitted.composite.shape[:2]
+    flat = composite([to_float(patch.on_canvas(size)) for patch in fitted.layers])
+    difference = Patch(fitted.composite).premultiplied - np.concatenate(
+        [flat[..., :3] * flat[..., 3:], flat[..., 3:]], 2
+    )
+    assert np.abs(difference).max() <= 1 / 255
+    # Reordered haze, up to overlap_alpha at each of count layers, and what was dropped for changing nothing.
+    assert fitted.figures["change"] <= 16 * count + 2
+    assert fit(layers, max_layers=9, overlap_alpha=0).figures["change"] <= 1 + count
+
+
+def rendered_source(root):
+    return RenderedSource(Location(root / "rendered", "rendered_root"), Location(root / "layouts", "layout_root"))
 
 
 def test_what_is_written_is_the_promised_layout(tmp_path):
     write_rendered(tmp_path, "one", size=(96, 64), components=2)
-    source = RenderedSource(tmp_path / "rendered", tmp_path / "layouts")
-    record = prepare_sample(source, "one", "val", Preparation(LIMITS, "peels", 16, 6), tmp_path / "out")
-    assert record["composite"] == "val/w64-h32/one_composite.png"
+    source = rendered_source(tmp_path)
+    record = prepare_sample(source, "one", "val", Preparation(LIMITS), FileWriter(tmp_path / "out"))
+    assert record["composite"] == {"path": "val/w64-h32/one_composite.png"}
     assert [x["path"] for x in record["layers"]] == [f"val/w64-h32/one_comp{k:03d}.png" for k in range(3)]
     assert [x["description"] for x in record["layers"]] == ["", "disc 0", "disc 1"]
     assert json.dumps(record)
-    with Image.open(tmp_path / "out" / record["composite"]) as picture:
+    with Image.open(tmp_path / "out" / record["composite"]["path"]) as picture:
         assert picture.mode == "RGBA" and picture.size == (64, 32)
-    again = prepare_sample(source, "one", "val", Preparation(LIMITS, "peels", 16, 6), tmp_path / "out2")
-    assert again == record, "the same pixels give the same md5"
+    again = prepare_sample(source, "one", "val", Preparation(LIMITS), FileWriter(tmp_path / "out2"))
+    assert again == record, "the same pixels give the same digest"
 
 
 def test_a_bad_sample_is_dropped_with_its_reason(tmp_path):
     write_rendered(tmp_path, "bad")
     (tmp_path / "rendered" / "bad" / "component_1.png").write_bytes(b"\x89PNG\r\n")
-    source = RenderedSource(tmp_path / "rendered", tmp_path / "layouts")
-    record = prepare_sample(source, "bad", "train", Preparation(LIMITS, "peels", 16, 6), tmp_path / "out")
+    record = prepare_sample(
+        rendered_source(tmp_path), "bad", "train", Preparation(LIMITS), FileWriter(tmp_path / "out")
+    )
     assert record["id"] == "bad" and "component_1.png: not a readable picture" in record["reason"]
-    assert not list((tmp_path / "out").rglob("*.png"))
+    assert not (tmp_path / "out").exists()
 
 
-def test_bombs_are_refused_unread(tmp_path):
-    side = int(MAX_PIXELS**0.5) + 8
-    Image.new("1", (side, side)).save(tmp_path / "bomb.png")
-    with pytest.raises(PictureError, match=r"bomb\.png"):
-        read_rgba(tmp_path / "bomb.png")
+class Faulty(Source):
+    def sample_ids(self):
+        return ["a"]
+
+    def read(self, sample_id):
+        return {}["nothing"]
+
+    def signature(self, sample_id):
+        return ""
 
 
-def test_writing_is_whole_or_not_at_all(tmp_path):
-    with pytest.raises(TypeError):
-        write_png(tmp_path / "x.png", np.zeros((2, 2, 7), np.uint8))
-    assert not list(tmp_path.iterdir())
+def test_a_fault_of_a_reader_costs_one_sample(tmp_path):
+    record = prepare_sample(Faulty(), "a", "train", Preparation(LIMITS), FileWriter(tmp_path))
+    assert record["reason"] == "the reader failed with KeyError: 'nothing'"
+
+
+def test_the_recipe_knows_every_setting():
+    recipes = {
+        Preparation(LIMITS).recipe(),
+        Preparation(LIMITS, group="none").recipe(),
+        Preparation(LIMITS, overlap_alpha=3).recipe(),
+        Preparation(BucketLimits(min_side=32, max_side=96, max_pixels=4096, max_aspect=2.3)).recipe(),
+    }
+    assert len(recipes) == 4 and Preparation(LIMITS).recipe() in recipes

@@ -1,52 +1,111 @@
+import csv
 import json
 
 import pytest
 
-from stages.prepare_buckets import _emptied
+from layers.prepare_dataset import Summary
+from stages.prepare_buckets import bucket_rows, main
 from tests.stages.workspace import make_workspace, run, stage
-from training.params import ParamsError
 
 
-def test_only_what_is_ours_is_cleared(tmp_path):
-    (tmp_path / "mine" / "train").mkdir(parents=True)
-    (tmp_path / "mine" / "train" / "precious.txt").write_text("x")
-    with pytest.raises(ParamsError, match="is not empty and has no"):
-        _emptied(tmp_path / "mine")
-    assert (tmp_path / "mine" / "train" / "precious.txt").is_file()
-    manifest = _emptied(tmp_path / "ours")
-    (tmp_path / "ours" / "train").mkdir()
-    assert _emptied(tmp_path / "ours") == manifest and not (tmp_path / "ours" / "train").exists()
+def rendered(root, **more):
+    paths = {"rendered_root": str(root / "rendered"), "layout_root": str(root / "layouts")}
+    return {"source": "rendered", "val_share": 0.4} | paths | more
 
 
-def test_flags_override_parameters_and_bad_samples_are_listed(rendered_root, tmp_path):
+def report(root):
+    return json.loads((root / "metrics/reports/prepare_buckets.json").read_text())
+
+
+def manifest(root, folder="data/rgba_layers"):
+    return json.loads((root / folder / "metadata" / "manifest.json").read_text())
+
+
+def test_flags_override_parameters_bad_samples_are_listed_and_a_second_run_does_nothing(rendered_root, tmp_path):
     broken = rendered_root / "rendered" / "sample00" / "component_1.png"
     kept = broken.read_bytes()
     broken.write_bytes(kept[:60])
-    prepare = {
-        "source": "rendered",
-        "rendered_root": str(rendered_root / "rendered"),
-        "layout_root": str(rendered_root / "layouts"),
-    }
-    root = make_workspace(tmp_path / "work", prepare_buckets=prepare)
-    flags = ("--output-root", "elsewhere", "--train-count", "7", "--val-count", "5")
+    root = make_workspace(tmp_path / "work", prepare_buckets=rendered(rendered_root))
+    flags = ("--output-root", "elsewhere", "--train-count", "5", "--val-count", "3")
     try:
         run(stage("prepare_buckets", *flags), root)
+        again = run(stage("prepare_buckets", *flags), root)
     finally:
         broken.write_bytes(kept)
-    manifest = json.loads((root / "elsewhere" / "metadata" / "manifest.json").read_text())
-    listed = manifest["samples"] + manifest["dropped"]
-    assert sorted(sample["id"] for sample in listed) == [f"sample{i:02d}" for i in range(12)]
-    assert [sample["split"] for sample in listed].count("val") == 5
-    (dropped,) = manifest["dropped"]
-    assert dropped["id"] == "sample00" and dropped["reason"].startswith("component_1.png: not a readable picture")
-    report = json.loads((root / "metrics/reports/prepare_buckets.json").read_text())
-    assert sum(report["samples"].values()) == 11 and sum(report["dropped"].values()) == 1
+    listed = manifest(root, "elsewhere")
+    samples = listed["samples"] + listed["dropped"]
+    assert [sample["split"] for sample in samples].count("val") == 3
+    assert [sample["split"] for sample in samples].count("train") == 5
+    assert listed["settings"]["train_count"] == 5 and "jobs" not in listed["settings"]
+    for dropped in listed["dropped"]:
+        assert dropped["id"] == "sample00" and dropped["reason"].startswith("component_1.png: not a readable picture")
+    assert "8 were there" in again.stdout and report(root)["asked_for"] == {"train": 5, "val": 3}
+    with (root / "metrics/reports/buckets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["samples"]) for row in rows) == len(listed["samples"])
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_missing_source_is_one_line(tmp_path):
-    root = make_workspace(tmp_path / "work", prepare_buckets={"source": "rendered", "rendered_root": "nowhere"})
-    result = run(stage("prepare_buckets"), root, check=False)
-    assert result.returncode == 2
-    assert (
-        result.stderr.strip().splitlines()[-1].startswith("error: prepare_buckets.rendered_root: nowhere is no folder")
+def test_a_list_of_ids_is_the_validation_set(rendered_root, tmp_path):
+    root = make_workspace(
+        tmp_path / "work",
+        prepare_buckets=rendered(
+            rendered_root, validation_list="val.txt", train_count=None, val_count=None, storage="shards"
+        ),
     )
+    (root / "val.txt").write_text("sample03\nsample07\n\nnobody\n")
+    run(stage("prepare_buckets"), root)
+    splits = {sample["id"]: sample["split"] for sample in manifest(root)["samples"]}
+    assert {name for name, split in splits.items() if split == "val"} == {"sample03", "sample07"} and len(splits) == 12
+    assert sorted(path.name for path in (root / "data/rgba_layers/shards").iterdir()) == [
+        "train-000000.tar",
+        "val-000000.tar",
+    ]
+    assert report(root)["asked_for"] == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"source": "rendered", "rendered_root": "nowhere"}, "prepare_buckets.rendered_root: nowhere is no folder"),
+        ({"source": "psd"}, "location the folder or URL of the dataset that source psd reads, got null"),
+        ({"source": "psd", "location": "nope://x"}, "prepare_buckets.location: nope://x cannot be opened"),
+        ({"jobs": 0}, "jobs 1 or more, or -1 for one a core, got 0"),
+        ({"val_share": 0.0}, "val_share between 0 and 1 to fill both counts, got 0.0"),
+        ({"cluster": "slurm", "source": "composer"}, "cluster: got 'slurm', expected local"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line(tmp_path, monkeypatch, capsys, settings, sentence):
+    monkeypatch.chdir(make_workspace(tmp_path / "work", prepare_buckets=settings))
+    assert main([]) == 2
+    assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_rows_of_the_bucket_table():
+    summary = Summary()
+    for split, side, crop in (("train", 64, 0.1), ("train", 64, 0.3), ("val", 96, 0.0)):
+        summary.add(
+            {
+                "split": split,
+                "height": 64,
+                "width": side,
+                "layers": [0, 0],
+                "crop_share": crop,
+                "scale": 0.5,
+                "merged_layers": 1,
+                "dropped_layers": {"hidden": 2},
+                "change": 0.5,
+            },
+            8.0,
+        )
+    first, second = bucket_rows(summary)
+    assert first == {
+        "split": "train",
+        "bucket": "train w64-h64-l2",
+        "samples": 2,
+        "share": pytest.approx(2 / 3),
+        "mean_crop_share": pytest.approx(0.2),
+        "mean_scale": 0.5,
+    }
+    assert second["bucket"] == "val w96-h64-l2"
+    assert summary.layers == {"kept": 6, "merged": 3, "hidden": 6}

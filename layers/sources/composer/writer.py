@@ -13,14 +13,16 @@ import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image
 from tqdm import tqdm
 
+from layers.fanout import fan_out
 from layers.sources.composer import assets
 from layers.sources.composer.compose import Design, design, sample_id
 from layers.sources.composer.element import Element, Part
@@ -33,21 +35,28 @@ _ELEMENT_TYPES = {"text": "text", "group": "group", "image": "standard_img", "sh
 
 
 def write_dataset(
-    root: str | Path, *, count: int, seed: int, size: int, jobs: int, start: int = 0, pool: str = "train"
+    root: str | Path,
+    indices: Iterable[int],
+    *,
+    seed: int,
+    size: int,
+    jobs: int,
+    pool: str = "train",
+    cluster: str = "local",
 ) -> int:
-    """Write designs ``start`` to ``start + count - 1`` of a stream; those already there are left alone.
+    """Write designs of a stream; those already there are left alone.
 
     A sample's pictures appear at once and its JSON last, so a run that was killed is continued by running it again.
     Samples of other seeds, sizes or pools have other names and may share the folder.
 
     Args:
         root: folder to write into; made if missing.
-        count: how many designs the stream contributes.
+        indices: which designs of the stream, 0 or more.
         seed: see ``compose.compose``; so are ``size`` and ``pool``.
         size: long side in pixels.
-        jobs: processes, as joblib counts them (-1 is all cores).
-        start: index of the first design.
+        jobs: see ``layers.fanout.fan_out``; so is ``cluster``.
         pool: ``train`` or ``held_out`` assets.
+        cluster: where the processes are.
 
     Returns:
         How many samples were written by this call.
@@ -55,44 +64,37 @@ def write_dataset(
     Raises:
         ValueError: if an argument is out of range.
     """
-    if count < 0 or start < 0:
-        raise ValueError(f"count and start must be 0 or more, got count {count} and start {start}")
     assets.check_pool(pool)
-    root = Path(root)
+    root = Path(root).resolve()
     for folder in ("rendered", "layouts", ".partial"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     done = {path.stem for path in (root / "layouts").glob("*.json")}
-    indices = range(start, start + count)
     missing = [i for i in indices if sample_id(i, seed=seed, size=size, pool=pool) not in done]
-    with Parallel(n_jobs=jobs) as parallel, tqdm(total=count, initial=count - len(missing), desc="compose") as bar:
-        # Chunks and not one generator: joblib's cluster backends only return lists.
-        for first in range(0, len(missing), _CHUNK * 8):
-            chunk = missing[first : first + _CHUNK * 8]
-            parallel(
-                delayed(_write_samples)(root, chunk[i : i + _CHUNK], seed, size, pool)
-                for i in range(0, len(chunk), _CHUNK)
-            )
+    chunks = (missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK))
+    write = partial(_write_samples, root, seed=seed, size=size, pool=pool)
+    with tqdm(total=len(missing), desc="compose", unit="sample", mininterval=1.0) as bar:
+        for chunk, _ in fan_out(write, chunks, jobs=jobs, cluster=cluster):
             bar.update(len(chunk))
     with contextlib.suppress(OSError):
         (root / ".partial").rmdir()
     return len(missing)
 
 
-def _write_samples(root: Path, indices: list[int], seed: int, size: int, pool: str) -> None:
+def _write_samples(root: Path, indices: list[int], *, seed: int, size: int, pool: str) -> None:
     for index in indices:
         _write_sample(root, design(index, seed=seed, size=size, pool=pool))
 
 
 def _write_sample(root: Path, made: Design) -> None:
     name = made.sample.sample_id
-    partial = Path(tempfile.mkdtemp(dir=root / ".partial"))
-    partial.chmod(0o755)
+    draft_folder = Path(tempfile.mkdtemp(dir=root / ".partial"))
+    draft_folder.chmod(0o755)
     for file, layer in zip(_files(made), made.sample.layers, strict=True):
-        Image.fromarray(layer.image).save(partial / file, compress_level=_COMPRESS_LEVEL)
+        Image.fromarray(layer.image).save(draft_folder / file, compress_level=_COMPRESS_LEVEL)
     folder = root / "rendered" / name
     # Pictures without a JSON are what a killed run left.
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    draft_folder.rename(folder)
     draft = root / ".partial" / f"{name}.json"
     draft.write_text(json.dumps(layout_json(made), indent=1, ensure_ascii=False), encoding="utf-8")
     draft.replace(root / "layouts" / f"{name}.json")

@@ -1,0 +1,249 @@
+"""A whole source becomes a bucketed dataset, doing only what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from layers.errors import UserError
+from layers.fanout import fan_out
+from layers.manifest import MANIFEST, Ledger, journal_path
+from layers.prepare import Chunk, Preparation, PrepareChunk, plain
+from layers.sources.source import Source
+from layers.storage import SHARDS, SPLITS, present, remove_strays, shard_path
+
+FILES_CHUNK = 4
+CHECK_CHUNK = 256
+
+
+class OutputError(UserError):
+    """The output folder holds what is not ours."""
+
+
+@dataclass
+class Summary:
+    """Figures of a prepared dataset, gathered record by record.
+
+    Attributes:
+        samples: count by split.
+        reasons: count by reason of the samples dropped, file names and figures left out of the reason.
+        buckets: by (split, H, W, L): count, sum of crop shares, sum of scales.
+        layers: ``kept``, ``merged`` and those dropped as ``empty``, ``hidden``, ``unchanging``.
+        compared: samples whose recomposition was compared with a preview.
+        mismatched: ids whose recomposition differs from it by more than the tolerance, and by how much.
+        change: the largest change, in 8-bit levels, that cleaning and grouping made to a flat picture.
+        noted: count of samples by note.
+        reused: samples that needed no work.
+    """
+
+    samples: Counter = field(default_factory=Counter)
+    reasons: Counter = field(default_factory=Counter)
+    buckets: dict[tuple[str, int, int, int], list[float]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0, 0])
+    )
+    layers: Counter = field(default_factory=Counter)
+    compared: int = 0
+    mismatched: dict[str, float] = field(default_factory=dict)
+    change: float = 0.0
+    noted: Counter = field(default_factory=Counter)
+    reused: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Samples that could not be used."""
+        return sum(self.reasons.values())
+
+    def add(self, record: Mapping[str, Any], tolerance: float) -> None:
+        """Count one record."""
+        if "reason" in record:
+            self.reasons[kind_of_reason(record["reason"])] += 1
+            return
+        self.samples[record["split"]] += 1
+        bucket = self.buckets[record["split"], record["height"], record["width"], len(record["layers"])]
+        for index, value in enumerate((1, record["crop_share"], record["scale"])):
+            bucket[index] += value
+        self.layers["kept"] += len(record["layers"])
+        self.layers["merged"] += record["merged_layers"]
+        self.layers.update(record["dropped_layers"])
+        self.change = max(self.change, record["change"])
+        if "preview_error" in record:
+            self.compared += 1
+            if record["preview_error"] > tolerance:
+                self.mismatched[record["id"]] = record["preview_error"]
+        self.noted.update({note.split('"')[0].strip() for note in record.get("notes", ())})
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what differs from sample to sample, so that a report stays short: names and figures."""
+    words = reason.split(": ", 1)[1] if ": " in reason and "." in reason.split(": ", 1)[0] else reason
+    return " ".join("#" if any(letter.isdigit() for letter in word) else word for word in words.split())[:120]
+
+
+def check_output(root: Path) -> None:
+    """Refuse a folder that holds files and is not a bucketed dataset.
+
+    Raises:
+        OutputError: naming it.
+    """
+    ours = (root / MANIFEST).is_file() or journal_path(root).is_file()
+    if root.is_dir() and any(root.iterdir()) and not ours:
+        raise OutputError(
+            f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new folder or our own"
+        )
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Says of earlier records which still hold: the source's files and the written ones are as they were."""
+
+    source: Source
+    root: Path
+
+    def __call__(self, records: Sequence[tuple[dict[str, Any], str]]) -> list[str]:
+        sizes: dict[str, int] = {}
+        return [
+            record["id"]
+            for record, state in records
+            if self.source.signature(record["id"]) == state
+            and ("reason" in record or present(self.root, record, sizes))
+        ]
+
+
+def prepare_dataset(
+    source: Source,
+    splits: Mapping[str, str],
+    preparation: Preparation,
+    root: str | Path,
+    *,
+    storage: Literal["files", "shards"] = "files",
+    shard_samples: int = 256,
+    jobs: int = 1,
+    cluster: str = "local",
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Summary:
+    """Prepare all samples of a source that are not there yet, and write the manifest.
+
+    Run again after new samples came, some changed, or a run was killed, it keeps what still holds. What is written
+    depends on samples and preparation alone, not on jobs, cluster or interruptions; only which tar a sample is in
+    also depends on when it came.
+
+    Args:
+        source: the reader.
+        splits: id to split, in the order of work; readers of tables are fastest in their own order.
+        preparation: what is done to every sample.
+        root: where the dataset is written.
+        storage: ``files`` or ``shards``.
+        shard_samples: samples a tar.
+        jobs: as :func:`layers.fanout.fan_out` takes it.
+        cluster: likewise.
+        settings: written to the manifest's first line.
+        progress: called with the number of samples done since the last call.
+
+    Raises:
+        OutputError: if ``root`` holds what is not ours.
+    """
+    root = Path(root).resolve()
+    check_output(root)
+    ledger = Ledger(root, f"{preparation.recipe()}:{storage}:{_code(source)}")
+    summary = Summary()
+    try:
+        kept = _still_valid(ledger, source, splits, root, jobs, cluster)
+        if storage == "shards":
+            kept = _whole_shards(ledger, kept)
+        for name in set(ledger.known) - kept:
+            ledger.forget(name)
+        for name in kept:
+            summary.add(ledger.record(name), preparation.preview_tolerance)
+        summary.reused = len(kept)
+        progress(len(kept))
+        missing = [(name, split) for name, split in splits.items() if name not in kept and plain(name) == name]
+        for name, split in splits.items():
+            if plain(name) != name:
+                record = {"id": plain(name), "split": split, "reason": "the id is not valid UTF-8", "state": ""}
+                ledger.add(record)
+                summary.add(record, preparation.preview_tolerance)
+        chunks = _chunks(missing, storage, shard_samples, _next_shards(ledger, kept))
+        work = PrepareChunk(source, preparation, root)
+        for chunk, records in fan_out(work, chunks, jobs=jobs, cluster=cluster):
+            for record in records:
+                ledger.add(record)
+                summary.add(record, preparation.preview_tolerance)
+            progress(len(chunk.sample_ids))
+        counts = {"samples": dict(summary.samples), "dropped": summary.dropped}
+        remove_strays(root, _pictures(ledger))
+        ledger.finish({"settings": settings or {}, "counts": counts})
+    finally:
+        ledger.close()
+    return summary
+
+
+def _code(source: Source) -> str:
+    """Digest of the reader's modules, ``crello*.py`` for Crello: another or changed reader may read other pixels."""
+    module = Path(inspect.getfile(type(source)))
+    text = b"".join(path.read_bytes() for path in sorted(module.parent.glob(f"{module.stem}*.py")))
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _still_valid(
+    ledger: Ledger, source: Source, splits: Mapping[str, str], root: Path, jobs: int, cluster: str
+) -> set[str]:
+    records = (
+        (record, ledger.states[name]) for name in splits if name in ledger.known and (record := ledger.record(name))
+    )
+    same_side = ((record, state) for record, state in records if record["split"] == splits[record["id"]])
+    tasks = iter(lambda: list(islice(same_side, CHECK_CHUNK)), [])
+    return {name for _, names in fan_out(_Check(source, root), tasks, jobs=jobs, cluster=cluster) for name in names}
+
+
+def _whole_shards(ledger: Ledger, kept: set[str]) -> set[str]:
+    """Leave out samples whose tar also holds some that no longer hold: a tar is kept, or written anew, as a whole."""
+    stale = set()
+    for name in set(ledger.known) - kept:
+        record = ledger.record(name)
+        if "bucket" in record:
+            stale.add(record["composite"]["path"])
+    return {
+        name for name in kept if "reason" in (record := ledger.record(name)) or record["composite"]["path"] not in stale
+    }
+
+
+def _next_shards(ledger: Ledger, kept: Iterable[str]) -> dict[str, int]:
+    following = dict.fromkeys(SPLITS, 0)
+    for name in kept:
+        record = ledger.record(name)
+        if "bucket" in record and record["composite"]["path"].startswith(f"{SHARDS}/"):
+            number = int(Path(record["composite"]["path"]).stem.rsplit("-", 1)[1])
+            following[record["split"]] = max(following[record["split"]], number + 1)
+    return following
+
+
+def _chunks(
+    samples: Sequence[tuple[str, str]], storage: str, shard_samples: int, next_shards: Mapping[str, int]
+) -> list[Chunk]:
+    chunks = []
+    size = shard_samples if storage == "shards" else FILES_CHUNK
+    for split in SPLITS:
+        names = [name for name, side in samples if side == split]
+        for number, first in enumerate(range(0, len(names), size), next_shards[split]):
+            chunks.append(Chunk(split, tuple(names[first : first + size]), number if storage == "shards" else None))
+    return chunks
+
+
+def _pictures(ledger: Ledger) -> Iterator[str]:
+    for name in ledger.known:
+        record = ledger.record(name)
+        if "bucket" in record:
+            for place in (*record["layers"], record["composite"]):
+                yield place["path"]
+
+
+def shard_paths(root: str | Path, split: str) -> list[Path]:
+    """The tars of a split, for WebDataset or any other reader of tars."""
+    return sorted((Path(root) / SHARDS).glob(shard_path(split, 0).name.replace("000000", "*")))

@@ -1,0 +1,120 @@
+"""Designs as lists of picture files, the flat picture first, then the layers bottom to top.
+
+That is the order of the released model's sequence, and so that of the datasets which other trainers make for it:
+what the readers of musubi-tuner's and DiffSynth-Studio's share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from layers.errors import SampleError
+from layers.sources.location import Location, parse_json
+from layers.sources.pixels import cleared
+from layers.stack import MAX_LAYERS, Layer, LayeredSample
+
+UNFIT = re.compile(r"[\\\x00-\x1f\ud800-\udfff]")
+# One JSON record, or, as text, why it could not be had.
+Entry = bytes | str
+
+
+def json_lines(data: bytes, prefix: str = "line") -> list[tuple[str, Entry]]:
+    """Split JSON lines into records and the names of their lines, ``line-000001`` first; empty lines are none."""
+    lines = enumerate(data.split(b"\n"), 1)
+    return [(f"{prefix}-{number:06d}", line) for number, line in lines if line.strip()]
+
+
+def record(entry: Entry) -> dict[str, Any]:
+    """Parse one record.
+
+    Raises:
+        SampleError: if it is no JSON object.
+    """
+    if isinstance(entry, str):
+        raise SampleError(entry)
+    try:
+        parsed = parse_json(entry)
+    except ValueError as error:
+        raise SampleError(f"record is not valid JSON ({error})") from None
+    if not isinstance(parsed, dict):
+        raise SampleError(f"record is no JSON object but a {type(parsed).__name__}")
+    return parsed
+
+
+def by_id(entries: Sequence[tuple[str, Entry]], first: Callable[[dict[str, Any]], Any]) -> dict[str, Entry]:
+    """Find records by sample id: the stem of the first picture's path, or all of the path where stems repeat.
+
+    Args:
+        entries: name of the line or row, and the record. A record without a path, or none at all, is called by its
+            line, and so nothing is lost.
+        first: gives a record's first path.
+
+    Returns:
+        In order of the entries.
+    """
+    paths = [_path(entry, first) for _, entry in entries]
+    stems = Counter(path.stem for path in paths if path is not None)
+    found: dict[str, Entry] = {}
+    for (line, entry), path in zip(entries, paths, strict=True):
+        name = line if path is None else path.stem
+        if path is not None and stems[path.stem] > 1:
+            name = str(path.with_suffix("")).strip("/").replace("/", "-")
+        while name in found:
+            name = f"{name}-{line}"
+        found[name] = entry
+    return found
+
+
+def _path(entry: Entry, first: Callable[[dict[str, Any]], Any]) -> PurePosixPath | None:
+    try:
+        name = first(record(entry))
+    except SampleError:
+        return None
+    # An id has to do for a file name and for JSON: no backslash, no control character, no half surrogate pair.
+    if not isinstance(name, str) or UNFIT.search(name):
+        return None
+    path = PurePosixPath(name)
+    return path if path.stem.strip(".") else None
+
+
+def numbered_gaps(numbers: Sequence[int]) -> bool:
+    """Whether ascending numbers leave one out; they may begin with 0 or with 1."""
+    return list(numbers) != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1
+
+
+def read_stack(
+    root: Location, sample_id: str, names: Sequence[str], caption: str, notes: Iterable[str] = ()
+) -> LayeredSample:
+    """Read a flat picture and its layers.
+
+    Args:
+        root: where they are.
+        sample_id: of the sample.
+        names: the flat picture, which becomes the preview and may have any size, then the layers bottom to top.
+        caption: of the sample.
+        notes: of the sample.
+
+    Raises:
+        SampleError: if there is no layer or too many, or a picture cannot be read or has another size.
+    """
+    flat, *files = names
+    if not files:
+        raise SampleError(f"{flat}: no layers beside the flat picture")
+    if len(files) > MAX_LAYERS:
+        raise SampleError(f"{len(files)} layers are above {MAX_LAYERS}")
+    layers: list[Layer] = []
+    for name in files:
+        image = cleared(root.read_rgba(name))
+        if layers and image.shape != layers[0].image.shape:
+            sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (image, layers[0].image)]
+            raise SampleError(f"{name}: layers differ in size, this is {sizes[0]}, the first {sizes[1]}")
+        # The formats name no kinds; only what lies lowest and covers all is surely a background.
+        ground = not layers and bool((image[..., 3] == 255).all())
+        layers.append(Layer(image, "background" if ground else "image"))
+    preview = root.read_rgba(flat)
+    said = ["the flat picture has another size than the layers"] if preview.shape != layers[0].image.shape else []
+    return LayeredSample(sample_id, tuple(layers), caption, preview, (*notes, *said))

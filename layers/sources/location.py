@@ -1,0 +1,198 @@
+"""Where a dataset lies: a local folder, ``s3://``, ``gs://``, ``hf://``: what fsspec knows, as one code path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import fsspec
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+
+from layers.errors import SampleError, UserError
+from layers.images import PictureError, decode_rgba
+
+# What a listing says of a file besides its size; which of them there is depends on the file system.
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "blob_id", "checksum", "mtime", "LastModified")
+# An escape that may be half a pair.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class LocationError(UserError, FileNotFoundError):
+    """A dataset is not where the parameters say; the message names the parameter."""
+
+
+class Location:
+    """A folder of files, local or remote. Names below it are relative, with ``/``, and never lead out of it.
+
+    Args:
+        url: a path, or ``protocol://path`` as fsspec takes it.
+        key: the parameter that named it, for messages.
+
+    Raises:
+        LocationError: if the protocol is unknown, needs a package that is not installed, or there is no such folder.
+    """
+
+    def __init__(self, url: str | Path, key: str) -> None:
+        self.url, self.key = str(url), key
+        try:
+            self.files_system, self.root = fsspec.core.url_to_fs(self.url)
+            found = self.files_system.isdir(self.root)
+        except Exception as error:
+            # Every file system has errors of its own: packages, credentials, networks.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise LocationError(f"{key}: {self.url} cannot be opened ({reason})") from None
+        if not found:
+            raise LocationError(f"{key}: {self.url} is no folder; expected the root of a dataset")
+        self.local = isinstance(self.files_system, LocalFileSystem)
+        # Remote roots may come with a trailing slash, local ones with links in them.
+        self.root = os.path.realpath(self.root) if self.local else self.root.rstrip("/")
+
+    def path(self, name: str) -> str:
+        """Full path of a relative name in its file system.
+
+        Raises:
+            SampleError: if the name, or a link on its way, leads out of the root, or no file can be called so.
+        """
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            raise SampleError(f"{name!r} is no file name") from None
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+            raise SampleError(f"{name!r} points outside {self.key}")
+        full = "/".join([self.root, *pure.parts])
+        if self.local and not Path(os.path.realpath(full)).is_relative_to(self.root):
+            raise SampleError(f"{name!r} points outside {self.key}")
+        return full
+
+    def _listing(self, name: str) -> list[dict[str, Any]]:
+        full = self.path(name)
+        try:
+            entries = self.files_system.ls(full, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            reason = f"cannot be listed ({type(error).__name__})"
+            raise (
+                SampleError(f"{name}: {reason}") if name else LocationError(f"{self.key}: {self.url} {reason}")
+            ) from None
+        # A file's listing is the file itself, and object stores list their marker of an empty folder.
+        return [entry for entry in entries if entry["name"].rstrip("/") != full]
+
+    def _names(self, name: str, kind: str) -> list[str]:
+        wanted = (entry for entry in self._listing(name) if self._kind(entry) == kind)
+        found = (PurePosixPath(entry["name"].rstrip("/")).name for entry in wanted)
+        return sorted(found)
+
+    def _kind(self, entry: dict[str, Any]) -> str:
+        # fsspec calls a local link to a folder a link; where it leads is asked when it is read.
+        if entry["type"] not in ("file", "directory"):
+            return "directory" if self.files_system.isdir(entry["name"]) else "file"
+        return entry["type"]
+
+    def folders(self, under: str = "") -> list[str]:
+        """Names of the folders directly below, sorted; none if there is no such folder."""
+        return self._names(under, "directory")
+
+    def files(self, under: str = "") -> list[str]:
+        """Names of the files directly below, sorted; none if there is no such folder."""
+        return self._names(under, "file")
+
+    def find(self, suffixes: Iterable[str], under: str = "") -> list[str]:
+        """Relative names of all files below with one of these suffixes (``.psd``; case does not matter), sorted."""
+        endings = tuple(suffix.lower() for suffix in suffixes)
+        base = self.path(under)
+        names = (name for name in self.files_system.find(base) if name.lower().endswith(endings))
+        return sorted(name[len(self.root) :].lstrip("/") for name in names)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return self.files_system.isfile(self.path(name))
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading, seekable.
+
+        Raises:
+            SampleError: if there is no such file or it cannot be read.
+        """
+        try:
+            return self.files_system.open(self.path(name), "rb")
+        except OSError as error:
+            raise SampleError(f"{name}: cannot be read ({type(error).__name__})") from None
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file.
+
+        Raises:
+            SampleError: if there is no such file or it cannot be read.
+        """
+        try:
+            return self.files_system.cat_file(self.path(name))
+        except OSError as error:
+            raise SampleError(f"{name}: cannot be read ({type(error).__name__})") from None
+
+    def read_json(self, name: str) -> Any:
+        """Parse a JSON file.
+
+        Raises:
+            SampleError: if it cannot be read or is no JSON; NaN and infinity are none.
+        """
+        try:
+            return parse_json(self.read(name))
+        except ValueError as error:
+            if isinstance(error, SampleError):
+                raise
+            raise SampleError(f"{name}: not valid JSON ({error})") from None
+
+    def read_rgba(self, name: str) -> np.ndarray:
+        """Read a picture as ``(H, W, 4)`` uint8, straight alpha.
+
+        Raises:
+            SampleError: naming the file and what is wrong with it.
+        """
+        try:
+            return decode_rgba(self.read(name), PurePosixPath(name).name)
+        except PictureError as error:
+            raise SampleError(str(error)) from None
+
+    def signature(self, names: Iterable[str]) -> str:
+        """A digest that changes when one of the files does: of names, sizes, and times or entity tags."""
+        described = []
+        for name in sorted(names):
+            try:
+                info = self.files_system.info(self.path(name))
+                # Local files keep their mtime when they are copied or made readable, but not their ctime.
+                versions = [str(info[key]) for key in VERSION_KEYS if info.get(key)] or [str(info.get("created"))]
+                described.append(f"{name}:{info.get('size')}:{':'.join(versions)}")
+            except (OSError, SampleError):
+                described.append(f"{name}:-")
+        return hashlib.sha256("\n".join(described).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON strictly: NaN and infinity, which Python's parser lets pass, are refused, and so is broken text.
+
+    Raises:
+        ValueError: if it is no JSON, nested beyond what Python can hold, or holds half a surrogate pair, which no
+            UTF-8 file could take.
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
+        parsed = json.loads(text, parse_constant=refuse)
+        if SURROGATE.search(text):
+            json.dumps(parsed, ensure_ascii=False).encode()
+        return parsed
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeError as error:
+        raise ValueError(f"not Unicode: {error.reason}") from None

@@ -1,0 +1,104 @@
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from layers.dataset import StackDataset
+from layers.manifest import DatasetError
+from tests.networks import tiny_vae
+from training.cache import DamagedCacheError
+from training.latents import both_splits, cached_stacks, encode_missing, encode_stack, open_cache
+
+
+@pytest.fixture
+def vae(tmp_path):
+    network = tiny_vae()
+    network.save_pretrained(tmp_path / "vae")
+    return network
+
+
+def load(vae, root, tmp_path, **options):
+    cache = open_cache(tmp_path / "vae", tmp_path / "cache")
+    dataset = StackDataset(root, "val")
+    skipped = encode_missing(vae, dataset, cache, progress=False, **options)
+    return cached_stacks(dataset, cache), skipped
+
+
+def shards(tmp_path):
+    return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+
+
+def test_latents_are_those_of_the_network_and_are_encoded_once(vae, bucketed_root, tmp_path):
+    first, _ = load(vae, bucketed_root, tmp_path)
+    written = shards(tmp_path)
+    again, _ = load(vae, bucketed_root, tmp_path)
+    assert shards(tmp_path) == written and len(written) == 1
+    dataset = StackDataset(bucketed_root, "val")
+    assert first.ids == [dataset[i]["id"] for i in range(len(dataset))] and first.keys == list(dataset.keys)
+    for index, item in enumerate(map(dataset.__getitem__, range(len(dataset)))):
+        ours = encode_stack(vae, item["composite"][None], item["layers"][None])[0]
+        assert torch.allclose(first.stack(index), ours, atol=1e-5)
+        assert torch.equal(first.stack(index), again.stack(index))
+    batch = first.batch([0, 0])
+    assert batch["id"] == [first.ids[0]] * 2 and torch.equal(batch["latents"][1], first.stack(0))
+
+
+def test_other_weights_or_other_pixels_are_encoded_anew_and_old_ones_are_found_again(vae, bucketed_root, tmp_path):
+    first, _ = load(vae, bucketed_root, tmp_path)
+    written = shards(tmp_path)
+    bias = vae.quant_conv.bias.detach().clone()
+    with torch.no_grad():
+        vae.quant_conv.bias.add_(1.0)
+    vae.save_pretrained(tmp_path / "vae")
+    assert not torch.equal(load(vae, bucketed_root, tmp_path)[0].stack(0), first.stack(0))
+    with torch.no_grad():
+        vae.quant_conv.bias.copy_(bias)
+    vae.save_pretrained(tmp_path / "vae")
+    load(vae, bucketed_root, tmp_path)
+    assert written.items() <= shards(tmp_path).items() and len(shards(tmp_path)) == 2
+    # Other pixels have another digest in the manifest.
+    shutil.copytree(bucketed_root, tmp_path / "changed")
+    manifest = tmp_path / "changed" / "metadata" / "manifest.json"
+    digest = StackDataset(bucketed_root, "val").record(0).pixels
+    manifest.write_text(manifest.read_text().replace(digest, "f" * 32))
+    load(vae, tmp_path / "changed", tmp_path)
+    assert len(shards(tmp_path)) == 3
+
+
+def test_a_sample_that_cannot_be_read_is_left_out_by_name(vae, bucketed_root, tmp_path):
+    shutil.copytree(bucketed_root, tmp_path / "set")
+    record = StackDataset(tmp_path / "set", "val").record(1)
+    (tmp_path / "set" / record.composite["path"]).write_bytes(b"junk")
+    stacks, skipped = load(vae, tmp_path / "set", tmp_path)
+    assert len(skipped) == 1 and skipped[0].startswith(f"{record.sample_id}: ")
+    assert record.sample_id not in stacks.ids and len(stacks.ids) == len(stacks.keys) == 3
+    for path in (tmp_path / "set").rglob("*.png"):
+        path.write_bytes(b"junk")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(DatasetError, match="no sample of a split of 4 can be read"):
+        load(vae, tmp_path / "set", tmp_path)
+
+
+def test_ranks_encode_their_shares(vae, bucketed_root, tmp_path):
+    with pytest.raises(DatasetError):
+        cached_stacks(StackDataset(bucketed_root, "val"), open_cache(tmp_path / "vae", tmp_path / "cache"))
+    assert len(load(vae, bucketed_root, tmp_path, rank=0, world_size=2)[0].ids) == 2
+    assert len(load(vae, bucketed_root, tmp_path, rank=0, world_size=1)[0].ids) == 4
+    train, held_out = both_splits(vae, tmp_path / "vae", bucketed_root, tmp_path / "cache", Accelerator(cpu=True))
+    assert (len(train.ids), len(held_out.ids)) == (8, 4)
+
+
+def test_a_flipped_bit_is_noticed_and_made_good(vae, bucketed_root, tmp_path):
+    stacks, _ = load(vae, bucketed_root, tmp_path)
+    before = stacks.stack(3).clone()
+    (path,) = shards(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    with pytest.raises(DamagedCacheError, match="is damaged; removed, run the same command again"):
+        reopened, _ = load(vae, bucketed_root, tmp_path)
+        for index in range(4):
+            reopened.stack(index)
+    assert torch.equal(load(vae, bucketed_root, tmp_path)[0].stack(3), before)
