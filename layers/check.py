@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
-from layers.dataset import DatasetError, create_component_dataloader, create_stack_dataloader
+from layers.dataset import create_component_dataloader, create_stack_dataloader
+from layers.errors import UserError
 from layers.images import write_png
+from layers.manifest import read_header
 from layers.tensors import to_image
 from layers.view import grid
 
@@ -37,20 +40,32 @@ def main(argv: list[str] | None = None) -> int:
     try:
         components = create_component_dataloader(arguments.root_dir, arguments.split, arguments.batch_size)
         stacks = create_stack_dataloader(arguments.root_dir, arguments.split, arguments.batch_size)
-    except DatasetError as error:
+        counts = read_header(arguments.root_dir).get("counts", {})
+        print(
+            f"{arguments.root_dir}: {counts.get('samples')} samples, {counts.get('dropped')} dropped (see the manifest)"
+        )
+        _describe(components, stacks, arguments.batch_size)
+        _draw(stacks, arguments.max_samples, arguments.out)
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _describe(components: DataLoader, stacks: DataLoader, batch_size: int) -> None:
     for title, loader in (("components", components), ("stacks", stacks)):
-        print(f"{title}: {len(loader.dataset)} items, {len(loader)} batches of {arguments.batch_size}")
+        print(f"{title}: {len(loader.dataset)} items, {len(loader)} batches of {batch_size}")
         print("\n".join(describe(name, value) for name, value in next(iter(loader)).items()))
+
+
+def _draw(stacks: DataLoader, max_samples: int, out: Path) -> None:
     rows, titles = [], []
-    for index in range(min(arguments.max_samples, len(stacks.dataset))):
+    for index in range(min(max_samples, len(stacks.dataset))):
         item = stacks.dataset[index]
         rows.append([to_image(item["composite"]), *to_image(item["layers"])])
         titles.append(f"{item['id']}: {item['caption']}")
-    write_png(arguments.out, grid(rows, titles, scale=2))
-    print(f"composite and layers of {len(rows)} samples: {arguments.out}")
-    return 0
+    write_png(out, grid(rows, titles, scale=2))
+    print(f"composite and layers of {len(rows)} samples: {out}")
 
 
 if __name__ == "__main__":
