@@ -200,7 +200,7 @@ def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBucket
             "not_recomposed": len(summary.mismatched),
             "worst": dict(worst),
         },
-        "notes": dict(summary.noted.most_common(LISTED)),
+        "notes": dict(sorted(summary.noted.items(), key=lambda item: (-item[1], item[0]))[:LISTED]),
         "largest_change": summary.change,
         "usable_share": total / (total + summary.dropped),
     }

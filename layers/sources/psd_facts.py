@@ -26,6 +26,8 @@ EFFECT_TAGS = (
 ARTBOARD_TAGS = (Tag.ARTBOARD_DATA3, Tag.ARTBOARD_DATA2, Tag.ARTBOARD_DATA1)
 FULL_RANGE = (0, 65535)
 REASON_LENGTH = 200
+# Why a group is baked.
+CLIPPED, ISOLATED = "clipped layers", "isolated blending"
 
 
 def reason_of(error: Exception) -> str:
@@ -70,7 +72,7 @@ def members(layer: PsdLayer) -> list[PsdLayer]:
     found = [layer]
     if layer.is_group():
         found += [member for child in layer if child.visible and not child.clipping for member in members(child)]
-    return found + [member for clipped in layer.clip_layers if clipped.visible for member in members(clipped)]
+    return found + [member for clipped in visible_clips(layer) for member in members(clipped)]
 
 
 def kind_of(layer: PsdLayer) -> str:
@@ -117,23 +119,49 @@ def mode_of(layer: PsdLayer) -> str:
 
 def baking_reason(group: Group) -> str | None:
     """Why a group cannot be descended into without changing the picture, or None."""
+    return next(_baking_reasons(group), None)
+
+
+def _baking_reasons(group: Group) -> Iterator[str]:
     if group.opacity < 255 or group.fill_opacity < 255:
-        return "opacity"
+        yield "opacity"
     if _is_masked(group):
-        return "mask"
+        yield "mask"
     if draws_effects(group):
-        return "effects"
+        yield "effects"
     if group.has_clip_layers(visible=True):
-        return "clipped layers"
+        yield CLIPPED
     if group.blend_mode not in (BlendMode.NORMAL, BlendMode.PASS_THROUGH):
-        return mode_of(group)
+        yield mode_of(group)
     if any(_knocks_out(layer) for layer in (group, *group.descendants())):
-        return "knockout"
+        yield "knockout"
     # Upon an artboard's own opaque background it makes no difference what lies below.
     isolated = group.blend_mode is BlendMode.NORMAL and artboard_background(group) is None
     if isolated and any(map(_sees_backdrop, group)):
-        return "isolated blending"
-    return None
+        yield ISOLATED
+
+
+def adjusts_itself(group: Group) -> bool:
+    """Whether a group could be descended into but for adjustments, in it or clipped to it, that end with it."""
+    if not set(_baking_reasons(group)) <= {CLIPPED, ISOLATED} or not all(map(maps_colours, visible_clips(group))):
+        return False
+    return not any(_sees_backdrop(layer, adjustments=False) for layer in group)
+
+
+def maps_colours(layer: PsdLayer) -> bool:
+    """Whether all a layer does is to turn each colour below it into another: an adjustment, or a folder of them."""
+    if not layer.is_group():
+        drawn = isinstance(layer, AdjustmentLayer) and layer.kind in ADJUSTMENT_FUNC
+        return drawn and all(map(maps_colours, visible_clips(layer)))
+    if layer.blend_mode is not BlendMode.PASS_THROUGH or not set(_baking_reasons(layer)) <= {"opacity", "mask"}:
+        return False
+    children = [child for child in layer if child.visible and not child.clipping]
+    return bool(children) and all(map(maps_colours, children))
+
+
+def visible_clips(layer: PsdLayer) -> list[PsdLayer]:
+    """The visible layers that are clipped to this one, bottom to top."""
+    return [clipped for clipped in layer.clip_layers if clipped.visible]
 
 
 def artboard_background(group: Group) -> tuple[float, float, float] | None:
@@ -156,14 +184,14 @@ def _is_masked(layer: PsdLayer) -> bool:
     return not whole or (path is not None and not path.disabled)
 
 
-def _sees_backdrop(layer: PsdLayer) -> bool:
-    """Whether a layer looks different upon another backdrop than ``over`` would make it."""
+def _sees_backdrop(layer: PsdLayer, adjustments: bool = True) -> bool:
+    """Whether a layer, an adjustment only if they count, looks different upon another backdrop than by ``over``."""
     if not layer.visible or layer.clipping:
         return False
     if isinstance(layer, AdjustmentLayer):
-        return True
+        return adjustments
     if layer.is_group() and layer.blend_mode is BlendMode.PASS_THROUGH:
-        return any(map(_sees_backdrop, layer))
+        return any(_sees_backdrop(child, adjustments) for child in layer)
     strokes = layer.effects.find("stroke")
     return layer.blend_mode is not BlendMode.NORMAL or any(s.blend_mode is not BlendMode.NORMAL for s in strokes)
 

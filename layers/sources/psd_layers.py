@@ -4,11 +4,15 @@ Folders are descended into where that changes nothing; every other visible thing
 psd-tools upon what lies below, and the layer keeps the thing's own alpha ``a`` and takes the colour
 ``(result - (1 - a) * below) / a``. For every blend mode that is exact and within [0, 1], since blending a colour upon
 a backdrop of alpha ``b`` is ``over`` with the colour ``(1 - b) * own + b * blend(backdrop, own)``.
+
+What only turns colours into others is folded into the layers below where the picture stays the same, see
+``psd_folding``, and becomes a layer of its own where it would not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from psd_tools import PSDImage
@@ -22,21 +26,34 @@ from psd_tools.constants import BlendMode, ColorMode
 from layers.compositing import over, to_uint8
 from layers.errors import SampleError
 from layers.sources.psd_facts import (
+    adjusts_itself,
     artboard_background,
     baking_reason,
     draws_effects,
     kind_of,
+    maps_colours,
     members,
     mode_of,
     reason_of,
     undrawn,
+    visible_clips,
     words_of,
+)
+from layers.sources.psd_folding import (
+    HALF_A_LEVEL,
+    ROUNDING_ERROR,
+    Box,
+    Piece,
+    error_of,
+    fold,
+    intersection,
+    is_empty,
+    own_colours,
+    recomposed,
+    window,
 )
 from layers.stack import MAX_LAYERS, Layer
 
-Box = tuple[int, int, int, int]
-# Half an 8-bit step: what differs less is the same when it is written.
-TOLERANCE = 0.5 / 255.0
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -45,6 +62,10 @@ class _Drawing(Compositor):
         """How far an adjustment applies, ``(h, w, 1)`` in [0, 1]: its mask and its opacities."""
         fill, opacity = self._get_const(layer)
         return np.broadcast_to(np.float32(fill * opacity) * self._get_mask(layer), (self.height, self.width, 1))
+
+
+class _NotFolded(Exception):
+    """An adjustment within a group cannot be folded into the group's layers, and may not touch any other."""
 
 
 class Stack:
@@ -65,8 +86,13 @@ class Stack:
         self._psd, self._recolour = psd, recolour
         self._widen = make_widen(psd)
         self._channels = 1 if psd.color_mode is ColorMode.GRAYSCALE else 3
-        # What the layers so far recompose to, straight alpha.
+        # What the document shows so far, straight alpha: the layers recompose to it but for what folding approximates.
         self._below = np.zeros((psd.height, psd.width, 4), np.float32)
+        # The layers again, to fold into; they take twice the memory, so only where it is needed.
+        self._foldable = any(isinstance(layer, AdjustmentLayer) and layer.is_visible() for layer in psd.descendants())
+        self._pieces: list[Piece] = []
+        # The lowest layer that adjustments reach, and whether they must not become layers of their own.
+        self._lowest, self._confined = 0, False
         self._add_children(psd, (0, 0, psd.width, psd.height))
 
     def _add_children(self, group: PSDImage | Group, clip: Box) -> None:
@@ -87,20 +113,57 @@ class Stack:
         if not layer.is_group():
             self._draw(layer, clip)
             return
-        colour = artboard_background(layer)
         reason = baking_reason(layer)
-        if reason:
+        if not reason:
+            self._descend(layer, clip)
+        elif not (self._descend_confined(layer, clip) or self._fold_folder(layer, clip)):
             self._note(f"group baked for its {reason}", layer)
-            if colour is not None:
+            if artboard_background(layer) is not None:
                 self._note("artboard background not drawn", layer)
             self._draw(layer, clip)
-            return
-        self._note_undrawn(layer)
-        if isinstance(layer, Artboard):
-            clip = _intersection(clip, layer.bbox)
-            if colour is not None and not _is_empty(clip):
-                self._put(self._plain(colour, clip), clip, "shape", layer.name.strip())
-        self._add_children(layer, clip)
+
+    def _descend(self, group: Group, clip: Box) -> None:
+        self._note_undrawn(group)
+        lowest = self._lowest
+        if isinstance(group, Artboard):
+            clip = intersection(clip, group.bbox)
+            colour = artboard_background(group)
+            if colour is not None and not is_empty(clip):
+                # It is opaque: nothing below it is seen.
+                self._lowest = len(self.layers)
+                self._put(self._plain(colour, clip), clip, "shape", group.name.strip())
+        self._add_children(group, clip)
+        self._lowest = lowest
+
+    def _descend_confined(self, group: Group, clip: Box) -> bool:
+        """Descend into a group whose adjustments end with it, if they can be folded; says whether it did."""
+        if is_empty(clip) or not adjusts_itself(group):
+            return False
+        count, kept = len(self.layers), (self._below, self._lowest, self._confined, len(self.notes))
+        pieces, below = list(self._pieces), self._below[window(clip)]
+        wanted, _ = self._upon(group, clip, below)
+        self._below, self._lowest, self._confined = np.zeros(self._below.shape, np.float32), count, True
+        try:
+            self._descend(group, clip)
+            for clipped in visible_clips(group):
+                self._add(clipped, clip)
+            reached = recomposed(pieces, clip), recomposed(self._pieces, clip)
+            done = error_of(reached, (below, wanted)) is not None
+        except _NotFolded:
+            done = False
+        self._below, self._lowest, self._confined, noted = kept
+        if done:
+            self._show(wanted, clip)
+        else:
+            del self.layers[count:], self.notes[noted:]
+            self._pieces = pieces
+        return done
+
+    def _fold_folder(self, group: Group, clip: Box) -> bool:
+        """Fold a group of nothing but adjustments, and say whether that could be done."""
+        if is_empty(clip) or not maps_colours(group):
+            return False
+        return self._fold(group, clip, self._upon(group, clip, self._below[window(clip)])[0])
 
     def _plain(self, colour: tuple[float, float, float], box: Box) -> np.ndarray:
         if self._channels == 1:
@@ -114,18 +177,20 @@ class Stack:
         if adjustment and layer.kind not in ADJUSTMENT_FUNC:
             return
         box = self._reach(layer, clip)
-        if _is_empty(box):
+        if is_empty(box):
             self._note("left out, shows nothing on the canvas", layer)
             return
-        below = self._below[box[1] : box[3], box[0] : box[2]]
+        below = self._below[window(box)]
         result, alpha = self._upon(layer, box, below)
         if adjustment:
-            if np.abs(result - below).max() < TOLERANCE:
+            if np.abs(result - below)[below[..., 3] > 0].max(initial=0.0) < HALF_A_LEVEL:
                 self._note("left out, changes nothing", layer)
+                return
+            if self._fold(layer, box, result):
                 return
             # On transparency there is nothing to adjust.
             alpha = alpha * below[..., 3:]
-        image, exact = _own_colours(result, below, alpha)
+        image, exact = own_colours(result, below, alpha)
         if self._put(image, box, kind_of(layer), words_of(layer)):
             self._note_baking(layer)
             if not exact:
@@ -133,10 +198,34 @@ class Stack:
         else:
             self._note("left out, shows nothing on the canvas", layer)
 
+    def _fold(self, layer: PsdLayer, box: Box, wanted: np.ndarray) -> bool:
+        """Fold a layer into those below it, unless they would not recompose to what is wanted; says whether it did."""
+        pieces, below, found = self._pieces[self._lowest :], self._below[window(box)], None
+        if maps_colours(layer):
+            found = fold(pieces, lambda backdrop, part: self._upon(layer, part, backdrop)[0], box, below, wanted)
+        if found is None:
+            if self._confined:
+                raise _NotFolded
+            return False
+        for index, (old, new) in enumerate(zip(pieces, found.pieces, strict=True), self._lowest):
+            if new is not old:
+                self._pieces[index] = new
+                image = self._canvas(self._written(new.image()), new.box)
+                self.layers[index] = replace(self.layers[index], image=image)
+        self._show(wanted, box)
+        for member in members(layer) if layer.is_group() else ():
+            self._note_undrawn(member)
+        self._note_folded(layer)
+        if found.fitted:
+            self._note("translucent colours fitted to what lies below", layer)
+        if found.error > ROUNDING_ERROR:
+            self._note("approximate at soft edges", layer)
+        return True
+
     def _reach(self, layer: PsdLayer, clip: Box) -> Box:
         # Only stored pixels keep to their box: strokes reach beyond it, and fills and groups have none of their own.
         stored = not layer.is_group() and layer.has_pixels() and not draws_effects(layer)
-        return _intersection(clip, layer.bbox) if stored else clip
+        return intersection(clip, layer.bbox) if stored else clip
 
     def _upon(self, layer: PsdLayer, box: Box, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The picture ``(h, w, 4)`` with the layer upon ``below``, and the layer's own alpha ``(h, w, 1)``."""
@@ -145,7 +234,7 @@ class Stack:
             box, colours, alphas, PsdLayer.is_visible, widen=self._widen, color_mode=self._psd.color_mode
         )
         try:
-            drawing.apply(layer)
+            drawing.apply(layer, clip_compositing=True)
             own = drawing.coverage(layer) if isinstance(layer, AdjustmentLayer) else drawing.alpha
         except Exception as error:
             # Files hold anything, and psd-tools then raises anything.
@@ -161,27 +250,46 @@ class Stack:
         """Add a layer, ``(h, w, 4)`` float on its box, unless nothing of it shows; says whether it did."""
         if len(self.layers) >= MAX_LAYERS:
             raise SampleError(f"more than {MAX_LAYERS} layers")
-        pixels = self._recolour(to_uint8(image))
+        pixels = self._written(image)
         if not pixels[..., 3].any():
             return False
-        rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
-        # Zeros that nobody writes to take no memory, and most layers are small.
-        canvas = np.zeros(self._below.shape, np.uint8)
-        canvas[rows, columns] = pixels
-        self._below[rows, columns] = over(image, self._below[rows, columns])
+        canvas = self._canvas(pixels, box)
+        self._below[window(box)] = over(image, self._below[window(box)])
         bottom = not self.layers and bool((canvas[..., 3] == 255).all())
         self.layers.append(Layer(canvas, "background" if bottom else kind, description))
+        if self._foldable:
+            self._pieces.append(Piece.of(image, box))
         return True
+
+    def _show(self, picture: np.ndarray, box: Box) -> None:
+        self._below[window(box)] = np.where(picture[..., 3:] > 0, picture, np.float32(0.0))
+
+    def _written(self, image: np.ndarray) -> np.ndarray:
+        return self._recolour(to_uint8(image))
+
+    def _canvas(self, pixels: np.ndarray, box: Box) -> np.ndarray:
+        # Zeros that nobody writes to take no memory, and most layers are small.
+        canvas = np.zeros(self._below.shape, np.uint8)
+        canvas[window(box)] = pixels
+        return canvas
 
     def _note(self, words: str, layer: PsdLayer) -> None:
         self.notes.append(f'{words}: "{layer.name}"')
+
+    def _note_folded(self, layer: PsdLayer) -> None:
+        self.notes.append(f'{layer.kind} folded into the layers below "{layer.name}"')
 
     def _note_baking(self, layer: PsdLayer) -> None:
         if isinstance(layer, AdjustmentLayer):
             self.notes.append(f'{layer.kind} baked into a layer of its own: "{layer.name}"')
         elif not layer.is_group() and layer.blend_mode is not BlendMode.NORMAL:
             self.notes.append(f'{mode_of(layer)} baked into "{layer.name}"')
-        if layer.has_clip_layers(visible=True):
+        clipped = visible_clips(layer)
+        if all(map(maps_colours, clipped)):
+            # Drawn with the one layer that they are clipped to, they turned its colours and nothing else.
+            for adjustment in clipped:
+                self._note_folded(adjustment)
+        else:
             self.notes.append(f'clipped layers baked into "{layer.name}"')
         if not layer.is_group() and draws_effects(layer):
             self.notes.append(f'effects baked into "{layer.name}"')
@@ -189,33 +297,3 @@ class Stack:
     def _note_undrawn(self, layer: PsdLayer) -> None:
         for words in undrawn(layer):
             self._note(words, layer)
-
-
-def _own_colours(result: np.ndarray, below: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The layer ``(h, w, 4)`` that ``over`` turns ``below`` into ``result`` with; whether that holds everywhere."""
-    wanted = result[..., :3] * result[..., 3:]
-    own = wanted - (1.0 - alpha) * below[..., :3] * below[..., 3:]
-    colours = np.divide(own, alpha, out=np.zeros_like(own), where=alpha > 0).clip(0.0, 1.0)
-    image = np.concatenate([colours, alpha], axis=-1)
-    reached = over(image, below)
-    off = np.abs(reached[..., :3] * reached[..., 3:] - wanted).max(axis=-1)
-    grown = np.abs(reached[..., 3] - result[..., 3])
-    missed = np.maximum(off, grown) > TOLERANCE
-    if not missed.any():
-        return image, True
-    opaque = result[..., 3] > 1.0 - TOLERANCE
-    # Where no colour of that alpha will do, such as for an adjustment inside a group, the result itself covers all.
-    image[missed, :3] = result[missed, :3]
-    image[missed & opaque, 3] = 1.0
-    # A change of colours that leaves a translucent alpha as it is has no layer: take the lesser fault, with or without.
-    change = np.abs(wanted - below[..., :3] * below[..., 3:]).max(axis=-1)
-    image[missed & ~opaque & (change < grown)] = 0.0
-    return image, not bool((missed & ~opaque).any())
-
-
-def _intersection(box: Box, other: Box) -> Box:
-    return (max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3]))
-
-
-def _is_empty(box: Box) -> bool:
-    return box[0] >= box[2] or box[1] >= box[3]

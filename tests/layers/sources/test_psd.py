@@ -1,6 +1,7 @@
 import io
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from psd_tools import PSDImage
 from psd_tools.api.psd_image import Resource
 from psd_tools.composite import composite_pil
 from psd_tools.constants import BlendMode, Compression, Tag
+from psd_tools.psd.adjustments import CurvesExtraItem, CurvesExtraMarker
 from psd_tools.psd.descriptor import (
     Bool,
     Descriptor,
@@ -26,11 +28,15 @@ from psd_tools.psd.layer_and_mask import MaskParameters
 from psd_tools.psd.tagged_blocks import TaggedBlock, TypeToolObjectSetting
 from psd_tools.terminology import Unit
 
+from layers.cleaning import Cleaning, clean
 from layers.compositing import composite, over_background, to_float, to_uint8
 from layers.errors import SampleError, UserError
+from layers.patches import trimmed
 from layers.sources.location import Location
 from layers.sources.psd import PsdSource
 from layers.sources.psd_facts import mend_effects
+from layers.sources.psd_folding import Piece, fold
+from layers.sources.psd_layers import Stack
 
 SIZE = (20, 16)
 BACK = (200, 100, 50)
@@ -60,10 +66,27 @@ def tag(layer, key, data):
     layer._psd.mark_updated()
 
 
-def adjust(group, name, key=Tag.INVERT):
-    layer = put(group, name, (0, 0, 0), size=SIZE)
-    layer.tagged_blocks.set_data(key)
+def adjust(group, name, key=Tag.INVERT, /, *args, clipping=False, **data):
+    layer = put(group, name, (0, 0, 0), size=SIZE, clipping=clipping)
+    layer.tagged_blocks.set_data(key, *args, **data)
     return layer
+
+
+def curves(group, name, *points, **marks):
+    """Curves through points (result, input)."""
+    extra = CurvesExtraMarker(items=[CurvesExtraItem(0, points)])
+    return adjust(group, name, Tag.CURVES, version=1, count_map=1, data=[points], extra=extra, **marks)
+
+
+def inverted(*colour):
+    return tuple(255 - value for value in colour[:3]) + (colour[3:] or (255,))
+
+
+def uncovered(sample):
+    """Descriptions of the layers that nothing above hides."""
+    patches = [replace(trimmed(layer.image), description=layer.description) for layer in sample.layers]
+    kept, _, _ = clean(patches, Cleaning(drop_unchanging=False), sample.size)
+    return [patch.description for patch in kept]
 
 
 def descriptor(kind, block_class=Descriptor, **fields):
@@ -102,6 +125,11 @@ def recomposed(sample):
 
 def drawn_by_psd_tools(path):
     return np.asarray(composite_pil(PSDImage.open(path), 1.0, 0.0, None, None, True).convert("RGBA"))
+
+
+def off_by(sample, root):
+    """Largest difference of each pixel from what psd-tools draws, which it rounds down."""
+    return np.abs(recomposed(sample).astype(int) - drawn_by_psd_tools(root / "a.psd")).max(axis=-1)
 
 
 def canvas(boxes):
@@ -268,16 +296,22 @@ def test_a_clipped_layer_is_hidden_with_its_base_and_nothing_without_one(tmp_pat
     assert sample.notes == ('left out, clipped to no layer: "Orphan"', 'left out, hidden: "Base"')
 
 
-def test_an_adjustment_becomes_the_adjusted_colours_with_the_alpha_of_its_mask(tmp_path):
+@pytest.fixture
+def nothing_folds(monkeypatch):
+    monkeypatch.setattr("layers.sources.psd_layers.fold", lambda *_: None)
+
+
+@pytest.mark.usefixtures("nothing_folds")
+def test_an_adjustment_that_cannot_be_folded_becomes_its_colours_with_the_alpha_of_its_mask(tmp_path):
     psd = document()
     mask(adjust(psd, "Invert"), 128)
     sample = read(tmp_path, psd)
-    inverted = (*(255 - value for value in BACK), 128)
-    np.testing.assert_array_equal(sample.layers[1].image, canvas([(inverted, 3, 2, 7, 6)]))
+    np.testing.assert_array_equal(sample.layers[1].image, canvas([(inverted(*BACK, 128), 3, 2, 7, 6)]))
     assert sample.notes == ('invert baked into a layer of its own: "Invert"',)
 
 
-def test_an_adjustment_over_transparency_is_noted_and_leaves_opaque_parts_right(tmp_path):
+@pytest.mark.usefixtures("nothing_folds")
+def test_an_adjustment_not_folded_over_transparency_is_noted_and_leaves_opaque_parts_right(tmp_path):
     psd = document(back=None)
     put(psd, "Solid", (10, 20, 30), size=(5, 16))
     put(psd, "Dark glass", (0, 0, 0, 128), left=5, size=(5, 16))
@@ -291,6 +325,355 @@ def test_an_adjustment_over_transparency_is_noted_and_leaves_opaque_parts_right(
     np.testing.assert_allclose(flat[:, 5:10, 3], 192, atol=1)
     np.testing.assert_array_equal(flat[:, 10:15], np.broadcast_to(np.uint8([127, 127, 127, 128]), (16, 5, 4)))
     assert not flat[:, 15:].any()
+
+
+def test_an_adjustment_of_the_whole_canvas_is_folded_and_hides_nothing(tmp_path):
+    psd = document()
+    put(psd, "Left", (10, 20, 30))
+    put(psd, "Right", (0, 255, 100), left=8, top=5)
+    adjust(psd, "Invert")
+    put(psd, "Above", (1, 2, 3), top=10, size=(4, 4))
+    sample = read(tmp_path, psd)
+    assert names(sample) == uncovered(sample) == ["Back", "Left", "Right", "Above"]
+    assert [layer.kind for layer in sample.layers] == ["background", *["image"] * 3]
+    expected = [
+        (inverted(*BACK), 0, 0, 20, 16),
+        (inverted(10, 20, 30), 0, 0, 10, 8),
+        (inverted(0, 255, 100), 8, 5, 18, 13),
+        ((1, 2, 3, 255), 0, 10, 4, 14),
+    ]
+    for layer, box in zip(sample.layers, expected, strict=True):
+        np.testing.assert_array_equal(layer.image, canvas([box]), err_msg=layer.description)
+    assert off_by(sample, tmp_path).max() <= 1
+    assert sample.notes == ('invert folded into the layers below "Invert"',)
+
+
+@pytest.mark.usefixtures("nothing_folds")
+def test_without_folding_that_adjustment_would_hide_all_below(tmp_path):
+    psd = document()
+    put(psd, "Left", (10, 20, 30))
+    adjust(psd, "Invert")
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Left", "Invert"] and uncovered(sample) == ["Invert"]
+
+
+def test_mask_and_opacity_of_an_adjustment_blend_the_colours_it_makes_with_the_own(tmp_path):
+    psd = document()
+    put(psd, "Card", (10, 20, 30), left=5, size=(10, 16))
+    mask(adjust(psd, "Invert"), 128)
+    psd[-1].opacity = 102
+    sample = read(tmp_path, psd)
+    share = 128 / 255 * 102 / 255
+
+    def blended(*colour):
+        return tuple(round(value + share * (255 - 2 * value)) for value in colour)
+
+    back = canvas([((*BACK, 255), 0, 0, 20, 16), ((*blended(*BACK), 255), 3, 2, 7, 6)])
+    np.testing.assert_array_equal(sample.layers[0].image, back)
+    card = canvas([((10, 20, 30, 255), 5, 0, 15, 16), ((*blended(10, 20, 30), 255), 5, 2, 7, 6)])
+    np.testing.assert_array_equal(sample.layers[1].image, card)
+    assert sample.notes == ('invert folded into the layers below "Invert"',)
+
+
+def test_an_adjustment_over_transparency_turns_colours_and_keeps_every_alpha(tmp_path):
+    psd = document(back=None)
+    put(psd, "Solid", (10, 20, 30), size=(5, 16))
+    put(psd, "Glass", (0, 0, 0, 128), left=5, size=(5, 16))
+    adjust(psd, "Invert")
+    sample = read(tmp_path, psd)
+    np.testing.assert_array_equal(sample.layers[0].image, canvas([(inverted(10, 20, 30), 0, 0, 5, 16)]))
+    np.testing.assert_array_equal(sample.layers[1].image, canvas([((255, 255, 255, 128), 5, 0, 10, 16)]))
+    assert sample.notes == ('invert folded into the layers below "Invert"',)
+
+
+def test_an_adjustment_clipped_to_a_layer_turns_that_layer_only(tmp_path):
+    psd = document()
+    put(psd, "Under", (90, 80, 70), size=(6, 6))
+    put(psd, "Base", (10, 20, 30, 128), left=4)
+    adjust(psd, "Invert", clipping=True)
+    sample = read(tmp_path, psd)
+    expected = [
+        ((*BACK, 255), 0, 0, 20, 16),
+        ((90, 80, 70, 255), 0, 0, 6, 6),
+        (inverted(10, 20, 30, 128), 4, 0, 14, 8),
+    ]
+    for layer, box in zip(sample.layers, expected, strict=True):
+        np.testing.assert_array_equal(layer.image, canvas([box]), err_msg=layer.description)
+    assert sample.notes == ('invert folded into the layers below "Invert"',)
+
+
+@pytest.mark.parametrize("mode", [BlendMode.NORMAL, BlendMode.PASS_THROUGH], ids=lambda m: m.name)
+def test_an_adjustment_in_a_group_ends_with_it_unless_the_group_passes_it_through(tmp_path, mode):
+    psd = document()
+    group = psd.create_group(name="Group")
+    group.blend_mode = mode
+    put(group, "Inside", (10, 20, 30))
+    adjust(group, "Invert")
+    put(group, "Above", (1, 2, 3), left=12)
+    sample = read(tmp_path, psd)
+    back = (*BACK, 255) if mode is BlendMode.NORMAL else inverted(*BACK)
+    expected = [(back, 0, 0, 20, 16), (inverted(10, 20, 30), 0, 0, 10, 8), ((1, 2, 3, 255), 12, 0, 20, 8)]
+    for layer, box in zip(sample.layers, expected, strict=True):
+        np.testing.assert_array_equal(layer.image, canvas([box]), err_msg=layer.description)
+    assert off_by(sample, tmp_path).max() <= 1
+    assert sample.notes == ('invert folded into the layers below "Invert"',)
+
+
+@pytest.mark.usefixtures("nothing_folds")
+def test_an_isolated_group_whose_adjustment_cannot_be_folded_is_baked_as_if_nothing_had_been_tried(tmp_path):
+    psd = document()
+    group = psd.create_group(name="Group")
+    group.blend_mode = BlendMode.NORMAL
+    put(group, "Unseen", (9, 9, 9), visible=False)
+    put(group, "Inside", (10, 20, 30))
+    adjust(group, "Invert")
+    put(psd, "Above", (1, 2, 3), left=12)
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Group", "Above"]
+    np.testing.assert_array_equal(sample.layers[1].image, canvas([(inverted(10, 20, 30), 0, 0, 10, 8)]))
+    assert sample.notes == ('group baked for its isolated blending: "Group"',)
+
+
+def test_adjustments_fold_into_baked_groups_and_blending_sees_folded_ones(tmp_path):
+    psd = document()
+    baked = psd.create_group(name="Blending")
+    put(baked, "Ground", (200, 100, 90), size=(6, 6))
+    put(baked, "Shade", (100, 100, 100), size=(3, 6), blend_mode=BlendMode.MULTIPLY)
+    refused = psd.create_group(name="Painted")
+    put(refused, "Card", (10, 20, 30), left=6, size=(6, 6))
+    adjust(refused, "Invert")
+    put(refused, "Paint", (1, 2, 3), left=6, size=(2, 2), clipping=True)
+    folded = psd.create_group(name="Folded")
+    put(folded, "Sheet", (40, 50, 60), left=12, size=(6, 6))
+    adjust(folded, "Inner")
+    for group in (baked, refused, folded):
+        group.blend_mode = BlendMode.NORMAL
+    put(psd, "Upper shade", (100, 200, 50), size=(20, 4), blend_mode=BlendMode.MULTIPLY)
+    adjust(psd, "Outer")
+    sample = read(tmp_path, psd)
+    assert names(sample) == uncovered(sample) == ["Back", "Blending", "Painted", "Sheet", "Upper shade"]
+    np.testing.assert_array_equal(sample.layers[2].image[5, 11], (10, 20, 30, 255))
+    np.testing.assert_array_equal(sample.layers[3].image, canvas([((40, 50, 60, 255), 12, 0, 18, 6)]))
+    assert off_by(sample, tmp_path).max() <= 1
+    assert [note for note in sample.notes if "group baked" in note] == [
+        'group baked for its isolated blending: "Blending"',
+        'group baked for its isolated blending: "Painted"',
+    ]
+
+
+def test_an_adjustment_clipped_to_a_group_turns_the_layers_of_the_group(tmp_path):
+    psd = document()
+    group = psd.create_group(name="Group")
+    put(group, "One", (10, 20, 30), size=(6, 6))
+    put(group, "Two", (40, 50, 60), left=8, size=(6, 6))
+    adjust(psd, "Invert", clipping=True)
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "One", "Two"]
+    expected = [((*BACK, 255), 0, 0, 20, 16), (inverted(10, 20, 30), 0, 0, 6, 6), (inverted(40, 50, 60), 8, 0, 14, 6)]
+    for layer, box in zip(sample.layers, expected, strict=True):
+        np.testing.assert_array_equal(layer.image, canvas([box]), err_msg=layer.description)
+    assert off_by(sample, tmp_path).max() <= 1
+    assert sample.notes == ('invert folded into the layers below "Invert"',)
+
+
+def test_an_adjustment_in_an_artboard_leaves_what_lies_below_its_background(tmp_path):
+    psd = document()
+    board = psd.create_group(name="Board")
+    put(board, "Card", (7, 8, 9), left=4, top=4, size=(4, 4))
+    adjust(board, "Invert")
+    make_artboard(board, 4)
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Board", "Card"]
+    expected = [((*BACK, 255), 0, 0, 20, 16), (inverted(51, 102, 204), 3, 2, 15, 12), (inverted(7, 8, 9), 4, 4, 8, 8)]
+    for layer, box in zip(sample.layers, expected, strict=True):
+        np.testing.assert_array_equal(layer.image, canvas([box]), err_msg=layer.description)
+
+
+def test_blending_below_and_above_an_adjustment_sees_the_right_colours(tmp_path):
+    psd = document()
+    put(psd, "Shade", (100, 200, 50), size=(8, 16), blend_mode=BlendMode.MULTIPLY)
+    adjust(psd, "Invert")
+    put(psd, "Upper shade", (100, 200, 50), size=(20, 8), blend_mode=BlendMode.MULTIPLY)
+    curves(psd, "Curves", (0, 0), (150, 128), (255, 255))
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Shade", "Upper shade"]
+    assert off_by(sample, tmp_path).max() <= 1
+    assert [note for note in sample.notes if "folded" in note] == [
+        'invert folded into the layers below "Invert"',
+        'curves folded into the layers below "Curves"',
+    ]
+
+
+def test_a_layer_clipped_to_an_adjustment_keeps_it_a_layer_of_its_own(tmp_path):
+    psd = document()
+    adjust(psd, "Invert")
+    put(psd, "Paint", (1, 2, 3), clipping=True)
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Invert"]
+    np.testing.assert_array_equal(sample.layers[0].image, canvas([((*BACK, 255), 0, 0, 20, 16)]))
+    assert off_by(sample, tmp_path).max() <= 1
+    assert 'invert baked into a layer of its own: "Invert"' in sample.notes
+
+
+def test_curves_that_translucent_layers_cannot_follow_become_a_layer_of_their_own(tmp_path):
+    psd = document((0, 0, 0))
+    put(psd, "Glass", (255, 255, 255, 128), size=SIZE)
+    curves(psd, "Curves", (0, 0), (250, 128), (255, 255))
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Glass", "Curves"]
+    np.testing.assert_array_equal(sample.layers[1].image, canvas([((255, 255, 255, 128), 0, 0, 20, 16)]))
+    assert off_by(sample, tmp_path).max() <= 1
+    assert sample.notes == ('curves baked into a layer of its own: "Curves"',)
+
+
+def test_translucent_layers_take_the_colours_that_curves_make_of_their_mixture(tmp_path):
+    psd = document((255, 255, 255))
+    put(psd, "Shadow", (0, 0, 0, 128))
+    curves(psd, "Curves", (0, 0), (150, 128), (255, 255))
+    sample = read(tmp_path, psd)
+    assert names(sample) == uncovered(sample) == ["Back", "Shadow"]
+    assert np.unique(sample.layers[1].image[..., 3]).tolist() == [0, 128]
+    assert drawn_by_psd_tools(tmp_path / "a.psd")[0, 0, 0] > 140
+    assert off_by(sample, tmp_path).max() <= 1
+    assert sample.notes == (
+        'curves folded into the layers below "Curves"',
+        'translucent colours fitted to what lies below: "Curves"',
+    )
+
+
+def test_outlines_may_differ_a_little_and_that_is_noted(tmp_path):
+    psd = document((20, 30, 60))
+    put(psd, "Card", (250, 250, 250), left=2, top=2, size=(16, 12))
+    put(psd, "Outline", (250, 250, 250, 100), left=1, top=2, size=(1, 4))
+    curves(psd, "Curves", (0, 0), (150, 128), (255, 255))
+    sample = read(tmp_path, psd)
+    assert names(sample) == ["Back", "Card", "Outline"]
+    np.testing.assert_array_equal(sample.layers[2].image[..., 3], canvas([((0, 0, 0, 100), 1, 2, 2, 6)])[..., 3])
+    difference = off_by(sample, tmp_path)
+    assert 5 < difference[3, 1] < 32
+    difference[2:6, 1] = 0
+    assert difference.max() <= 1
+    assert sample.notes[-1] == 'approximate at soft edges: "Curves"'
+
+
+def test_colours_are_turned_before_they_are_converted(tmp_path):
+    psd = document()
+    put(psd, "Card", (10, 20, 30, 77), left=5)
+    adjust(psd, "Invert")
+
+    def recolour(image):
+        return np.concatenate([image[..., :3] // 2, image[..., 3:]], axis=-1)
+
+    layers = Stack(PSDImage.open(io.BytesIO(saved(psd))), recolour).layers
+    halves = tuple(value // 2 for value in inverted(*BACK)[:3])
+    np.testing.assert_array_equal(layers[0].image, canvas([((*halves, 255), 0, 0, 20, 16)]))
+    np.testing.assert_array_equal(layers[1].image, canvas([((122, 117, 112, 77), 5, 0, 15, 8)]))
+
+
+def test_greyscale_and_16_bit_documents_fold_too(tmp_path):
+    psd = PSDImage.new("L", SIZE)
+    psd.create_pixel_layer(Image.new("LA", SIZE, (100, 255)), name="Grey")
+    adjust(psd, "Invert")
+    np.testing.assert_array_equal(read(tmp_path, psd).layers[0].image, canvas([((155, 155, 155, 255), 0, 0, 20, 16)]))
+    psd = document(depth=16)
+    put(psd, "Deep", (10, 20, 30, 77), left=3)
+    adjust(psd, "Invert")
+    np.testing.assert_array_equal(
+        read(tmp_path, psd).layers[1].image, canvas([(inverted(10, 20, 30, 77), 3, 0, 13, 8)])
+    )
+
+
+FRAME = (0, 0, 4, 2)
+
+
+def pieces_of(*layers):
+    """Pieces of plain colours, straight alpha in [0, 1], on boxes."""
+    return [
+        Piece.of(np.full((bottom - top, right - left, 4), colour, np.float32), (left, top, right, bottom))
+        for colour, (left, top, right, bottom) in layers
+    ]
+
+
+def squared(image, box):
+    assert image.shape == (box[3] - box[1], box[2] - box[0], 4) and (image[..., 3] == 1).all()
+    return image[..., :3] ** 2
+
+
+def picture(*rows):
+    return np.float32([rows[0]] * 2 if len(rows) == 1 else rows)
+
+
+def test_fold_maps_the_colours_of_each_opaque_piece_and_keeps_what_it_does_not_touch():
+    pieces = pieces_of(((0.5, 0.5, 0.5, 1), FRAME), ((0.8, 0.2, 0.4, 1), (1, 0, 2, 2)), ((0, 1, 0, 1), (3, 0, 4, 2)))
+    before = picture([(0.5, 0.5, 0.5, 1), (0.8, 0.2, 0.4, 1), (0.5, 0.5, 0.5, 1), (0, 1, 0, 1)])
+    wanted = np.concatenate([before[..., :3] ** 2, before[..., 3:]], axis=-1)
+    folded = fold(pieces, squared, FRAME, before, wanted)
+    np.testing.assert_allclose(folded.pieces[0].image()[..., :3], 0.25, atol=1e-4)
+    np.testing.assert_allclose(folded.pieces[1].image(), np.broadcast_to((0.64, 0.04, 0.16, 1), (2, 1, 4)), atol=1e-4)
+    assert folded.pieces[2] is pieces[2] and folded.error < 0.1 and not folded.fitted
+
+
+def test_fold_reaches_only_its_box():
+    pieces = pieces_of(((0.5, 0.5, 0.5, 1), FRAME))
+    half = (0, 0, 2, 2)
+    before, wanted = np.float32([[[0.5, 0.5, 0.5, 1]] * 2] * 2), np.float32([[[0.25, 0.25, 0.25, 1]] * 2] * 2)
+    image = fold(pieces, squared, half, before, wanted).pieces[0].image()
+    np.testing.assert_allclose(image[..., 0], [[0.25, 0.25, 0.5, 0.5]] * 2, atol=1e-4)
+
+
+def test_fold_fits_translucent_colours_where_they_can_and_refuses_where_they_cannot():
+    for own, works in ((0.0, True), (1.0, False)):
+        pieces = pieces_of(((1 - own,) * 3 + (1,), FRAME), ((own,) * 3 + (0.5,), (0, 0, 2, 2)))
+        mixed, turned = (0.5, 0.5, 0.5, 1), (0.75, 0.75, 0.75, 1)
+        rest = (1 - own,) * 3 + (1,)
+        before, wanted = picture([mixed, mixed, rest, rest]), picture([turned, turned, rest, rest])
+        folded = fold(pieces, lambda image, _: 1 - (1 - image[..., :3]) ** 2, FRAME, before, wanted)
+        assert (folded is not None) == works
+        if works:
+            assert folded.fitted and folded.error < 0.1
+            np.testing.assert_allclose(folded.pieces[1].image(), np.full((2, 2, 4), 0.5), atol=1e-4)
+
+
+def test_pixels_that_nothing_happens_to_excuse_no_fault():
+    frame = (0, 0, 100, 100)
+    pieces = pieces_of(((0, 0, 0, 1), frame), ((1, 1, 1, 0.5), (0, 0, 2, 2)))
+    before = np.full((100, 100, 4), (0, 0, 0, 1), np.float32)
+    before[:2, :2, :3] = 0.5
+
+    def folded(levels):
+        def brighter(image, box):
+            return image[..., :3] * (1 + 2 * levels / 255)
+
+        wanted = before.copy()
+        wanted[..., :3] *= 1 + 2 * levels / 255
+        return fold(pieces, brighter, frame, before, wanted)
+
+    # White stays white, so four pixels of ten thousand lack these levels.
+    assert abs(folded(0.9).error - 0.9) < 0.01
+    assert folded(1.1) is None
+
+
+@pytest.mark.parametrize(("lacking", "works"), [(30, True), (34, False)])
+def test_a_few_pixels_may_lack_some_levels_but_not_many(lacking, works):
+    frame = (0, 0, 100, 100)
+    gain = 1 + 2 * lacking / 255
+    # One pixel of five hundred, at a mean of less than a tenth of a level.
+    pieces = pieces_of(((0.3, 0.3, 0.3, 1), frame), ((0, 0, 0, 1), (0, 0, 20, 1)), ((1, 1, 1, 0.5), (0, 0, 20, 1)))
+    before = np.full((100, 100, 4), (0.3, 0.3, 0.3, 1), np.float32)
+    before[0, :20, :3] = 0.5
+    wanted = before * np.float32([gain, gain, gain, 1])
+    folded = fold(pieces, lambda image, _: image[..., :3] * gain, frame, before, wanted)
+    assert (folded is not None) == works
+
+
+def test_what_is_transparent_in_a_piece_stays_black():
+    image = np.zeros((2, 4, 4), np.float32)
+    image[:, ::3] = (0.5, 0.5, 0.5, 1)
+    before, wanted = image, image * np.float32([0.5, 0.5, 0.5, 1])
+    folded = fold(
+        [Piece.of(image, FRAME)], lambda image, _: np.where(image[..., :3] > 0, 0.25, 1), FRAME, before, wanted
+    )
+    np.testing.assert_allclose(folded.pieces[0].image(), wanted, atol=1e-4)
 
 
 def test_an_adjustment_that_changes_nothing_is_left_out(tmp_path):
@@ -308,6 +691,19 @@ def test_an_adjustment_in_a_translucent_folder_covers_what_it_changes(tmp_path):
     sample = read(tmp_path, psd)
     mixed = np.rint(np.float64(BACK) + 128 / 255 * (255 - 2 * np.float64(BACK)))
     np.testing.assert_allclose(recomposed(sample)[0, 0, :3], mixed, atol=1)
+
+
+def test_a_translucent_folder_of_adjustments_is_folded(tmp_path):
+    psd = document()
+    put(psd, "Card", (10, 20, 30))
+    group = psd.create_group(name="Look")
+    adjust(group, "Invert")
+    adjust(group, "Poster", Tag.VIBRANCE).visible = False
+    group.opacity = 128
+    sample = read(tmp_path, psd)
+    assert names(sample) == uncovered(sample) == ["Back", "Card"]
+    assert off_by(sample, tmp_path).max() <= 1
+    assert sample.notes == ('group folded into the layers below "Look"',)
 
 
 def test_what_psd_tools_cannot_draw_is_noted(tmp_path):
@@ -614,7 +1010,7 @@ def test_signature_follows_the_file_and_unknown_ids_and_empty_folders_are_refuse
 # notes say; artboards have a background that psd-tools leaves out of a whole document.
 REAL_DOCUMENTS = {
     "2layers": (0.1, 0.1, 2),
-    "adjustments_adjustment_nested_composition_4": (0.2, 0.1, 8),
+    "adjustments_adjustment_nested_composition_4": (0.2, 0.1, 7),
     "artboard-bgcolor": (0.01, 67.0, 4),
     "blend-modes_multiply": (0.2, 0.15, 3),
     "clipping-mask": (0.01, 0.01, 4),
@@ -655,6 +1051,15 @@ def test_real_documents_recompose_to_their_stored_picture(name):
     assert np.abs(flat - white(drawn)).mean() <= to_psd_tools
     explained = any("not drawn" in note or "effects baked" in note for note in sample.notes)
     assert explained or to_preview is None or to_preview < 1.0
+
+
+@needs_real
+def test_a_real_exposure_of_the_whole_canvas_no_longer_hides_what_lies_below():
+    sample = PsdSource(Location(REAL, "prepare.psd")).read("adjustments_adjustment_nested_composition_4")
+    assert 'exposure folded into the layers below "Exposure 1"' in sample.notes
+    # Those curves turn soft gradients into steps, which no colours of their alphas can show.
+    assert 'curves baked into a layer of its own: "Curves 2"' in sample.notes
+    assert uncovered(sample) == ["Curves 2", "Layer 1 copy"]
 
 
 @needs_real
