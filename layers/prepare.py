@@ -18,7 +18,7 @@ from layers.sources.source import Source
 from layers.stack import LayeredSample
 from layers.storage import FileWriter, Writer, open_shard
 
-# Part of every record's recipe: raise it when the same input gives other pixels.
+# Part of the recipe that the manifest names: raise it when the same input gives other pixels.
 VERSION = 3
 # Largest difference, in 8-bit levels, between the stored composite and what the stored layers recompose to.
 TOLERANCE = 1.0

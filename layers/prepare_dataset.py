@@ -13,14 +13,17 @@ from typing import Any, Literal
 
 from layers.errors import UserError
 from layers.fanout import fan_out
+from layers.images import write_whole
 from layers.manifest import MANIFEST, Ledger, journal_path
 from layers.prepare import Chunk, Preparation, PrepareChunk, plain
 from layers.sources.source import Source
-from layers.storage import SHARDS, SPLITS, present, remove_strays, shard_path
+from layers.storage import SHARDS, SPLITS, present, remove_strays
 
 # Small, so that at the end no process is left with much to do; handing out a chunk costs about a millisecond.
 FILES_CHUNK = 2
 CHECK_CHUNK = 256
+# The modules of this package that decide what is written of a sample.
+PIXEL_MODULES = ("buckets", "cleaning", "compositing", "images", "patches", "prepare", "resampling", "storage")
 
 
 class OutputError(UserError):
@@ -152,6 +155,7 @@ def prepare_dataset(
     """
     root = Path(root).resolve()
     check_output(root)
+    _forget_other_code(root)
     ledger = Ledger(root, f"{preparation.recipe()}:{storage}:{_code(source)}")
     summary = Summary()
     try:
@@ -183,6 +187,19 @@ def prepare_dataset(
     finally:
         ledger.close()
     return summary
+
+
+def _forget_other_code(root: Path) -> None:
+    """Forget what was prepared by other code than today's: equal settings may have given other pixels."""
+    folder = Path(__file__).parent
+    text = b"".join((folder / f"{name}.py").read_bytes() for name in PIXEL_MODULES)
+    digest = hashlib.sha256(text).hexdigest()
+    journal = journal_path(root)
+    mark = journal.with_suffix(".code")
+    if not mark.is_file() or mark.read_text() != digest:
+        journal.unlink(missing_ok=True)
+        journal.with_suffix(".states").unlink(missing_ok=True)
+        write_whole(mark, digest.encode())
 
 
 def _code(source: Source) -> str:
@@ -243,8 +260,3 @@ def _pictures(ledger: Ledger) -> Iterator[str]:
         if "bucket" in record:
             for place in (*record["layers"], record["composite"]):
                 yield place["path"]
-
-
-def shard_paths(root: str | Path, split: str) -> list[Path]:
-    """The tars of a split, for WebDataset or any other reader of tars."""
-    return sorted((Path(root) / SHARDS).glob(shard_path(split, 0).name.replace("000000", "*")))

@@ -96,6 +96,15 @@ def test_a_lost_picture_is_made_again_and_another_recipe_makes_all_again(tmp_pat
     assert not list((tmp_path / "out").rglob("*.png")), "what the other storage left is gone"
 
 
+def test_other_code_makes_all_again(tmp_path, monkeypatch):
+    designs(tmp_path, [f"s{i}" for i in range(3)])
+    prepare(tmp_path)
+    assert prepare(tmp_path).reused == 3
+    monkeypatch.setattr("layers.prepare_dataset.PIXEL_MODULES", ("buckets", "cleaning"))
+    assert prepare(tmp_path).reused == 0
+    assert prepare(tmp_path).reused == 3
+
+
 def test_processes_change_no_byte(tmp_path):
     designs(tmp_path, [f"s{i}" for i in range(20)])
     prepare(tmp_path, "one", jobs=1)
