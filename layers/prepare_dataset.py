@@ -192,7 +192,9 @@ def prepare_dataset(
 def _forget_other_code(root: Path) -> None:
     """Forget what was prepared by other code than today's: equal settings may have given other pixels."""
     folder = Path(__file__).parent
-    text = b"".join((folder / f"{name}.py").read_bytes() for name in PIXEL_MODULES)
+    # Of readers all modules, because they share some.
+    modules = [*(folder / f"{name}.py" for name in PIXEL_MODULES), *sorted((folder / "sources").glob("*.py"))]
+    text = b"".join(module.read_bytes() for module in modules)
     digest = hashlib.sha256(text).hexdigest()
     journal = journal_path(root)
     mark = journal.with_suffix(".code")

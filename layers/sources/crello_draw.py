@@ -12,9 +12,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from layers.compositing import resize, to_uint8
+from layers.sources.affine import premultiplied, sampled
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ def draw(picture: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -
     v = cosine * y - (sine * x if sine else 0.0)
     covered = _coverage(u, box.width, cosine, sine) * _coverage(v, box.height, cosine, sine)
 
-    premultiplied = _shrunk(picture, box)
-    height, width = premultiplied.shape[:2]
+    shrunk = _shrunk(picture, box)
+    height, width = shrunk.shape[:2]
     # Below one pixel a box still is sampled as one pixel wide: its coverage alone says how little of it shows.
     along, down = width / max(box.width, 1.0), height / max(box.height, 1.0)
-    bordered = np.pad(premultiplied, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    bordered = np.pad(shrunk, ((1, 1), (1, 1), (0, 0)), mode="edge")
     start_x, start_y = x0 - centre[0], y0 - centre[1]
     matrix = (
         *(along * cosine, along * sine, width / 2 + 1 + along * (cosine * start_x + sine * start_y)),
         *(-down * sine, down * cosine, height / 2 + 1 + down * (cosine * start_y - sine * start_x)),
     )
-    sampled = _sampled(bordered, matrix, (y1 - y0, x1 - x0))
-    sampled[..., 3] *= covered * opacity
-    canvas[y0:y1, x0:x1] = to_uint8(sampled)
+    placed = sampled(bordered, matrix, (y1 - y0, x1 - x0))
+    placed[..., 3] *= covered * opacity
+    canvas[y0:y1, x0:x1] = to_uint8(placed)
     return canvas
 
 
@@ -111,21 +111,4 @@ def _shrunk(picture: np.ndarray, box: Box) -> np.ndarray:
     wanted = min(height, max(1, round(box.height))), min(width, max(1, round(box.width)))
     if wanted != (height, width):
         picture = resize(picture, wanted)
-    return np.concatenate([picture[..., :3] * picture[..., 3:], picture[..., 3:]], axis=-1).astype(np.float32)
-
-
-def _sampled(premultiplied: np.ndarray, matrix: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
-    """Sample where ``matrix`` leads from output pixels; gives ``(H, W, 4)`` with straight alpha."""
-    channels = [
-        Image.fromarray(np.ascontiguousarray(premultiplied[..., c])).transform(
-            size[::-1], Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
-        )
-        for c in range(4)
-    ]
-    out = np.stack([np.asarray(channel) for channel in channels], axis=-1)
-    # Bicubic rings. Where alpha does, colours do in proportion, so it divides them before it is clipped; below half an
-    # 8-bit step it is noise.
-    shown = out[..., 3:] >= 0.5 / 255.0
-    rgb = np.divide(out[..., :3], out[..., 3:], out=np.zeros_like(out[..., :3]), where=shown)
-    alpha = np.where(shown, out[..., 3:], 0.0)
-    return np.clip(np.concatenate([rgb, alpha], axis=-1), 0.0, 1.0)
+    return premultiplied(picture)

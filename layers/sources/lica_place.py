@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image
 
 from layers.compositing import resize
+from layers.sources.affine import premultiplied, sampled
 from layers.sources.lica_clip import coverage, rectangle
 from layers.sources.lica_css import shift, stretch
 
@@ -98,19 +98,9 @@ def _place_turned(
     )
     if (height, width) != picture.shape[:2]:
         picture = resize(picture, (height, width))
-    premultiplied = np.concatenate([picture[..., :3] * picture[..., 3:], picture[..., 3:]], axis=-1)
     border = 3
-    premultiplied = np.pad(premultiplied, ((border, border), (border, border), (0, 0)), mode="edge")
+    bordered = np.pad(premultiplied(picture), ((border, border), (border, border), (0, 0)), mode="edge")
     inverse = shift(border, border) @ np.linalg.inv(matrix @ stretch(box[0] / width, box[1] / height))
-    channels = [
-        Image.fromarray(np.ascontiguousarray(premultiplied[..., channel], dtype=np.float32)).transform(
-            size[::-1], Image.Transform.AFFINE, tuple(inverse[:2].ravel()), Image.Resampling.BICUBIC
-        )
-        for channel in range(4)
-    ]
-    out = np.stack([np.asarray(channel) for channel in channels], axis=-1)
-    alpha = np.clip(out[..., 3:], 0.0, 1.0)
-    alpha[alpha < 0.5 / 255.0] = 0.0
-    rgb = np.divide(out[..., :3], alpha, out=np.zeros_like(out[..., :3]), where=alpha > 0)
-    mask = coverage(rectangle(*box), matrix, size)[..., None]
-    return np.concatenate([np.clip(rgb, 0.0, 1.0), alpha * mask], axis=-1)
+    out = sampled(bordered, inverse[:2].ravel(), size)
+    out[..., 3] *= coverage(rectangle(*box), matrix, size)
+    return out
