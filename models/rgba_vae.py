@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.vae_blocks import Decoder, Encoder, FrameConv, Resample, ResidualBlock, RMSNorm
+from models.vae_blocks import AttentionBlock, Decoder, Encoder, FrameConv, Resample, ResidualBlock, RMSNorm
 
 CLASS_NAME = "AutoencoderKLQwenImage"
 CONFIG_FILE = "config.json"
@@ -170,6 +170,12 @@ class RGBAVAE(nn.Module):
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.gradient_checkpointing = enabled
+
+    def enable_residual_branches(self, enabled: bool = True) -> None:
+        """Without them only shortcuts, resampling and the convolutions at both ends run (models.linear_code)."""
+        for module in self.modules():
+            if isinstance(module, ResidualBlock | AttentionBlock):
+                module.bypassed = not enabled
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """Encode images ``(B, input_channels, H, W)`` in [-1, 1]; unnormalised posterior ``(B, z_dim, H/f, W/f)``.

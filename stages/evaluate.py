@@ -28,7 +28,7 @@ from layers.dataset import StackDataset
 from layers.images import write_png
 from layers.tensors import to_image, to_tensor
 from layers.view import grid
-from metrics.reconstruction import mean_metrics, reconstruction_metrics
+from metrics.rgba_scores import mean_metrics, reconstruction_metrics
 from metrics.stack_scores import MergeLevel, aggregate, level_entry, score_sample
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT

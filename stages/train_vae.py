@@ -2,8 +2,8 @@
 
     python -m stages.train_vae
 
-Reads the bucketed layers; writes ``models/weights/vae/vae`` in the diffusers format and, after every epoch, the PSNR of
-the validation composites over white and the grid ``val_recon_epoch_<epoch>.png``.
+Reads the bucketed layers; writes ``models/weights/vae/vae`` in the diffusers format and, after every epoch, how well
+held-out pictures are reconstructed over nine backgrounds, and the grid ``val_recon_epoch_<epoch>.png``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -19,27 +20,35 @@ import torch
 from layers.batches import BucketBatches
 from layers.dataset import RgbaComponentDataset, StackDataset, endless_component_batches
 from layers.images import write_png
-from layers.tensors import to_image
-from layers.view import grid
-from metrics.reconstruction import mean_metrics, reconstruction_metrics
+from metrics.perceptual import Perceptual
+from models.linear_code import lack_of_room
 from models.rgba_vae import RGBAVAE, VAEConfig, widen_to_rgba
 from stages.cli import REPORTS, WEIGHTS, stage_command, write_report, write_table
 from training.latents import latent_statistics
+from training.linear_start import start_as_linear_code
 from training.loop import fit, make_plan
-from training.params import Params, TrainVAE
-from training.session import training_session
+from training.params import Params, ParamsError, TrainVAE
+from training.session import Session, training_session
 from training.vae_objective import VAEObjective
+from training.vae_validation import reconstruction_grid, validate
 
 OUTPUT = WEIGHTS / "vae"
 GRIDS = REPORTS / "val_recon"
-GRID_SAMPLES = 8
-STATISTICS_BATCHES = 64
+STATISTICS_BATCHES = 128
 
 
 def build_vae(settings: TrainVAE) -> RGBAVAE:
-    """The start of training: random weights, or an RGB or RGBA checkpoint widened to four channels."""
+    """The start of training: random weights, or an RGB or RGBA checkpoint widened to four channels.
+
+    Raises:
+        ParamsError: if the network is to start as a linear code and has no room for it.
+    """
     if settings.rgb_checkpoint is not None:
         return widen_to_rgba(RGBAVAE.from_pretrained(settings.rgb_checkpoint), settings.alpha_bias_init)
+    if settings.init == "linear_code" and (
+        reason := lack_of_room(settings.base_dim, settings.z_dim, settings.dim_mult)
+    ):
+        raise ParamsError(f"train_vae.init: linear_code needs a wider network, or init random: {reason}")
     torch.manual_seed(settings.seed)
     config = VAEConfig(
         base_dim=settings.base_dim,
@@ -54,36 +63,30 @@ def build_vae(settings: TrainVAE) -> RGBAVAE:
     return RGBAVAE(config).init_from_scratch()
 
 
-@torch.no_grad()
-def validate(vae: RGBAVAE, dataset: StackDataset, device: torch.device) -> dict[str, float]:
-    """Mean metrics of reconstructed composites (``psnr_white``, ``ssim_white``) and of layers (``layer_*``)."""
-    flat_rows, layer_rows = [], []
-    for index in range(len(dataset)):
-        item = dataset[index]
-        images = torch.cat([item["composite"][None], item["layers"]]).to(device)
-        rows = reconstruction_metrics(vae(images).float(), images, ("white",))
-        flat_rows.append(rows[0])
-        layer_rows += rows[1:]
-    flat, single = mean_metrics(flat_rows), mean_metrics(layer_rows)
-    return {
-        "psnr_white": flat["psnr_white"],
-        "ssim_white": flat["ssim"],
-        "layer_psnr_white": single["psnr_white"],
-        "layer_ssim_white": single["ssim"],
-        "alpha_l1": single["alpha_l1"],
-    }
+def start(vae: RGBAVAE, dataset: RgbaComponentDataset, settings: TrainVAE, session: Session) -> None:
+    """Make a network from nothing the linear code of its data; leaves a checkpoint, or a run that goes on, alone."""
+    if settings.rgb_checkpoint is not None or settings.init == "random" or session.store.read_state() is not None:
+        return
+    optimisation = settings.optimisation
+    order = BucketBatches(dataset.keys, optimisation.batch_size, seed=settings.seed)
+    cheap = settings.loss.model_copy(update={"lpips": 0.0, "reference_kl": 0.0, "gan": 0.0})
+    start_as_linear_code(
+        vae,
+        VAEObjective(vae, settings.model_copy(update={"loss": cheap})),
+        lambda: endless_component_batches(dataset, order, 0, optimisation.num_workers),
+        settings.linear_start,
+        optimisation.batch_size,
+        settings.seed,
+        session.accelerator.device,
+        session.accelerator.is_main_process,
+    )
 
 
-@torch.no_grad()
-def reconstruction_grid(vae: RGBAVAE, dataset: StackDataset, device: torch.device):
-    """Rows of composite, its reconstruction, top layer, its reconstruction; ``(H, W, 3)`` uint8."""
-    rows = []
-    for index in range(min(GRID_SAMPLES, len(dataset))):
-        item = dataset[index]
-        images = torch.stack([item["composite"], item["layers"][-1]]).to(device)
-        true, ours = to_image(images), to_image(vae(images))
-        rows.append([true[0], ours[0], true[1], ours[1]])
-    return grid(rows, scale=2)
+def pictures(dataset: RgbaComponentDataset, order: BucketBatches, device: torch.device) -> Iterator[torch.Tensor]:
+    """Layers and composites of the training split, as training sees them, for the statistics of the latents."""
+    for indices in islice(order.batches(0), STATISTICS_BATCHES):
+        items = [dataset[index] for index in indices]
+        yield torch.stack([item[name] for item in items for name in ("component", "composite")]).to(device)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -94,10 +97,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
     # A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
     inputs = [root, *(path for path in [settings.rgb_checkpoint] if path and Path(path).exists())]
+    vae = build_vae(settings)
     with training_session("train_vae", params, inputs) as session:
         device = session.accelerator.device
-        vae = build_vae(settings)
-        objective = VAEObjective(vae, settings.loss)
+        start(vae, dataset, settings, session)
+        vae.enable_gradient_checkpointing(settings.gradient_checkpointing)
+        perceptual = Perceptual().to(device)
         order = BucketBatches(
             dataset.keys,
             optimisation.batch_size,
@@ -110,7 +115,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             picture = reconstruction_grid(vae, held_out, device)
             write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
             session.run.picture("val_recon", picture, epoch)
-            return validate(vae, held_out, device)
+            return validate(vae, held_out, perceptual, device)
 
         if session.accelerator.is_main_process:
             if session.store.read_state() is None:
@@ -118,15 +123,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             # Even if a resumed run has no epoch left to draw: DVC expects the folder.
             GRIDS.mkdir(parents=True, exist_ok=True)
         progress = fit(
-            objective,
+            VAEObjective(vae, settings),
             vae,
             batches=lambda start: endless_component_batches(dataset, order, start, optimisation.num_workers),
             settings=optimisation,
             plan=make_plan(optimisation, len(order), session.world_size),
             seed=settings.seed,
             validate=after_epoch,
-            select="psnr_white",
-            largest=True,
+            select=settings.select,
+            largest=settings.select != "lpips",
             accelerator=session.accelerator,
             run=session.run,
             store=session.store,
@@ -134,14 +139,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
         if session.accelerator.is_main_process:
             vae.eval()
-            sample = (
-                torch.stack([image for i in indices for image in (dataset[i]["component"], dataset[i]["composite"])])
-                for indices in islice(order.batches(0), STATISTICS_BATCHES)
-            )
-            vae.set_latent_statistics(*latent_statistics(vae, (images.to(device) for images in sample)))
+            vae.set_latent_statistics(*latent_statistics(vae, pictures(dataset, order, device)))
             shutil.rmtree(OUTPUT, ignore_errors=True)
             vae.save_pretrained(OUTPUT / "vae")
-            final = validate(vae, held_out, device)
+            final = validate(vae, held_out, perceptual, device)
             session.run.artifact(
                 write_report("train_vae", {**final, "parameters": sum(p.numel() for p in vae.parameters())})
             )

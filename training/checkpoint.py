@@ -80,6 +80,7 @@ class CheckpointStore:
         self,
         *,
         network: torch.nn.Module,
+        companions: list[torch.nn.Parameter],
         ema: list[torch.Tensor],
         best: list[torch.Tensor] | None,
         optimizer: torch.optim.Optimizer,
@@ -88,6 +89,7 @@ class CheckpointStore:
         """Write a resume point; it replaces the last one only when complete."""
         tensors, optimizer_state = _pack_optimizer(optimizer)
         tensors |= {f"network.{name}": value for name, value in network.state_dict().items()}
+        tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
         tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
         tensors |= {f"best.{index}": value for index, value in enumerate(best or [])}
         fresh = self.folder.with_suffix(".part")
@@ -110,9 +112,9 @@ class CheckpointStore:
             old.rename(self.folder)
 
     def load(
-        self, *, network: torch.nn.Module, optimizer: torch.optim.Optimizer
+        self, *, network: torch.nn.Module, companions: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Restore network and optimizer in place; returns the EMA's tensors and the best ones."""
+        """Restore network, companions and optimizer in place; returns the EMA's tensors and the best ones."""
         tensors = load_file(self.folder / "tensors.safetensors")
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"]))
@@ -121,6 +123,9 @@ class CheckpointStore:
             keys = [key for key in tensors if key.startswith(prefix)]
             return [tensors[key] for key in sorted(keys, key=lambda key: int(key.split(".")[1]))]
 
+        with torch.no_grad():
+            for parameter, value in zip(companions, numbered("companion."), strict=True):
+                parameter.copy_(value)
         return numbered("ema."), numbered("best.") or None
 
     def clear(self) -> None:

@@ -178,15 +178,30 @@ def both_splits(
     return train, held_out
 
 
+class LatentMoments:
+    """Mean and deviation of latents per channel, gathered over batches."""
+
+    def __init__(self, channels: int) -> None:
+        # On the CPU, because not every accelerator has double precision.
+        self.count, self.total, self.square = 0, *torch.zeros(2, channels, dtype=torch.float64)
+
+    def add(self, latents: Tensor) -> None:
+        """Take in ``(B, C, h, w)``."""
+        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
+        self.count += rows.shape[1]
+        self.total, self.square = self.total + rows.sum(1), self.square + rows.square().sum(1)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``(C,)``."""
+        mean = self.total / self.count
+        return mean, (self.square / self.count - mean.square()).clamp(min=1e-12).sqrt()
+
+
 @torch.no_grad()
 def latent_statistics(vae: RGBAVAE, batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of posterior modes per channel over ``(B, 4, H, W)`` pictures."""
-    count, total, square = 0, torch.zeros(1), torch.zeros(1)
+    moments = LatentMoments(vae.config.z_dim)
     for images in batches:
-        # On the CPU, because not every accelerator has double precision.
-        latents = vae.encode(images).mode().cpu().double().transpose(0, 1).flatten(1)
-        count += latents.shape[1]
-        total, square = total + latents.sum(1), square + latents.square().sum(1)
-    mean = total / count
-    std = (square / count - mean.square()).clamp(min=1e-12).sqrt()
+        moments.add(vae.encode(images).mode())
+    mean, std = moments.result()
     return mean.tolist(), std.tolist()

@@ -25,6 +25,8 @@ from training.params import Optimisation
 from training.schedule import learning_rate
 from training.tracking import Run
 
+BETAS = (0.9, 0.99)
+
 
 class NonFiniteLossError(UserError, FloatingPointError):
     """The loss or its gradient is no number any more; the message names step and files."""
@@ -131,8 +133,10 @@ def fit(
 
     Args:
         module: forward(batch) gives a dict of scalar terms with the weighted sum under ``loss``. Everything that needs
-            gradients happens inside its forward, so that DDP synchronises them.
-        network: the part of ``module`` that is trained and saved.
+            gradients happens inside its forward, so that DDP synchronises them. The batch has a further entry
+            ``seen``: samples before this step.
+        network: the part of ``module`` that is trained, averaged and saved. What else of ``module`` asks for gradients
+            (a discriminator) is trained beside it, with a clipping of its own, and resumed, but not kept.
         batches: micro-batches of this rank without end, from a given number on; each has an entry ``id``.
         settings: rates, sizes, intervals.
         plan: from :func:`make_plan`.
@@ -149,8 +153,10 @@ def fit(
         NonFiniteLossError: naming step and files.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
+    ours = {id(p) for p in network.parameters()}
+    companions = [p for p in module.parameters() if p.requires_grad and id(p) not in ours]
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        parameters + companions, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
     )
     # Moved first: resumed optimizer state must meet its parameters on their device.
     module.to(accelerator.device)
@@ -159,7 +165,7 @@ def fit(
     state = store.read_state()
     if state is not None:
         progress = Progress(state["step"], state["history"], state["best"], state["running"])
-        average, best = store.load(network=network, optimizer=optimizer)
+        average, best = store.load(network=network, companions=companions, optimizer=optimizer)
         average = [value.to(accelerator.device) for value in average]
         accelerator.print(f"{title}: going on from step {progress.step} of {plan.steps}")
     wrapped, optimizer = accelerator.prepare(module, optimizer)
@@ -168,6 +174,7 @@ def fit(
         if accelerator.is_main_process:
             store.save(
                 network=network,
+                companions=companions,
                 ema=average,
                 best=best,
                 optimizer=optimizer.optimizer,
@@ -188,8 +195,9 @@ def fit(
     skipped: set[str] = set()
     stream = _watched(stream, skipped, bar)
     while progress.step < plan.steps:
+        before = progress.step * plan.samples_per_step
         rate = learning_rate(
-            progress.step * plan.samples_per_step,
+            before,
             base=settings.learning_rate,
             total=plan.steps * plan.samples_per_step,
             warmup=settings.warmup_samples,
@@ -197,7 +205,9 @@ def fit(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = _step(wrapped, optimizer, stream, parameters, settings, progress.step, seed, accelerator)
+        terms = _step(
+            wrapped, optimizer, stream, (parameters, companions), settings, (progress.step, before), seed, accelerator
+        )
         progress.step += 1
         update_average(average, parameters, settings.ema_decay, progress.step)
         bar.update(plan.samples_per_step)
@@ -255,13 +265,18 @@ def _step(
     wrapped: torch.nn.Module,
     optimizer: Any,
     stream: Iterator[Mapping[str, Any]],
-    parameters: list[torch.nn.Parameter],
+    groups: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]],
     settings: Optimisation,
-    step: int,
+    position: tuple[int, int],
     seed: int,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """One optimizer step over its micro-batches; returns the terms' means over micro-batches on this rank."""
+    """One optimizer step over its micro-batches; returns the terms' means over micro-batches on this rank.
+
+    ``groups`` are the parameters of the network and of what is trained beside it, ``position`` the step and the
+    samples before it.
+    """
+    step, seen = position
     sums: dict[str, float] = defaultdict(float)
     files: list[str] = []
     count = settings.gradient_accumulation
@@ -272,14 +287,16 @@ def _step(
         last = micro == count - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
             with accelerator.autocast():
-                terms = wrapped(batch)
+                terms = wrapped({**batch, "seen": seen})
             accelerator.backward(terms["loss"] / count)
         values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
         for name, value in zip(terms, values, strict=True):
             sums[name] += value / count
         if not math.isfinite(sums["loss"]):
             raise NonFiniteLossError(f"the loss is {sums['loss']} at step {step}; files: {', '.join(files)}")
-    norm = float(accelerator.clip_grad_norm_(parameters, settings.grad_clip))
+    norm = float(accelerator.clip_grad_norm_(groups[0], settings.grad_clip))
+    if groups[1]:
+        accelerator.clip_grad_norm_(groups[1], settings.grad_clip)
     if not math.isfinite(norm):
         raise NonFiniteLossError(f"the gradient's norm is {norm} at step {step}; files: {', '.join(files)}")
     optimizer.step()

@@ -6,7 +6,10 @@ size. Pictures are ``(..., 4, H, W)`` in [-1, 1] with straight alpha in channel 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 
 from layers.tensors import over_grey, split_alpha
 
@@ -39,6 +42,57 @@ def alpha_aware_l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 def kl_to_unit(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     """KL(N(mean, exp logvar) || N(0, 1)), mean over latent elements."""
     return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+
+
+def kl_between(
+    mean: torch.Tensor, logvar: torch.Tensor, reference_mean: torch.Tensor, reference_logvar: torch.Tensor
+) -> torch.Tensor:
+    """KL(N(mean, exp logvar) || N(reference)), mean over latent elements: AlphaVAE's reference KL (sec. 3.3)."""
+    change = logvar - reference_logvar
+    distance = (mean - reference_mean).square() * (-reference_logvar).exp()
+    return 0.5 * (distance + change.exp() - 1.0 - change).mean()
+
+
+def perceptual(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """LPIPS of the composites over black and over white, mean of both and of the batch (AlphaVAE sec. 3.3).
+
+    Args:
+        predicted: ``(B, 4, H, W)``.
+        target: the same shape.
+        distance: of two batches ``(B, 3, H, W)`` in [-1, 1], as :class:`metrics.perceptual.Perceptual`.
+    """
+    both = [torch.cat([over_grey(image, -1.0), over_grey(image, 1.0)]) for image in (predicted, target)]
+    return distance(*both).mean()
+
+
+def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Hinge loss of a discriminator from its logits of real and of reconstructed patches (Lim and Ye 2017, eq. 3)."""
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
+
+
+def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
+    """What the generator pays: minus the mean logit of its patches (Lim and Ye 2017, eq. 4)."""
+    return -fake.mean()
+
+
+def adaptive_weight(reconstruction: torch.Tensor, adversarial: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Factor that makes the adversarial gradient as long as that of reconstruction (VQGAN, arXiv 2012.09841, eq. 7).
+
+    Args:
+        reconstruction: weighted reconstruction loss, a scalar.
+        adversarial: the generator's loss, a scalar.
+        last: weight of the last layer of the generator, at which both gradients are compared.
+
+    Returns:
+        A detached scalar in [0, 1e4].
+    """
+    (pulled,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
+    (pushed,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+    return (pulled.norm() / (pushed.norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
 def slot_errors(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

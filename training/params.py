@@ -9,27 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from layers.errors import UserError
-
-SIDE_MULTIPLE = 32
-
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-MixedPrecision = Literal["auto", "no", "bf16"]
+from training.param_types import Block, Count, Natural, Optimisation, Positive, Weight
+from training.params_data import SIDE_MULTIPLE, PrepareBuckets
+from training.params_vae import TrainVAE
 
 
 class ParamsError(UserError, ValueError):
     """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
-
-
-class Block(BaseModel):
-    """Base of all blocks: unknown keys are errors, types are not coerced, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Tracking(Block):
@@ -37,146 +26,6 @@ class Tracking(Block):
 
     experiment: Annotated[str, Field(min_length=1)]
     system_metrics: bool
-
-
-class Composer(Block):
-    """The embedded stream of designs."""
-
-    seed: Natural
-    size: Annotated[int, Field(ge=48, le=4096, multiple_of=6)]
-    assets: Literal["train", "held_out"]
-
-
-class Crello(Block):
-    """Reader of Crello."""
-
-    split: Literal["train", "validation", "test", "all"]
-    short_side: Count | None
-    layerd_filters: bool
-
-
-class Lica(Block):
-    """Reader of LICA's public release."""
-
-    fonts: str | None
-
-
-class PrismLayers(Block):
-    """Reader of the PrismLayers sets."""
-
-    split: str | None
-
-
-class DiffSynth(Block):
-    """Reader of DiffSynth-Studio's datasets."""
-
-    metadata: Annotated[str, Field(min_length=1)]
-
-
-SOURCES = ("composer", "rendered", "lica", "crello", "prism_layers", "psd", "musubi", "diffsynth")
-
-
-class PrepareBuckets(Block):
-    """Stage prepare_buckets."""
-
-    source: Literal[SOURCES]
-    location: str | None
-    rendered_root: str
-    layout_root: str | None
-    composer: Composer
-    crello: Crello
-    lica: Lica
-    prism_layers: PrismLayers
-    diffsynth: DiffSynth
-    output_root: str
-    storage: Literal["files", "shards"]
-    shard_samples: Count
-    train_count: Count | None
-    val_count: Count | None
-    val_share: Annotated[float, Field(ge=0, le=1)]
-    validation_list: str | None
-    seed: Natural
-    max_side: Count
-    min_side: Count
-    max_pixels: Count
-    max_aspect: Annotated[float, Field(ge=1)]
-    upscale: bool
-    drop_empty: bool
-    drop_hidden: bool
-    drop_unchanging: bool
-    min_change: Annotated[float, Field(ge=0, le=255)]
-    group: Literal["peels", "max_layers", "none"]
-    overlap_alpha: Annotated[int, Field(ge=0, le=254)]
-    max_layers: Count
-    preview_tolerance: Annotated[float, Field(ge=0, le=255)]
-    drop_mismatched: bool
-    jobs: Annotated[int, Field(ge=-1)]
-    cluster: Annotated[str, Field(min_length=1)]
-
-    @field_validator("max_side", "min_side")
-    @classmethod
-    def _side(cls, value: int) -> int:
-        if value % SIDE_MULTIPLE:
-            raise ValueError(f"a multiple of {SIDE_MULTIPLE}")
-        return value
-
-    @model_validator(mode="after")
-    def _sides(self) -> PrepareBuckets:
-        if self.min_side > self.max_side:
-            raise ValueError(f"min_side at most max_side ({self.max_side}), got min_side {self.min_side}")
-        if self.max_pixels < self.min_side**2:
-            raise ValueError(f"max_pixels at least min_side squared ({self.min_side**2}), got {self.max_pixels}")
-        if self.source == "composer":
-            if self.train_count is None or self.val_count is None:
-                raise ValueError("train_count and val_count numbers: the composer's stream has no end")
-            if not 0 < self.val_share < 1:
-                raise ValueError(f"val_share between 0 and 1 to fill both counts, got {self.val_share}")
-        elif self.source != "rendered" and self.location is None:
-            raise ValueError(f"location the folder or URL of the dataset that source {self.source} reads, got null")
-        if self.jobs == 0:
-            raise ValueError("jobs 1 or more, or -1 for one a core, got 0")
-        return self
-
-
-class Optimisation(Block):
-    """Everything the training loop needs; shared by the three training stages."""
-
-    epochs: Count
-    epoch_samples: Count | None
-    batch_size: Count
-    gradient_accumulation: Count
-    learning_rate: Positive
-    schedule: Literal["cosine", "constant"]
-    warmup_samples: Natural
-    weight_decay: Weight
-    grad_clip: Positive
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    mixed_precision: MixedPrecision
-    num_workers: Natural
-    log_every: Count
-    checkpoint_every: Count
-
-
-class VAELoss(Block):
-    """Weights of the RGBA-VAE's loss terms."""
-
-    abmse: Weight
-    l1: Weight
-    kl: Weight
-
-
-class TrainVAE(Block):
-    """Stage train_vae."""
-
-    seed: Natural
-    base_dim: Count
-    z_dim: Count
-    dim_mult: Annotated[list[Count], Field(min_length=2)]
-    num_res_blocks: Count
-    rgb_checkpoint: str | None
-    alpha_bias_init: float
-    loss: VAELoss
-    optimisation: Optimisation
 
 
 class Timestep(Block):

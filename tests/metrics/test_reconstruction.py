@@ -1,56 +1,116 @@
+"""The AIM-500-style command: its figures are torchmetrics' on the same tensors, its report says what was done."""
+
+import json
+
+import numpy as np
 import pytest
 import torch
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from metrics.reconstruction import BACKGROUNDS, PSNR_CEILING, blend, mean_metrics, psnr, reconstruction_metrics, ssim
-
-
-def pictures():
-    torch.manual_seed(0)
-    target = torch.rand(3, 4, 32, 48) * 2 - 1
-    return (target + 0.1 * torch.randn_like(target)).clamp(-1, 1), target
-
-
-def test_psnr_and_ssim_equal_torchmetrics():
-    predicted, target = pictures()
-    a, b = blend(predicted, BACKGROUNDS["white"]), blend(target, BACKGROUNDS["white"])
-    for k in range(3):
-        one = slice(k, k + 1)
-        assert float(psnr(a, b)[k]) == pytest.approx(
-            float(PeakSignalNoiseRatio(data_range=1.0)(a[one], b[one])), abs=1e-5
-        )
-        theirs = StructuralSimilarityIndexMeasure(data_range=1.0)(a[one], b[one])
-        assert float(ssim(a, b)[k]) == pytest.approx(float(theirs), abs=1e-5)
+from layers.tensors import to_tensor
+from metrics.perceptual import Perceptual
+from metrics.reconstruction import find_pictures, main, prepare, stored
+from metrics.rgba_scores import BACKGROUNDS, blend
+from models.rgba_vae import RGBAVAE
+from tests.networks import tiny_vae
 
 
-def test_psnr_closed_form_and_ceiling():
-    target = torch.zeros(1, 3, 8, 8)
-    assert float(psnr(target + 0.1, target)) == pytest.approx(20.0, abs=1e-4)
-    assert float(psnr(target, target)) == PSNR_CEILING
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reconstruction")
+    tiny_vae().save_pretrained(root / "vae")
+    rng = np.random.default_rng(0)
+    (root / "pictures" / "more").mkdir(parents=True)
+    for index, (height, width) in enumerate([(48, 64), (64, 40), (50, 50)]):
+        pixels = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 4), dtype=np.uint8)
+        picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(root / "pictures" / ("more" if index == 2 else "") / f"p{index}.png")
+    Image.new("RGB", (40, 40), (10, 200, 30)).save(root / "pictures" / "opaque.jpg")
+    (root / "pictures" / "broken.png").write_bytes(b"no picture")
+    Image.new("RGBA", (8, 8)).save(root / "pictures" / "speck.png")
+    return root
 
 
-def test_blending():
-    half = torch.full((1, 4, 2, 2), 1.0)
-    half[:, 3] = 0.0
-    assert torch.allclose(blend(half, (0.0, 1.0, 0.0))[0, :, 0, 0], torch.tensor([0.5, 1.0, 0.5]))
+def run(root, out, *more):
+    command = ["--images", str(root / "pictures"), "--vae", str(root / "vae"), "--out", str(out), "--device", "cpu"]
+    code = main([*command, *more])
+    return code, json.loads(out.read_text()) if out.is_file() else None
 
 
-def test_the_nine_backgrounds_are_averaged():
-    assert len(BACKGROUNDS) == 9
-    predicted, target = pictures()
-    whole = reconstruction_metrics(predicted, target)
-    single = [reconstruction_metrics(predicted, target, (name,)) for name in BACKGROUNDS]
-    for k in range(3):
-        assert whole[k]["psnr"] == pytest.approx(sum(rows[k]["psnr"] for rows in single) / 9, abs=1e-4)
-    assert mean_metrics(whole)["ssim"] == pytest.approx(sum(row["ssim"] for row in whole) / 3)
+def test_the_figures_are_those_of_torchmetrics(folders, tmp_path):
+    code, report = run(folders, tmp_path / "report.json", "--size", "32")
+    assert code == 0 and report["pictures"] == 5 and list(report["skipped"]) == ["broken.png"]
+    vae, perceptual = RGBAVAE.from_pretrained(folders / "vae"), Perceptual()
+    rows = {name: [] for name in BACKGROUNDS}
+    for path in find_pictures(folders / "pictures"):
+        if path.name == "broken.png":
+            continue
+        pixels = np.array(Image.open(path).convert("RGBA"))
+        target = to_tensor(prepare(pixels, 32, 4))[None]
+        with torch.no_grad():
+            predicted = vae(target)
+            for name, colour in BACKGROUNDS.items():
+                pair = blend(predicted, colour), blend(target, colour)
+                rows[name].append(
+                    (
+                        float(peak_signal_noise_ratio(*pair, data_range=1.0)),
+                        float(structural_similarity_index_measure(*pair, data_range=1.0)),
+                        float(perceptual(pair[0] * 2 - 1, pair[1] * 2 - 1)),
+                    )
+                )
+    for name, values in rows.items():
+        for metric, expected in zip(("psnr", "ssim", "lpips"), np.mean(values, axis=0), strict=True):
+            assert report["backgrounds"][name][metric] == pytest.approx(expected, rel=1e-4)
+    assert report["mean"]["psnr"] == pytest.approx(np.mean([np.mean(v, axis=0)[0] for v in rows.values()]), rel=1e-4)
 
 
-def test_hidden_colour_does_not_count_and_alpha_does():
-    target = torch.rand(1, 4, 16, 16) * 2 - 1
-    target[:, 3] = -1.0
-    predicted = target.clone()
-    predicted[:, :3] *= -1.0
-    (row,) = reconstruction_metrics(predicted, target)
-    assert row["psnr"] == PSNR_CEILING and row["alpha_l1"] == 0.0
-    predicted[:, 3] = 1.0
-    assert reconstruction_metrics(predicted, target)[0]["alpha_l1"] == 1.0
+def test_the_report_says_what_was_done_and_never_calls_alexnet_rfid(folders, tmp_path):
+    _, report = run(folders, tmp_path / "report.json", "--size", "32")
+    assert report["protocol"]["crop"] == "centre 32x32" and "32 px" in report["protocol"]["resize"]
+    assert set(report["backgrounds"]) == set(BACKGROUNDS) and len(report["protocol"]["vae"]["safetensors_md5"]) == 32
+    for row in (report["mean"], *report["backgrounds"].values()):
+        assert "fid_alexnet" in row and "rfid" not in row
+    assert "not comparable with rFID" in report["protocol"]["frechet"]
+
+
+def test_native_resolution_and_jpeg_blends(folders, tmp_path):
+    _, exact = run(folders, tmp_path / "a.json", "--size", "native")
+    _, jpeg = run(folders, tmp_path / "b.json", "--size", "native", "--blends", "jpeg")
+    assert exact["skipped"].keys() == {"broken.png", "speck.png"}
+    assert exact["mean"]["psnr"] != jpeg["mean"]["psnr"] and "JPEG" in jpeg["protocol"]["blends"]
+    assert exact["protocol"]["crop"] == "centre, to multiples of 4 px"
+
+
+def test_cropping():
+    picture = np.arange(6 * 10 * 4, dtype=np.uint8).reshape(6, 10, 4)
+    assert np.array_equal(prepare(picture, 6, 2), picture[:, 2:8])
+    assert np.array_equal(prepare(picture, None, 4), picture[1:5, 1:9])
+    wide = np.full((100, 333, 4), 255, np.uint8)
+    assert prepare(wide, 40, 8).shape == (40, 40, 4) and (prepare(wide, 40, 8) == 255).all()
+
+
+def test_stored_blends():
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(stored(images, "float"), images)
+    assert (stored(images, "png") - images).abs().max() <= 0.5 / 255 + 1e-6
+    flat = torch.full((1, 3, 16, 16), 100 / 255)
+    assert torch.allclose(stored(flat, "jpeg"), flat, atol=1.5 / 255)
+
+
+def test_what_a_user_can_get_wrong_is_one_line(folders, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    base = {"--images": str(folders / "pictures"), "--vae": str(folders / "vae"), "--out": str(tmp_path / "out.json")}
+    for change, sentence in [
+        ({"--images": str(tmp_path / "none")}, "is not a folder"),
+        ({"--images": str(tmp_path / "empty")}, "no picture below"),
+        ({"--vae": str(tmp_path / "none")}, "no VAE folder at"),
+        ({"--size": "33"}, "got 33, expected at least 32 and a multiple of 4"),
+        ({"--size": "big"}, "got big, expected a number of pixels or native"),
+        ({"--out": str(tmp_path)}, "is a folder, expected a file"),
+        ({"--inception": str(tmp_path / "none.pth")}, "no such file"),
+    ]:
+        assert main([part for pair in (base | change).items() for part in pair]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ") and sentence in error
+    assert not (tmp_path / "out.json").exists()

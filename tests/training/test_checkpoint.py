@@ -23,7 +23,7 @@ def advance(network, optimizer, steps, seed=1):
 
 def saved(store, network, optimizer, **state):
     ema = [p.detach().clone() for p in network.parameters()]
-    store.save(network=network, ema=ema, best=None, optimizer=optimizer, state={"step": 3, **state})
+    store.save(network=network, companions=[], ema=ema, best=None, optimizer=optimizer, state={"step": 3, **state})
 
 
 def test_a_restored_run_goes_on_bit_equal(tmp_path):
@@ -34,7 +34,7 @@ def test_a_restored_run_goes_on_bit_equal(tmp_path):
     advance(network, optimizer, 5, seed=2)
     expected = copy.deepcopy(network.state_dict())
     again, again_optimizer = make()
-    store.load(network=again, optimizer=again_optimizer)
+    store.load(network=again, companions=[], optimizer=again_optimizer)
     advance(again, again_optimizer, 5, seed=2)
     assert all(torch.equal(expected[k], v) for k, v in again.state_dict().items())
 
@@ -45,6 +45,7 @@ def test_state_and_averages_come_back(tmp_path):
     assert store.read_state() is None
     store.save(
         network=network,
+        companions=[],
         ema=[torch.full((12,), float(i)) for i in range(12)],
         best=[torch.ones(2)],
         optimizer=optimizer,
@@ -52,9 +53,19 @@ def test_state_and_averages_come_back(tmp_path):
     )
     state = store.read_state()
     assert (state["step"], state["run_id"]) == (7, "abc")
-    ema, best = store.load(network=network, optimizer=optimizer)
+    ema, best = store.load(network=network, companions=[], optimizer=optimizer)
     assert [float(tensor[0]) for tensor in ema] == list(range(12)), "ten comes after nine"
     assert torch.equal(best[0], torch.ones(2))
+
+
+def test_what_is_trained_beside_the_network_comes_back(tmp_path):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key")
+    companions = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(12)]
+    store.save(network=network, companions=companions, ema=[], best=None, optimizer=optimizer, state={"step": 1})
+    again = [torch.nn.Parameter(torch.zeros(3)) for _ in range(12)]
+    store.load(network=network, companions=again, optimizer=optimizer)
+    assert [float(p[0]) for p in again] == list(range(12)) and all(p.requires_grad for p in again)
 
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path):

@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import pytest
@@ -40,7 +41,22 @@ class Regression(torch.nn.Module):
         return {"loss": (self.line(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()}
 
 
-def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None):
+class Contest(Regression):
+    """A network and something trained beside it whose gradient is a thousand times larger."""
+
+    def __init__(self):
+        super().__init__()
+        self.rival = torch.nn.Linear(2, 1)
+        self.frozen = torch.nn.Linear(2, 1).requires_grad_(False)
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append(batch["seen"])
+        ours, rival = super().forward(batch)["loss"], 1e3 * self.rival(batch["x"]).square().mean()
+        return {"loss": ours + rival, "ours": ours, "rival": rival}
+
+
+def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None):
     torch.manual_seed(3)
     data = torch.randn(64, 2)
 
@@ -55,7 +71,7 @@ def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None,
             if log is not None:
                 log.append((step, values))
 
-    module = Regression()
+    module = module or Regression()
     seen = iter(validation or itertools.count())
     progress = fit(
         module,
@@ -121,6 +137,32 @@ def test_averaged_weights_lag_behind(tmp_path):
     averaged, _ = train(tmp_path / "b", settings(ema_decay=0.9), batch_size=4)
     start = Regression().line.weight.detach()
     assert 0 < (averaged - start).norm() < (raw - start).norm()
+
+
+def test_what_is_trained_beside_the_network_is_clipped_apart_and_not_averaged(tmp_path):
+    block = settings(grad_clip=1.0, ema_decay=0.9)
+    alone, _ = train(tmp_path / "a", block, batch_size=4)
+    contest = Contest()
+    before = copy.deepcopy(contest.state_dict())
+    beside, _ = train(tmp_path / "b", block, batch_size=4, module=contest)
+    assert torch.allclose(alone, beside, atol=1e-6), "a rival's gradient must not shrink the network's"
+    assert not torch.equal(contest.rival.weight, before["rival.weight"])
+    assert torch.equal(contest.frozen.weight, before["frozen.weight"])
+    assert contest.seen == [0, 4, 8, 12], "samples before each step"
+
+
+def test_what_is_trained_beside_the_network_is_resumed(tmp_path):
+    block = settings(epochs=4, epoch_samples=4)
+    straight = Contest()
+    train(tmp_path / "a", block, batch_size=4, steps=1, module=straight)
+    with pytest.raises(NonFiniteLossError):
+        train(tmp_path / "b", block, batch_size=4, steps=1, poison=2, module=Contest())
+    resumed = Contest()
+    with torch.no_grad():
+        resumed.rival.weight.zero_()
+    train(tmp_path / "b", block, batch_size=4, steps=1, module=resumed)
+    assert resumed.seen == [8, 12]
+    assert torch.equal(straight.rival.weight, resumed.rival.weight)
 
 
 def test_plans():

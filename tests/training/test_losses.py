@@ -6,8 +6,13 @@ from training.losses import (
     BACKGROUND_MEAN,
     BACKGROUND_SQUARE,
     abmse,
+    adaptive_weight,
     alpha_aware_l1,
+    hinge_discriminator,
+    hinge_generator,
+    kl_between,
     kl_to_unit,
+    perceptual,
     slot_errors,
     weighted_slot_error,
 )
@@ -66,6 +71,44 @@ def test_kl_equals_torch():
     mean, logvar = pictures(2, 3, 4)
     expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0)).mean()
     assert torch.allclose(kl_to_unit(mean, logvar), expected)
+
+
+def test_kl_between_equals_torch():
+    mean, logvar = pictures(2, 3, 4)
+    mean_r, logvar_r = pictures(2, 3, 4)[::-1]
+    ours, theirs = Normal(mean, (0.5 * logvar).exp()), Normal(mean_r, (0.5 * logvar_r).exp())
+    assert torch.allclose(kl_between(mean, logvar, mean_r, logvar_r), kl_divergence(ours, theirs).mean())
+    assert kl_between(mean, logvar, mean, logvar) == 0.0
+
+
+def test_perceptual_is_the_mean_of_black_and_white_composites():
+    predicted, target = pictures(2, 4, 5, 5)
+    seen = []
+
+    def distance(a, b):
+        seen.append((a, b))
+        return (a - b).square().mean((1, 2, 3))
+
+    value = perceptual(predicted, target, distance)
+    expected = sum((over_grey(predicted, g) - over_grey(target, g)).square().mean() for g in (-1.0, 1.0)) / 2
+    assert torch.allclose(value, expected)
+    assert seen[0][0].shape == (4, 3, 5, 5), "colour alone, both backgrounds in one go"
+
+
+def test_hinge_losses_closed_form():
+    real, fake = torch.tensor([2.0, 0.0, -1.0]), torch.tensor([-3.0, 0.5])
+    assert torch.allclose(hinge_discriminator(real, fake), torch.tensor(0.5 * ((0 + 1 + 2) / 3 + (0 + 1.5) / 2)))
+    assert torch.allclose(hinge_generator(fake), torch.tensor(1.25))
+
+
+def test_the_adaptive_weight_makes_gradients_equally_long():
+    last = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
+    x = torch.randn(4, dtype=torch.double)
+    reconstruction, adversarial = (last @ x).square().sum(), 0.01 * (last @ x).sum()
+    factor = adaptive_weight(reconstruction, adversarial, last)
+    (pulled,) = torch.autograd.grad(reconstruction, last, retain_graph=True)
+    (pushed,) = torch.autograd.grad(factor * adversarial, last)
+    assert not factor.requires_grad and torch.allclose(pulled.norm(), pushed.norm(), rtol=1e-2)
 
 
 def test_slot_weights_are_normalised():

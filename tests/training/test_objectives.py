@@ -4,8 +4,7 @@ import torch
 
 from tests.networks import tiny_network, tiny_vae
 from training.flow_objective import FlowObjective, RefineObjective
-from training.params import DecomposeLoss, RefineLoss, Timestep, VAELoss
-from training.vae_objective import VAEObjective
+from training.params import DecomposeLoss, RefineLoss, Timestep
 
 TIMESTEP = Timestep(density="logit_normal", mean=0.0, std=1.0, shift=1.0)
 
@@ -19,16 +18,6 @@ class Perfect(torch.nn.Module):
 
     def forward(self, noisy, condition, sigma):
         return (noisy - self.clean) / sigma.view(-1, 1, 1, 1, 1) + self.idle
-
-
-def test_the_vae_loss_is_its_weighted_terms_and_reaches_every_parameter():
-    vae = tiny_vae()
-    objective = VAEObjective(vae, VAELoss(abmse=1.0, l1=0.5, kl=0.01))
-    batch = {"component": torch.rand(2, 4, 16, 16) * 2 - 1, "composite": torch.rand(2, 4, 16, 16) * 2 - 1}
-    terms = objective(batch)
-    assert torch.allclose(terms["loss"], terms["abmse"] + 0.5 * terms["l1"] + 0.01 * terms["kl"])
-    terms["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
 
 
 def test_a_perfect_network_has_no_flow_loss():

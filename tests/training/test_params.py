@@ -3,6 +3,7 @@ import re
 import pytest
 import yaml
 
+from stages.train_vae import build_vae
 from tests.stages.imports import ROOT
 from training.params import ParamsError, flatten, load_params, parse_params
 
@@ -86,3 +87,14 @@ def test_every_float_in_the_files_is_one_for_every_yaml_reader():
     for path in FILES:
         bare = [line for line in path.read_text().splitlines() if re.search(r":\s*\d+e-?\d+", line)]
         assert not bare, f"{path.name}: {bare}: a float without a point is a word to YAML 1.1"
+
+
+def test_the_linear_code_needs_room_and_the_reference_a_checkpoint():
+    text = broken(lambda p: p["train_vae"]["loss"].update(reference_kl=0.1))
+    assert "train_vae: expected loss.reference_kl 0 where rgb_checkpoint is null" in text
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["train_vae"]["base_dim"] = 8
+    with pytest.raises(
+        ParamsError, match=r"train_vae\.init: linear_code needs a wider network.*level 0 has 8 channels"
+    ):
+        build_vae(parse_params(raw).train_vae)

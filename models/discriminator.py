@@ -1,0 +1,44 @@
+"""PatchGAN: says of every patch of an RGBA picture whether it is real (Isola et al. 2017, sec. 3.2.2)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+GROUPS = 8
+
+
+class PatchDiscriminator(nn.Module):
+    """Strided 4x4 convolutions; with three of them a logit sees 70x70 pixels, as in AlphaVAE (sec. 3.3).
+
+    Group norm stands where pix2pix has batch norm: real and reconstructed pictures pass separately, and statistics of
+    a batch would tell them apart without a look at the pictures.
+
+    Args:
+        width: channels after the first convolution, a multiple of 8; doubled by each of the next ones, up to 8 times.
+        layers: strided convolutions.
+        channels: of the pictures.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 3, channels: int = 4) -> None:
+        super().__init__()
+        widths = [width * min(2**i, 8) for i in range(layers + 1)]
+        blocks: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for index, (before, after) in enumerate(pairwise(widths)):
+            stride = 2 if index < layers - 1 else 1
+            blocks += [
+                nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(GROUPS, after),
+                nn.LeakyReLU(0.2),
+            ]
+        self.blocks = nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 4, padding=1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, 1, h, w)`` of pictures ``(B, 4, H, W)`` in [-1, 1]; above 0 says real."""
+        return self.blocks(images)

@@ -1,0 +1,39 @@
+"""What the schema of params.yaml is made of: bounds, the strictness of every block, and the block stages share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+MixedPrecision = Literal["auto", "no", "bf16"]
+
+
+class Block(BaseModel):
+    """Base of all blocks: unknown keys are errors, types are not coerced, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Optimisation(Block):
+    """Everything the training loop needs; shared by the three training stages."""
+
+    epochs: Count
+    epoch_samples: Count | None
+    batch_size: Count
+    gradient_accumulation: Count
+    learning_rate: Positive
+    schedule: Literal["cosine", "constant"]
+    warmup_samples: Natural
+    weight_decay: Weight
+    grad_clip: Positive
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    mixed_precision: MixedPrecision
+    num_workers: Natural
+    log_every: Count
+    checkpoint_every: Count
