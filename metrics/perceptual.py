@@ -64,7 +64,9 @@ class Perceptual(nn.Module):
         if min(predicted.shape[-2:]) < (least := SMALLEST_SIDE[self.trunk]):
             size = f"{predicted.shape[-1]}x{predicted.shape[-2]}"
             raise ValueError(f"LPIPS with {self.trunk} needs pictures of at least {least} px a side, got {size}")
-        return self.lpips(predicted, target).flatten()
+        # Differences of unit vectors, squared, are too small for the mantissa of bfloat16.
+        with torch.autocast(predicted.device.type, enabled=False):
+            return self.lpips(predicted.float(), target.float()).flatten()
 
 
 def _packaged_alexnet() -> lpips.LPIPS:

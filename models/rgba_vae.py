@@ -11,22 +11,19 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.folders import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, load_safetensors, locate
 from models.vae_blocks import AttentionBlock, Decoder, Encoder, FrameConv, Resample, ResidualBlock, RMSNorm
 
 CLASS_NAME = "AutoencoderKLQwenImage"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
 # On CPU a training step takes 6 to 20 % less time than in the contiguous layout (channel sums read neighbours, oneDNN
 # does not reorder); GPUs want it for half precision.
@@ -240,13 +237,13 @@ class RGBAVAE(nn.Module):
             FileNotFoundError: if folder, repository, config or safetensors are missing; a ``.bin`` is never read.
             ValueError: if the files are of another model.
         """
-        folder = _locate(source, subfolder)
+        folder = locate(source, subfolder)
         if not (folder / CONFIG_FILE).is_file():
             raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}")
         vae = cls(VAEConfig.from_diffusers(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
         own = vae.state_dict()
         state = {}
-        for name, tensor in _load_safetensors(folder).items():
+        for name, tensor in load_safetensors(folder).items():
             if ".time_conv." not in name:
                 frame = tensor[:, :, -1] if tensor.ndim == 5 else tensor
                 state[name] = frame.flatten() if name.endswith(".gamma") else frame
@@ -315,37 +312,3 @@ def widen_to_rgba(vae: RGBAVAE, alpha_bias_init: float = 1.0) -> RGBAVAE:
     last.weight = nn.Parameter(F.pad(last.weight.detach(), (0, 0, 0, 0, 0, 0, 0, 1)))
     last.bias = nn.Parameter(F.pad(last.bias.detach(), (0, 1), value=alpha_bias_init))
     return wide.to(memory_format=MEMORY_FORMAT)
-
-
-def _locate(source: str | os.PathLike, subfolder: str | None) -> Path:
-    root = Path(source)
-    if not root.is_dir():
-        if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-            raise FileNotFoundError(f"no VAE folder at {root}")
-        from huggingface_hub import snapshot_download
-
-        prefix = f"{subfolder}/" if subfolder else ""
-        try:
-            root = Path(snapshot_download(source, allow_patterns=[f"{prefix}*.json", f"{prefix}*.safetensors"]))
-        except Exception as error:
-            raise FileNotFoundError(f"no VAE folder at {root}, and the hub does not give {source}: {error}") from error
-    folder = root / subfolder if subfolder else root
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {subfolder} in {root}")
-    return folder
-
-
-def _load_safetensors(folder: Path) -> dict[str, Tensor]:
-    if (folder / INDEX_FILE).is_file():
-        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        shards = sorted(set(index["weight_map"].values()))
-    else:
-        shards = [WEIGHTS_FILE]
-    state = {}
-    for shard in shards:
-        if Path(shard).name != shard:
-            raise ValueError(f"{INDEX_FILE} in {folder} names {shard}; expected files beside it")
-        if not (folder / shard).is_file():
-            raise FileNotFoundError(f"no {shard} in {folder}; weights are read from safetensors only")
-        state.update(load_file(folder / shard))
-    return state

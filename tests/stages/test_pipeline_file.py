@@ -6,6 +6,7 @@ import yaml
 from stages.cli import REPORTS
 from tests.stages.imports import ROOT, imported_files
 
+SHIPPED = "models/pretrained/"
 STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -20,8 +21,16 @@ def test_every_imported_file_is_a_dep_and_no_dep_is_idle(stage):
     needed = {path for path in imported_files(f"stages.{stage}") if not path.endswith("__init__.py")}
     covered = {path for path in needed if any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
     assert needed == covered, f"not in dvc.yaml: {sorted(needed - covered)}"
+    # Not code: weights that the code reads.
+    listed = [dep for dep in listed if not (dep.startswith(SHIPPED) and (ROOT / dep).is_file())]
     idle = [dep for dep in listed if not any(path == dep or path.startswith(f"{dep}/") for path in needed)]
     assert not idle, f"in dvc.yaml, but not imported: {idle}"
+
+
+def test_weights_that_ship_are_a_dep_of_what_reads_them():
+    for stage, block in PIPELINE.items():
+        reads = "metrics/perceptual.py" in block["deps"]
+        assert reads == (f"{SHIPPED}alexnet_features.safetensors" in block["deps"]), stage
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -46,7 +46,7 @@ def main() -> None:
         accelerator.backward(wrapped({**halves[0], "seen": 0})["loss"] / 2)
     accelerator.backward(wrapped({**halves[1], "seen": 0})["loss"] / 2)
     if accelerator.is_main_process:
-        save_file({name: p.grad for name, p in module.vae.named_parameters()}, sys.argv[1])
+        save_file({name: p.grad.contiguous() for name, p in module.vae.named_parameters()}, sys.argv[1])
     accelerator.end_training()
 
 

@@ -65,7 +65,7 @@ def test_what_is_trained_beside_the_network_comes_back(tmp_path):
     store.save(network=network, companions=companions, ema=[], best=None, optimizer=optimizer, state={"step": 1})
     again = [torch.nn.Parameter(torch.zeros(3)) for _ in range(12)]
     store.load(network=network, companions=again, optimizer=optimizer)
-    assert [float(p[0]) for p in again] == list(range(12)) and all(p.requires_grad for p in again)
+    assert [p[0].item() for p in again] == list(range(12)) and all(p.requires_grad for p in again)
 
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path):

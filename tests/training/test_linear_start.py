@@ -20,7 +20,7 @@ def started(root, fit_samples):
     raw = copy.deepcopy(SMOKE["train_vae"])
     raw["loss"] |= {"lpips": 0.0, "gan": 0.0}
     raw["opaque_share"] = 0.0
-    raw["linear_start"]["fit_samples"] = fit_samples
+    raw["linear_start"] |= {"fit_samples": fit_samples, "learning_rate": 1.0e-3}
     settings = TrainVAE.model_validate(raw)
     dataset = RgbaComponentDataset(root, "train")
     order = BucketBatches(dataset.keys, 4, seed=0)
@@ -41,7 +41,7 @@ def started(root, fit_samples):
 
 def test_the_fit_improves_on_the_closed_form_and_leaves_the_branches_silent(bucketed_root):
     held_out, perceptual = StackDataset(bucketed_root, "val"), Perceptual()
-    closed, fitted = (validate(started(bucketed_root, n), held_out, perceptual, CPU) for n in (0, 240))
+    closed, fitted = (validate(started(bucketed_root, n), held_out, perceptual, CPU) for n in (0, 1200))
     assert closed["psnr_white"] > 18.0, "nothing was trained yet"
     assert fitted["psnr_white"] > closed["psnr_white"] + 1.0
     vae = started(bucketed_root, 8)
