@@ -123,16 +123,7 @@ def run_default(settings: TrainVAE, dataset, pool: list[dict], stacks: list[dict
     objective = VAEObjective(vae, settings)
     start = time.perf_counter()
     if settings.init == "linear_code":
-        start_as_linear_code(
-            vae,
-            objective,
-            lambda: endless(pool, order),
-            settings.linear_start,
-            block.batch_size,
-            settings.seed,
-            torch.device("cpu"),
-            False,
-        )
+        start_as_linear_code(vae, settings, lambda: endless(pool, order), torch.device("cpu"), False)
     spent = time.perf_counter() - start
     items = block.epochs * block.epoch_samples
     train(

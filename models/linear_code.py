@@ -5,8 +5,8 @@ numbers for 4x4 pixels of RGBA reconstruct composed designs at 27 dB (docs/log.m
 code, and training only has to improve on it:
 
 * residual blocks start as their shortcuts (last convolution 0) and attention adds nothing (projection 0);
-* the strided convolutions of the encoder gather 2x2 pixels into channels, the last one projects them on the whitened
-  principal components of the patch; the upsampling convolutions of the decoder spread them out again;
+* the strided convolutions of the encoder gather 2x2 pixels into channels, the last one projects them on the space of
+  the patch's principal components; the upsampling convolutions of the decoder spread them out again;
 * RMSNorm and SiLU before the last convolution of either half are linear where it matters: SiLU(v) - SiLU(-v) = v, so
   every number travels as the pair (v, -v), and large constants in the spare channels keep the norm nearly the same for
   every pixel.
@@ -21,16 +21,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.fft import dct
 from torch import Tensor, nn
 
-from models.rgba_vae import INITIAL_LOGVAR, RGBAVAE
+from models.rgba_vae import RGBAVAE
 from models.vae_blocks import AttentionBlock, Resample, ResidualBlock, UpsampleConv
 
 CHANNELS = 4
 # Pairs travel at half the deviation of a latent, so that they stay small beside the constants in the norm.
 PAIR_SCALE = 0.5
+# Of the posterior's noise, small beside the weakest components, whose deviation is about a tenth of a latent's.
+LOGVAR = -8.0
 CONSTANT = 4.0
 # Taps of a convolution after nearest doubling, for the even pixel of each pair; the odd one has the mirror image. They
 # keep a constant, and otherwise err by a quarter of the differences of neighbours.
@@ -53,7 +57,11 @@ def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int]) -> str | No
 
 
 def patch_axes(batches: Iterable[Tensor], levels: int, count: int) -> Tensor:
-    """Principal axes of patches, each as long as the root mean square of the patches along it.
+    """Axes of the space of a patch's strongest principal components, equally long and mixed.
+
+    Mixed, because the latents will be normalised channel by channel for diffusion: a channel for each component would
+    make the finest detail as loud as shape and colour, and the transformer would spend itself on it (docs/log.md). An
+    orthonormal cosine transform gives every channel the same share of the strongest component.
 
     Args:
         batches: pictures ``(B, 4, H, W)`` in [-1, 1].
@@ -61,8 +69,8 @@ def patch_axes(batches: Iterable[Tensor], levels: int, count: int) -> Tensor:
         count: axes.
 
     Returns:
-        ``(4^(levels+1), count)``, the strongest first. The whitened code of a patch p is ``pinv(axes) @ p``, the patch
-        of a code z is ``axes @ z``. Moments are about 0, so the mean is in the first axes.
+        ``(4^(levels+1), count)``, orthogonal, as long as makes the code's mean square 1. The code of a patch p is
+        ``pinv(axes) @ p``, the patch of a code z is ``axes @ z``. Moments are about 0, so the code holds the mean.
     """
     size = CHANNELS * 4**levels
     moment, number = torch.zeros(size, size, dtype=torch.float64), 0
@@ -73,8 +81,8 @@ def patch_axes(batches: Iterable[Tensor], levels: int, count: int) -> Tensor:
         rows = patches.movedim(1, -1).reshape(-1, size)
         moment, number = moment + rows.T @ rows, number + len(rows)
     values, vectors = torch.linalg.eigh(moment / max(number, 1))
-    order = values.argsort(descending=True)[:count]
-    return (vectors[:, order] * values[order].clamp(min=1e-8).sqrt()).float()
+    strongest, mixing = vectors[:, -count:].flip(1), torch.from_numpy(dct(np.eye(count), axis=0, norm="ortho"))
+    return (strongest @ mixing * values[-count:].mean().clamp(min=1e-8).sqrt()).float()
 
 
 @torch.no_grad()
@@ -96,7 +104,7 @@ def init_as_linear_code(vae: RGBAVAE, axes: Tensor) -> RGBAVAE:
             _zero(module.proj)
     for conv in (vae.encoder.conv_in, vae.quant_conv, vae.post_quant_conv, vae.decoder.conv_in):
         _identity(conv)
-    vae.quant_conv.bias[z_dim:] = INITIAL_LOGVAR
+    vae.quant_conv.bias[z_dim:] = LOGVAR
 
     downs = [block for block in vae.encoder.down_blocks if isinstance(block, Resample)]
     analysis = torch.linalg.pinv(axes.double()).float() * PAIR_SCALE

@@ -69,14 +69,10 @@ def start(vae: RGBAVAE, dataset: RgbaComponentDataset, settings: TrainVAE, sessi
         return
     optimisation = settings.optimisation
     order = BucketBatches(dataset.keys, optimisation.batch_size, seed=settings.seed)
-    cheap = settings.loss.model_copy(update={"lpips": 0.0, "reference_kl": 0.0, "gan": 0.0})
     start_as_linear_code(
         vae,
-        VAEObjective(vae, settings.model_copy(update={"loss": cheap})),
+        settings,
         lambda: endless_component_batches(dataset, order, 0, optimisation.num_workers),
-        settings.linear_start,
-        optimisation.batch_size,
-        settings.seed,
         session.accelerator.device,
         session.accelerator.is_main_process,
     )
