@@ -12,7 +12,6 @@ they train, the start included, and stands while they are measured on the valida
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Iterator
 
@@ -27,10 +26,11 @@ from layers.tensors import over_grey
 from metrics.rgba_scores import BACKGROUNDS, blend, psnr
 from models.rgba_vae import RGBAVAE, VAEConfig
 from stages.train_vae import build_vae
+from stages.tune import with_values
 from training.linear_start import start_as_linear_code
 from training.loop import BETAS, averaged_weights, update_average
 from training.losses import kl_to_unit
-from training.params import load_params
+from training.params import load_params, parse_params
 from training.params_vae import TrainVAE
 from training.schedule import learning_rate
 from training.vae_objective import VAEObjective
@@ -179,14 +179,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     params = load_params()
-    raw = copy.deepcopy(params.train_vae.model_dump())
-    for change in arguments.changes:
-        path, value = change.split("=", 1)
-        *parents, last = path.split(".")
-        block = raw
-        for name in parents:
-            block = block[name]
-        block[last] = yaml.safe_load(value)
+    pairs = (change.split("=", 1) for change in arguments.changes)
+    changes = {f"train_vae.{path}": yaml.safe_load(value) for path, value in pairs}
+    settings = parse_params(with_values(params.model_dump(), changes)).train_vae
     root = params.prepare_buckets.output_root
     dataset, validation = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
     pool = [
@@ -195,7 +190,7 @@ def main() -> None:
     stacks = [validation[i] for i in range(len(validation))]
     print(f"{vars(arguments)}, {len(pool)} items, torch {torch.__version__}", flush=True)
     if arguments.recipe != "first":
-        run_default(TrainVAE.model_validate(raw), dataset, pool, stacks, arguments.seconds, arguments.every)
+        run_default(settings, dataset, pool, stacks, arguments.seconds, arguments.every)
     if arguments.recipe != "default":
         run_first(dataset, pool, stacks, arguments.seconds, arguments.every)
 

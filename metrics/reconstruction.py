@@ -12,6 +12,7 @@ is in the output.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import io
 import json
@@ -158,10 +159,9 @@ def evaluate(
         raise ValueError(f"--size: got {size}, expected at least 32 and a multiple of {vae.spatial_factor}")
     perceptual = Perceptual().to(device)
     weights = None if inception in (None, "download") else Path(inception)
-    frechet = {
-        name: (alexnet_distance(perceptual) if inception is None else inception_distance(weights)).to(device)
-        for name in BACKGROUNDS
-    }
+    first = (alexnet_distance(perceptual) if inception is None else inception_distance(weights)).to(device)
+    # Statistics a background, one network for all.
+    frechet = {name: copy.deepcopy(first, {id(first.inception): first.inception}) for name in BACKGROUNDS}
     scores, skipped = Scores(perceptual, frechet, blends), {}
     for path in tqdm(paths, desc="reconstruct", unit="img", mininterval=1.0):
         name = str(path.relative_to(images))

@@ -67,20 +67,18 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 @torch.no_grad()
-def prove(source: RGBAVAE, converted: RGBAVAE, alpha: float, pictures: Tensor | None = None) -> Proof:
-    """Compare on opaque pictures.
+def prove(source: RGBAVAE, converted: RGBAVAE, alpha: float) -> Proof:
+    """Compare on :func:`opaque_pictures`.
 
     Args:
         source: network of 3 or 4 channels.
         converted: its widened form.
         alpha: expected of every decoded pixel, if the source has three channels.
-        pictures: ``(B, 4, H, W)`` in [-1, 1]; :func:`opaque_pictures` by default.
     """
-    pictures = opaque_pictures() if pictures is None else pictures
-    theirs, ours = source.encode(pictures[:, : source.config.input_channels]), converted.encode(pictures)
+    pictures, channels = opaque_pictures(), source.config.input_channels
+    theirs, ours = source.encode(pictures[:, :channels]), converted.encode(pictures)
     moments = [torch.cat([posterior.mean, posterior.logvar]) for posterior in (ours, theirs)]
     expected, decoded = source.decode(theirs.mode()), converted.decode(ours.mode())
-    channels = source.config.input_channels
     transparency = 0.0 if channels == 4 else float((decoded[:, 3] - alpha).abs().max())
     return Proof(_difference(*moments), _difference(decoded[:, :channels], expected), transparency)
 

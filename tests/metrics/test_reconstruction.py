@@ -9,7 +9,7 @@ from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from layers.tensors import to_tensor
-from metrics.perceptual import Perceptual
+from metrics.perceptual import Perceptual, alexnet_distance
 from metrics.reconstruction import find_pictures, main, prepare, stored
 from metrics.rgba_scores import BACKGROUNDS, blend
 from models.rgba_vae import RGBAVAE
@@ -72,6 +72,22 @@ def test_the_report_says_what_was_done_and_never_calls_alexnet_rfid(folders, tmp
     for row in (report["mean"], *report["backgrounds"].values()):
         assert "fid_alexnet" in row and "rfid" not in row
     assert "not comparable with rFID" in report["protocol"]["frechet"]
+
+
+def test_each_background_has_a_frechet_distance_of_its_own(folders, tmp_path):
+    """One network serves all nine; their statistics must not mix."""
+    _, report = run(folders, tmp_path / "report.json", "--size", "32")
+    vae, perceptual = RGBAVAE.from_pretrained(folders / "vae"), Perceptual()
+    for name in ("red", "black"):
+        alone = alexnet_distance(perceptual)
+        for path in find_pictures(folders / "pictures"):
+            if path.name != "broken.png":
+                target = to_tensor(prepare(np.array(Image.open(path).convert("RGBA")), 32, 4))[None]
+                with torch.no_grad():
+                    alone.update(blend(vae(target), BACKGROUNDS[name]), real=False)
+                    alone.update(blend(target, BACKGROUNDS[name]), real=True)
+        assert report["backgrounds"][name]["fid_alexnet"] == pytest.approx(float(alone.compute()), rel=1e-2)
+    assert report["backgrounds"]["red"]["fid_alexnet"] != report["backgrounds"]["black"]["fid_alexnet"]
 
 
 def test_native_resolution_and_jpeg_blends(folders, tmp_path):
