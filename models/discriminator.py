@@ -10,7 +10,7 @@ GROUPS = 8
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided 4x4 convolutions; with three of them a logit sees 70x70 pixels, as in AlphaVAE (sec. 3.3).
+    """Strided 4x4 convolutions; with three of them a logit sees 70x70 pixels, as in AlphaVAE's train/losses.py.
 
     Group norm stands where pix2pix has batch norm: real and reconstructed pictures pass separately, and statistics of
     a batch would tell them apart without a look at the pictures.

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from models import winograd
+
 if TYPE_CHECKING:
     from models.rgba_vae import VAEConfig
 
@@ -72,6 +74,10 @@ class FrameConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
+        return winograd.conv3x3(x, self.weight, self.bias) if winograd.fits(x, self.weight) else super().forward(x)
 
 
 class ResidualBlock(nn.Module):

@@ -47,7 +47,7 @@ def kl_to_unit(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 def kl_between(
     mean: torch.Tensor, logvar: torch.Tensor, reference_mean: torch.Tensor, reference_logvar: torch.Tensor
 ) -> torch.Tensor:
-    """KL(N(mean, exp logvar) || N(reference)), mean over latent elements: AlphaVAE's reference KL (sec. 3.3)."""
+    """KL(N(mean, exp logvar) || N(reference)), mean over latent elements (AlphaVAE's reference KL, train/losses.py)."""
     change = logvar - reference_logvar
     distance = (mean - reference_mean).square() * (-reference_logvar).exp()
     return 0.5 * (distance + change.exp() - 1.0 - change).mean()
@@ -58,7 +58,7 @@ def perceptual(
     target: torch.Tensor,
     distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """LPIPS of the composites over black and over white, mean of both and of the batch (AlphaVAE sec. 3.3).
+    """LPIPS of the composites over black and over white, mean of both and of the batch (AlphaVAE, train/losses.py).
 
     Args:
         predicted: ``(B, 4, H, W)``.
