@@ -5,9 +5,10 @@ The one place that knows the order of slots, their packing into tokens and their
     tokens = [composite | layer 1 (bottom) | ... | layer L (top) | condition image]
     layer index  0            1                       L              -1
 
-The composite and the layers are noisy, the condition is the clean latent of the flat picture. Rotary positions for
-the layer axis come from ``use_layer3d_rope``, which gives the last entry of ``img_shapes`` index -1; it reads the
-layout of the first sample alone, so a batch is homogeneous in (H, W, L).
+The composite and the layers are noisy, the condition is the clean latent of the flat picture; without one, as in the
+first two phases of the curriculum, its tokens are left out. Rotary positions for the layer axis come from
+``use_layer3d_rope``, which gives the last entry of ``img_shapes`` index -1; it reads the layout of the first sample
+alone, so a batch is homogeneous in (H, W, L).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 
 # The released pipeline always passes 0; the name `is_rgb` there suggests that 1 stood for RGB output in stage 1.
 RGBA_TASK = 0
+
+# Token states (B, T, D) and their mask (B, T), true where a token is no padding.
+Text = tuple[Tensor, Tensor]
 
 
 def build_transformer(
@@ -83,8 +87,28 @@ def unpack(tokens: Tensor, slots: int, size: tuple[int, int], patch_size: int) -
     )
 
 
+class SlotPositions(nn.Module):
+    """diffusers' rotary positions, for sequences with and without a condition image.
+
+    diffusers takes the last entry of ``img_shapes`` for the condition, whatever it is. Here it may be ``None``, for
+    none: the slots then have the indices, and the text the positions, that they have beside a condition.
+    """
+
+    def __init__(self, positions: nn.Module) -> None:
+        super().__init__()
+        self.positions = positions
+
+    def forward(
+        self, img_shapes: list[list[tuple[int, int, int] | None]], max_txt_seq_len: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Complex rotations of image tokens and of text tokens."""
+        *slots, condition = img_shapes[0]
+        image, text = self.positions([[*slots, condition or slots[0]]], max_txt_seq_len=max_txt_seq_len, device=device)
+        return (image if condition else image[: len(image) * len(slots) // (len(slots) + 1)]), text
+
+
 class VLDMMDiT(nn.Module):
-    """Velocity of all slots given the flat picture and, if there is one, the caption.
+    """Velocity of all slots given the flat picture and the caption, of which either may be missing.
 
     Args:
         transformer: ours from :func:`build_transformer`, or the released one.
@@ -93,6 +117,7 @@ class VLDMMDiT(nn.Module):
     def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
         super().__init__()
         self.transformer = transformer
+        transformer.pos_embed = SlotPositions(transformer.pos_embed)
 
     @property
     def patch_size(self) -> int:
@@ -106,19 +131,18 @@ class VLDMMDiT(nn.Module):
     def forward(
         self,
         noisy: Tensor,
-        condition: Tensor,
+        condition: Tensor | None,
         sigma: Tensor,
-        text: Tensor | None = None,
-        text_mask: Tensor | None = None,
+        text: Text | None = None,
     ) -> Tensor:
         """Predict v = noise - x_0 of every slot.
 
         Args:
             noisy: ``(B, L + 1, C, h, w)`` normalised latents, slot 0 the composite, then layers bottom to top.
-            condition: ``(B, C, h, w)`` clean normalised latents of the flat picture.
+            condition: ``(B, C, h, w)`` clean normalised latents of the flat picture; ``None`` leaves its tokens out.
             sigma: ``(B,)`` in [0, 1], 1 is noise.
-            text: ``(B, T, D)`` token states; ``None`` is one zero token, the prompt of a network without text.
-            text_mask: ``(B, T)``, true where a token is no padding.
+            text: token states ``(B, T, D)`` and a mask ``(B, T)``, true where a token is no padding; ``None`` is one
+                zero token, the prompt of a network without text.
 
         Returns:
             ``(B, L + 1, C, h, w)``.
@@ -127,21 +151,25 @@ class VLDMMDiT(nn.Module):
             ValueError: if the shapes of slots and condition do not belong together.
         """
         batch, slots, channels, height, width = noisy.shape
-        if condition.shape != (batch, channels, height, width):
+        if condition is not None and condition.shape != (batch, channels, height, width):
             raise ValueError(
                 f"condition of shape {tuple(condition.shape)} does not fit slots of shape {tuple(noisy.shape)}; "
                 f"expected {(batch, channels, height, width)}"
             )
         if text is None:
-            text = noisy.new_zeros(batch, 1, self.transformer.config.joint_attention_dim)
-        tokens = pack(torch.cat([noisy, condition[:, None]], dim=1), self.patch_size)
+            states, mask = noisy.new_zeros(batch, 1, self.transformer.config.joint_attention_dim), None
+        else:
+            # A mask of ones costs attention its fastest kernel and changes nothing.
+            states, mask = text[0].to(noisy.dtype), None if text[1].all() else text[1]
+        pictures = noisy if condition is None else torch.cat([noisy, condition[:, None]], dim=1)
+        tokens = pack(pictures, self.patch_size)
         shape = (1, height // self.patch_size, width // self.patch_size)
         predicted = self.transformer(
             hidden_states=tokens,
-            encoder_hidden_states=text,
-            encoder_hidden_states_mask=text_mask,
+            encoder_hidden_states=states,
+            encoder_hidden_states_mask=mask,
             timestep=sigma,
-            img_shapes=[[shape] * (slots + 1)] * batch,
+            img_shapes=[[shape] * slots + [None if condition is None else shape]] * batch,
             additional_t_cond=torch.full((batch,), RGBA_TASK, dtype=torch.long, device=noisy.device),
             return_dict=False,
         )[0]

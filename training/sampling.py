@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from models.rgba_vae import RGBAVAE
-from models.vld_mmdit import VLDMMDiT
+from models.vld_mmdit import Text, VLDMMDiT, pack, unpack
 from training.flow import inference_sigmas, sample
 from training.latents import decode_layers
 
@@ -23,9 +24,41 @@ def start_noise(ids: Sequence[str], shape: Sequence[int], seed: int) -> Tensor:
     return torch.stack(draws)
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance by the caption, as the released pipeline does it.
+
+    Attributes:
+        scale: ``true_cfg_scale``, above 1; the condition image stays in both branches.
+        negative: text of the other branch, one row a sample.
+        normalise: ``cfg_normalize``: each token keeps the length that it has without guidance.
+    """
+
+    scale: float
+    negative: Text
+    normalise: bool = False
+
+
+def guided_velocity(positive: Tensor, negative: Tensor, scale: float, normalise: bool) -> Tensor:
+    """Velocity away from the negative branch (Ho and Salimans 2022, eq. 6), over tokens ``(..., features)``."""
+    guided = negative + scale * (positive - negative)
+    if normalise:
+        guided = guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    return guided
+
+
 @torch.no_grad()
 def decompose_latents(
-    network: VLDMMDiT, condition: Tensor, layer_count: int, ids: Sequence[str], *, steps: int, seed: int
+    network: VLDMMDiT,
+    condition: Tensor,
+    layer_count: int,
+    ids: Sequence[str],
+    *,
+    steps: int,
+    seed: int,
+    text: Text | None = None,
+    guidance: Guidance | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Sample all slots given the flat picture's normalised latents.
 
@@ -36,13 +69,27 @@ def decompose_latents(
         ids: names of the samples, for their noise.
         steps: of the Euler sampler.
         seed: of the start noise.
+        text: captions, one row a sample.
+        guidance: by the caption; ``None`` is none.
+        noise: ``(B, L + 1, C, h, w)`` to start from instead of what ``seed`` and ``ids`` give.
 
     Returns:
         ``(B, L + 1, C, h, w)``, slot 0 the repainted composite, then layers bottom to top.
     """
-    noise = start_noise(ids, (layer_count + 1, *condition.shape[1:]), seed).to(condition)
-    sigmas = inference_sigmas(steps, network.condition_tokens(tuple(condition.shape[-2:])))
-    return sample(lambda latents, sigma: network(latents, condition, sigma), noise, sigmas)
+    size = tuple(condition.shape[-2:])
+    if noise is None:
+        noise = start_noise(ids, (layer_count + 1, *condition.shape[1:]), seed)
+
+    def predict(latents: Tensor, sigma: Tensor) -> Tensor:
+        positive = network(latents, condition, sigma, text)
+        if guidance is None:
+            return positive
+        negative = network(latents, condition, sigma, guidance.negative)
+        tokens = (pack(branch, network.patch_size) for branch in (positive, negative))
+        guided = guided_velocity(*tokens, guidance.scale, guidance.normalise)
+        return unpack(guided, layer_count + 1, size, network.patch_size)
+
+    return sample(predict, noise.to(condition), inference_sigmas(steps, network.condition_tokens(size)))
 
 
 @torch.no_grad()
@@ -55,8 +102,16 @@ def decompose_pictures(
     *,
     steps: int,
     seed: int,
+    text: Text | None = None,
+    guidance: Guidance | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1]."""
+    """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
+
+    The other arguments are those of :func:`decompose_latents`.
+    """
     condition = vae.normalise(vae.encode(pictures).mode())
-    latents = decompose_latents(network, condition, layer_count, ids, steps=steps, seed=seed)
+    latents = decompose_latents(
+        network, condition, layer_count, ids, steps=steps, seed=seed, text=text, guidance=guidance, noise=noise
+    )
     return decode_layers(vae, latents[:, 1:])
