@@ -28,14 +28,14 @@ def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
     root = Path(source)
     if not root.is_dir():
         if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-            raise FileNotFoundError(f"no VAE folder at {root}")
+            raise FileNotFoundError(f"no folder at {root}")
         from huggingface_hub import snapshot_download
 
         prefix = f"{subfolder}/" if subfolder else ""
         try:
             root = Path(snapshot_download(source, allow_patterns=[f"{prefix}*.json", f"{prefix}*.safetensors"]))
         except Exception as error:
-            raise FileNotFoundError(f"no VAE folder at {root}, and the hub does not give {source}: {error}") from error
+            raise FileNotFoundError(f"no folder at {root}, and the hub does not give {source}: {error}") from error
     folder = root / subfolder if subfolder else root
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {subfolder} in {root}")

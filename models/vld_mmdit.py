@@ -20,6 +20,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DMod
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.folders import locate
+
 # The released pipeline always passes 0; the name `is_rgb` there suggests that 1 stood for RGB output in stage 1.
 RGBA_TASK = 0
 
@@ -177,13 +179,13 @@ class VLDMMDiT(nn.Module):
         return unpack(predicted[:, :noisy_tokens], slots, (height, width), self.patch_size)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> VLDMMDiT:
-        """Load ``<folder>/transformer`` in the diffusers format.
+    def from_pretrained(cls, source: str | Path) -> VLDMMDiT:
+        """Load ``transformer/`` of a folder, or of a hub repository ``owner/name``, in the diffusers format.
 
         Raises:
             FileNotFoundError: if there is no such folder.
         """
-        path = Path(folder) / "transformer"
+        path = locate(source, "transformer")
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path}: no config.json; expected a transformer in the diffusers format")
         return cls(QwenImageTransformer2DModel.from_pretrained(path, use_safetensors=True))

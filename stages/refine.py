@@ -1,4 +1,4 @@
-"""Stage 4: short fine-tuning in pixel space, on from stage 3.
+"""Stage 4: short fine-tuning in pixel space and under edits, on from stage 3.
 
     python -m stages.refine
 
@@ -13,14 +13,16 @@ import shutil
 import sys
 
 from layers.batches import BucketBatches
+from metrics.perceptual import Perceptual
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
-from training.flow_objective import RefineObjective
-from training.heldout import held_out_terms, preview
+from training.captions import embed_captions
+from training.heldout import preview
 from training.latents import both_splits
 from training.loop import fit, make_plan
 from training.params import Params
+from training.refine_objective import RefineObjective, held_out_terms
 from training.session import training_session
 
 INPUT = WEIGHTS / "decompose"
@@ -37,7 +39,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
         network = VLDMMDiT.from_pretrained(INPUT).to(device)
-        objective = RefineObjective(network, vae, settings.timestep, settings.loss)
+        said = (text for split in (train, held_out) for texts in split.texts for text in texts)
+        captions = embed_captions(params.train_decompose.text, said, CACHE / "texts", session.accelerator)
+        distance = Perceptual("alex").to(device) if settings.loss.lpips > 0.0 else None
+        objective = RefineObjective(network, vae, settings, captions, distance)
         before = held_out_terms(objective.eval(), held_out, device)
         objective.train()
         order = BucketBatches(
@@ -45,7 +50,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            session.run.picture("val_layers", preview(network, vae, held_out, device), epoch)
+            session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
             return held_out_terms(objective, held_out, device)
 
         progress = fit(

@@ -1,9 +1,12 @@
-"""Stage 3: VLD-MMDiT learns to take the flat picture apart (paper sec. 3.2).
+"""Stage 3: VLD-MMDiT learns to take the flat picture apart (paper sec. 3.2 and 3.3).
 
-    python -m stages.train_decompose
+    python -m stages.train_decompose            # python -m stages.train_decompose --plan says what it would take
 
 Reads the bucketed layers and the RGBA-VAE; writes ``models/weights/decompose`` with ``transformer/``, ``scheduler/``
-and a copy of ``vae/``. Trained by flow matching on cached latents, any layer count in one run: batches share (H, W, L).
+and a copy of ``vae/``. Trained by flow matching on cached latents, any layer count in one run: batches share
+(H, W, L). With LoRA there is ``pytorch_lora_weights.safetensors`` beside them, and ``transformer/`` has it merged. The
+phases of the curriculum, text-to-RGBA, text-to-layers and image-to-layers, are phases of
+this run.
 """
 
 from __future__ import annotations
@@ -13,64 +16,137 @@ import shutil
 import sys
 
 import torch
+from torch import nn
 
 from layers.batches import BucketBatches
+from layers.dataset import StackDataset
+from models.condition_start import start_at_condition
+from models.lora import add_lora, merge_lora, save_lora
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT, build_transformer
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
+from training.captions import Captions, embed_captions
 from training.flow_objective import FlowObjective
 from training.heldout import held_out_velocity_error, preview
 from training.latents import both_splits
 from training.loop import fit, make_plan
-from training.params import Params, TrainDecompose
+from training.memory import meta_transformer, outline
+from training.memory_plan import describe, plan_memory
+from training.params import Params, ParamsError
+from training.params_decompose import TrainDecompose
+from training.pixel_terms import PixelTerms
 from training.session import training_session
 
 INPUT = WEIGHTS / "vae"
 OUTPUT = WEIGHTS / "decompose"
+SHAPE = (
+    "num_layers",
+    "num_attention_heads",
+    "attention_head_dim",
+    "axes_dims_rope",
+    "patch_size",
+    "joint_attention_dim",
+)
 
 
-def build_network(settings: TrainDecompose, latent_channels: int) -> VLDMMDiT:
-    """A network of the configured size with weights drawn from the stage's seed."""
+def build_network(
+    settings: TrainDecompose, latent_channels: int, captions: Captions | None = None, half: bool = False
+) -> VLDMMDiT:
+    """The network to start from: other weights, or the configured size drawn from the stage's seed.
+
+    Args:
+        settings: of the stage.
+        latent_channels: of the VAE.
+        captions: of a network with text.
+        half: whether training computes in bfloat16; weights that LoRA freezes are then kept in it.
+
+    Raises:
+        ParamsError: if VAE, text encoder and network do not fit each other.
+    """
     torch.manual_seed(settings.seed)
-    return VLDMMDiT(
-        build_transformer(
-            latent_channels=latent_channels,
-            patch_size=settings.patch_size,
-            num_layers=settings.num_layers,
-            num_attention_heads=settings.num_attention_heads,
-            attention_head_dim=settings.attention_head_dim,
-            axes_dims_rope=tuple(settings.axes_dims_rope),
-            joint_attention_dim=settings.joint_attention_dim,
+    if settings.checkpoint is not None:
+        network = VLDMMDiT.from_pretrained(settings.checkpoint)
+    else:
+        transformer = build_transformer(latent_channels=latent_channels, **settings.model_dump(include=set(SHAPE)))
+        if settings.init == "condition":
+            start_at_condition(transformer)
+        network = VLDMMDiT(transformer)
+    config = network.transformer.config
+    if config.out_channels != latent_channels:
+        raise ParamsError(
+            f"the transformer of {settings.checkpoint} has {config.out_channels} latent channels; the VAE of {INPUT} "
+            f"has {latent_channels}"
         )
+    if captions is not None and captions.width != config.joint_attention_dim:
+        raise ParamsError(
+            f"train_decompose: text.encoder {settings.text.encoder} gives tokens of {captions.width} numbers; expected "
+            f"joint_attention_dim {config.joint_attention_dim}"
+        )
+    if settings.lora.rank:
+        if half:
+            network.transformer.to(torch.bfloat16)
+        add_lora(network.transformer, settings.lora.rank, settings.lora.alpha)
+    if settings.gradient_checkpointing:
+        network.transformer.enable_gradient_checkpointing()
+    if settings.compile:
+        network.transformer.compile_repeated_blocks()
+    return network
+
+
+def build_objective(network: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, captions: Captions | None) -> nn.Module:
+    """What the network is trained by; pictures are compared where a term of them has a weight."""
+    pixels = PixelTerms(vae, settings.loss.model_dump(), settings.alignment, settings.decode_scale)
+    return FlowObjective(network, settings, captions, pixels if pixels.names else None)
+
+
+def print_plan(params: Params) -> None:
+    """Say what training would take, with nothing allocated."""
+    settings, vae = params.train_decompose, params.train_vae
+    shape = settings.model_dump(include=set(SHAPE)) | {"latent_channels": vae.z_dim}
+    text_tokens = 1 if settings.text.encoder == "none" else settings.text.max_tokens
+    plan = plan_memory(
+        outline(meta_transformer(**shape)),
+        list(StackDataset(params.prepare_buckets.output_root, "train").keys),
+        spatial_factor=2 ** (len(vae.dim_mult) - 1),
+        batch_size=settings.optimisation.batch_size,
+        text_tokens=text_tokens,
+        lora_rank=settings.lora.rank,
     )
+    print(describe(plan))
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Encode the data, train, validate on fixed noise, write the network."""
-    del arguments
+    """Encode pictures and captions, train, validate on fixed noise, write the network."""
+    if arguments.plan:
+        print_plan(params)
+        return
     settings, root = params.train_decompose, params.prepare_buckets.output_root
     optimisation = settings.optimisation
     with training_session("train_decompose", params, [root, str(INPUT)]) as session:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
-        network = build_network(settings, vae.config.z_dim)
+        said = (text for split in (train, held_out) for texts in split.texts for text in texts)
+        captions = embed_captions(settings.text, said, CACHE / "texts", session.accelerator)
+        half = session.accelerator.mixed_precision == "bf16"
+        network = build_network(settings, vae.config.z_dim, captions, half)
         order = BucketBatches(
             train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            session.run.picture("val_layers", preview(network, vae, held_out, device), epoch)
-            return held_out_velocity_error(network, held_out, device)
+            session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
+            return held_out_velocity_error(network, held_out, device, captions)
 
         progress = fit(
-            FlowObjective(network, settings.timestep, settings.loss),
+            build_objective(network, vae, settings, captions),
             network,
             batches=lambda start: (train.batch(indices, device) for indices in order.endless(start)),
             settings=optimisation,
             plan=make_plan(optimisation, len(order), session.world_size),
             seed=settings.seed,
             validate=after_epoch,
+            validate_raw=lambda: held_out_velocity_error(network, held_out, device, captions),
             select="velocity_layers",
             largest=False,
             accelerator=session.accelerator,
@@ -81,9 +157,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         if session.accelerator.is_main_process:
             network.eval()
             shutil.rmtree(OUTPUT, ignore_errors=True)
+            if settings.lora.rank:
+                save_lora(network.transformer, OUTPUT)
+                merge_lora(network.transformer)
             network.save_pretrained(OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
-            final = held_out_velocity_error(network, held_out, device)
+            final = held_out_velocity_error(network, held_out, device, captions)
             parameters = sum(p.numel() for p in network.parameters())
             session.run.artifact(write_report("train_decompose", {**final, "parameters": parameters}))
             session.run.artifact(write_table("train_decompose", progress.history))
@@ -93,7 +172,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return stage_command(run, __doc__, argv)
+    return stage_command(
+        run,
+        __doc__,
+        argv,
+        lambda parser: parser.add_argument(
+            "--plan", action="store_true", help="print parameters, tokens and estimated memory, and train nothing"
+        ),
+    )
 
 
 if __name__ == "__main__":

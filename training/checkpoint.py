@@ -52,6 +52,11 @@ def _unpack_optimizer(tensors: Mapping[str, torch.Tensor], description: Mapping[
     return {"state": state, "param_groups": description["param_groups"]}
 
 
+def _frozen(network: torch.nn.Module) -> set[str]:
+    """Names of parameters that are not trained: under LoRA, nearly all of 20 billion."""
+    return {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+
+
 class CheckpointStore:
     """The resume point of one stage under one fingerprint.
 
@@ -86,9 +91,10 @@ class CheckpointStore:
         optimizer: torch.optim.Optimizer,
         state: Mapping[str, Any],
     ) -> None:
-        """Write a resume point; it replaces the last one only when complete."""
+        """Write a resume point; it replaces the last one only when complete. Frozen weights are not in it."""
         tensors, optimizer_state = _pack_optimizer(optimizer)
-        tensors |= {f"network.{name}": value for name, value in network.state_dict().items()}
+        frozen = _frozen(network)
+        tensors |= {f"network.{name}": value for name, value in network.state_dict().items() if name not in frozen}
         tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
         tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
         tensors |= {f"best.{index}": value for index, value in enumerate(best or [])}
@@ -116,7 +122,8 @@ class CheckpointStore:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
         """Restore network, companions and optimizer in place; returns the EMA's tensors and the best ones."""
         tensors = load_file(self.folder / "tensors.safetensors")
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+        network.load_state_dict({**network.state_dict(), **state} if _frozen(network) else state)
         optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"]))
 
         def numbered(prefix: str) -> list[torch.Tensor]:

@@ -1,95 +1,105 @@
-"""What VLD-MMDiT is trained to do: flow matching over all slots (paper sec. 3.2), then pixels (refinement)."""
+"""What VLD-MMDiT is trained to do: flow matching over all slots, phase by phase (paper sec. 3.2 and 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from layers.tensors import composite_stack, over_grey
-from models.rgba_vae import RGBAVAE
-from models.vld_mmdit import VLDMMDiT
+from models.vld_mmdit import Text, VLDMMDiT
+from training.captions import Captions
 from training.flow import draw_sigmas, interpolate, predict_clean, velocity
-from training.losses import abmse, slot_errors, weighted_slot_error
-from training.params import DecomposeLoss, RefineLoss, Timestep
+from training.losses import slot_errors, weighted_slot_error
+from training.params_decompose import Curriculum, TrainDecompose
+from training.pixel_terms import PixelTerms
+
+Phase = Literal["text_to_rgba", "text_to_layers", "image_to_layers"]
+SIGMA_BINS = 4
+
+
+def phase_at(curriculum: Curriculum, seen: int) -> Phase:
+    """Phase of a run after ``seen`` samples (paper sec. 3.3: three stages; here phases of one run)."""
+    if seen < curriculum.text_to_rgba:
+        return "text_to_rgba"
+    return "text_to_layers" if seen < curriculum.text_to_rgba + curriculum.text_to_layers else "image_to_layers"
+
+
+def error_curves(errors: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """What the velocity error is made of: per layer and per part of [0, 1] that sigma lies in.
+
+    Args:
+        errors: ``(B, L + 1)`` from :func:`training.losses.slot_errors`, slot 0 the composite.
+        sigma: ``(B,)``.
+
+    Returns:
+        ``velocity_composite``, ``velocity_layers``, ``velocity_layer_<1..L>`` bottom to top, and
+        ``velocity_sigma_<k>_of_4``: of all slots of those samples whose sigma is in the k-th quarter; NaN if none is.
+    """
+    curves = {"velocity_composite": errors[:, 0].mean(), "velocity_layers": errors[:, 1:].mean()}
+    curves |= {f"velocity_layer_{layer}": column.mean() for layer, column in enumerate(errors[:, 1:].unbind(1), 1)}
+    part = (sigma * SIGMA_BINS).long().clamp(max=SIGMA_BINS - 1)
+    for k in range(SIGMA_BINS):
+        inside = (part == k).to(errors)
+        curves[f"velocity_sigma_{k + 1}_of_{SIGMA_BINS}"] = (errors.mean(1) * inside).sum() / inside.sum()
+    return {name: value.detach() for name, value in curves.items()}
 
 
 class FlowObjective(nn.Module):
-    """Velocity error with slot weights.
+    """Velocity error with slot weights, and the terms of predicted pictures that have a weight.
 
     Args:
         network: predicts velocities.
-        timestep: density of sigma.
-        weights: of slot 0 and of the layers.
+        settings: of the stage.
+        captions: token states by text; ``None`` for a network without text.
+        pixels: terms of predicted pictures; ``None`` for none.
     """
 
-    def __init__(self, network: VLDMMDiT, timestep: Timestep, weights: DecomposeLoss) -> None:
+    def __init__(
+        self,
+        network: VLDMMDiT,
+        settings: TrainDecompose,
+        captions: Captions | None = None,
+        pixels: PixelTerms | None = None,
+    ) -> None:
         super().__init__()
-        self.network, self.timestep, self.weights = network, timestep, weights
+        self.network, self.settings, self.captions, self.pixels = network, settings, captions, pixels
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Loss terms of a batch with ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite."""
+        """Loss terms of a batch.
+
+        Args:
+            batch: ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite; ``texts``, of each sample the caption and
+                what is said of each layer; ``seen``, samples before this step.
+        """
         clean = batch["latents"].to(next(self.network.parameters()).device)
+        phase = phase_at(self.settings.curriculum, batch["seen"])
+        slots = torch.zeros(len(clean), dtype=torch.long)
+        if phase == "text_to_rgba":
+            slots = torch.randint(clean.shape[1], (len(clean),))
+            clean = clean[torch.arange(len(clean)), slots.to(clean.device)][:, None]
+        condition = clean[:, 0] if phase == "image_to_layers" else None
         noise = torch.randn_like(clean)
-        sigma = draw_sigmas(len(clean), **self.timestep.model_dump(), device=clean.device)
-        predicted = self.network(interpolate(clean, noise, sigma), clean[:, 0], sigma)
-        errors = slot_errors(predicted.float(), velocity(clean, noise))
-        loss = weighted_slot_error(errors, composite=self.weights.composite, layers=self.weights.layers)
-        return {"loss": loss, "velocity_composite": errors[:, 0].mean(), "velocity_layers": errors[:, 1:].mean()}
-
-
-class RefineObjective(nn.Module):
-    """Flow matching goes on, and what the prediction looks like begins to count.
-
-    The clean latents that a velocity implies are decoded by the frozen VAE; layers are compared with the true ones and
-    their composite with the input. Both count by 1 - sigma: near pure noise the one-step estimate is a blur
-    of all possible stacks, and a pixel loss would ask it to be one of them.
-
-    Args:
-        network: predicts velocities.
-        vae: frozen.
-        timestep: density of sigma.
-        weights: of the terms.
-    """
-
-    def __init__(self, network: VLDMMDiT, vae: RGBAVAE, timestep: Timestep, weights: RefineLoss) -> None:
-        super().__init__()
-        self.network, self.timestep, self.weights = network, timestep, weights
-        self.vae = vae.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> RefineObjective:
-        """Switch the network's mode; the VAE stays in evaluation mode."""
-        super().train(mode)
-        self.vae.eval()
-        return self
-
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Loss terms of a batch with ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite."""
-        clean = batch["latents"].to(next(self.network.parameters()).device)
-        noise = torch.randn_like(clean)
-        sigma = draw_sigmas(len(clean), **self.timestep.model_dump(), device=clean.device)
-        return self.terms(clean, noise, sigma)
-
-    def terms(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-        """Loss terms for given noise ``(B, L + 1, C, h, w)`` and sigmas ``(B,)``."""
+        sigma = draw_sigmas(len(clean), **self.settings.timestep.model_dump(), device=clean.device)
         noisy = interpolate(clean, noise, sigma)
-        predicted = self.network(noisy, clean[:, 0], sigma).float()
-        estimate = predict_clean(noisy, predicted, sigma)
-        layers, with_truth = self._decode(estimate[:, 1:]), self._decode(clean)
-        picture, truth = with_truth[:, 0], with_truth[:, 1:]
-        trust = (1.0 - sigma).view(-1, 1, 1, 1)
-        terms = {
-            "velocity": slot_errors(predicted, velocity(clean, noise)).mean(),
-            "recomposition": (trust * (composite_stack(layers) - over_grey(picture, -1.0)).abs()).mean(),
-            "layer_pixels": torch.stack(
-                [weight * abmse(mine, theirs) for weight, mine, theirs in zip(1.0 - sigma, layers, truth, strict=True)]
-            ).mean(),
-        }
-        weights = self.weights.model_dump()
-        return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}
+        predicted = self.network(noisy, condition, sigma, self._text(batch, slots)).float()
+        errors = slot_errors(predicted, velocity(clean, noise))
+        if phase == "text_to_rgba":
+            return {"loss": errors.mean(), "velocity_rgba": errors.detach().mean()}
+        weights = self.settings.loss
+        loss = weighted_slot_error(errors, composite=weights.composite, layers=weights.layers)
+        terms = error_curves(errors, sigma)
+        if self.pixels is not None and phase == "image_to_layers":
+            shown = self.pixels(predict_clean(noisy, predicted, sigma), clean, sigma)
+            loss = loss + sum(getattr(weights, name) * term for name, term in shown.items())
+            terms |= shown
+        return {"loss": loss, **terms}
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        pixels = self.vae.decode(self.vae.denormalise(latents.flatten(0, 1)))
-        return pixels.unflatten(0, latents.shape[:2]).float()
+    def _text(self, batch: Mapping[str, Any], slots: Tensor) -> Text | None:
+        """Token states of what is said of one slot of each sample, some left out for guidance."""
+        if self.captions is None:
+            return None
+        texts = [said[slot] for said, slot in zip(batch["texts"], slots.tolist(), strict=True)]
+        kept = self.captions.dropped(texts, self.settings.text.dropout)
+        return self.captions(kept, batch["latents"].device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from layers.tensors import to_image
 from layers.view import grid
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
+from training.captions import Captions, caption_text
 from training.flow import interpolate, velocity
-from training.flow_objective import RefineObjective
 from training.latents import LatentStacks, decode_layers
 from training.losses import slot_errors
 from training.sampling import decompose_latents, start_noise
@@ -27,60 +28,61 @@ PREVIEW_STEPS = 8
 
 
 @torch.no_grad()
-def _averages(
+def averages(
     data: LatentStacks,
     device: torch.device,
-    measure: Callable[[Tensor, Tensor, float], Mapping[str, float]],
+    measure: Callable[[Mapping[str, Any], Tensor, float], Mapping[str, Tensor]],
     batch_size: int = 16,
 ) -> dict[str, float]:
-    """Means over samples of what ``measure(clean, noise, level)`` says of each batch, summed over :data:`SIGMAS`."""
+    """Means over samples and :data:`SIGMAS` of what ``measure(batch, noise, level)`` says of each batch.
+
+    A term that only some samples have, such as of an upper layer, is the mean over those.
+    """
     sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
     for indices in BucketBatches(data.keys, batch_size, fill="partial", shuffle=False):
         batch = data.batch(indices, device)
-        clean = batch["latents"]
-        noise = start_noise(batch["id"], clean.shape[1:], NOISE_SEED).to(clean)
+        noise = start_noise(batch["id"], batch["latents"].shape[1:], NOISE_SEED).to(batch["latents"])
         for level in SIGMAS:
-            for name, value in measure(clean, noise, level).items():
-                sums[name] += value * len(clean)
-    return {name: value / len(data.ids) for name, value in sums.items()}
+            for name, value in measure(batch, noise, level).items():
+                sums[name] += float(value) * len(indices)
+                counts[name] += len(indices)
+    return {name: value / counts[name] for name, value in sums.items()}
 
 
-def held_out_velocity_error(network: VLDMMDiT, data: LatentStacks, device: torch.device) -> dict[str, float]:
-    """Mean squared velocity error of composite and layers, over samples and at each of :data:`SIGMAS`."""
+def held_out_velocity_error(
+    network: VLDMMDiT, data: LatentStacks, device: torch.device, captions: Captions | None = None
+) -> dict[str, float]:
+    """Mean squared velocity error of composite, of layers, of each layer, and of layers at each of :data:`SIGMAS`."""
 
-    def measure(clean: Tensor, noise: Tensor, level: float) -> dict[str, float]:
+    def measure(batch: Mapping[str, Any], noise: Tensor, level: float) -> dict[str, Tensor]:
+        clean = batch["latents"]
         sigma = torch.full((len(clean),), level, device=device)
-        predicted = network(interpolate(clean, noise, sigma), clean[:, 0], sigma).float()
+        noisy = interpolate(clean, noise, sigma)
+        predicted = network(noisy, clean[:, 0], sigma, caption_text(captions, batch, device)).float()
         errors = slot_errors(predicted, velocity(clean, noise))
-        layers = float(errors[:, 1:].mean())
+        layers = errors[:, 1:].mean()
         return {
-            "velocity_layers": layers / len(SIGMAS),
-            "velocity_composite": float(errors[:, 0].mean()) / len(SIGMAS),
+            "velocity_layers": layers,
+            "velocity_composite": errors[:, 0].mean(),
             f"velocity_layers_sigma_{level}": layers,
+            **{f"velocity_layer_{layer}": column.mean() for layer, column in enumerate(errors[:, 1:].unbind(1), 1)},
         }
 
-    return _averages(data, device, measure)
-
-
-def held_out_terms(objective: RefineObjective, data: LatentStacks, device: torch.device) -> dict[str, float]:
-    """Mean of every refinement term over samples and :data:`SIGMAS`."""
-
-    def measure(clean: Tensor, noise: Tensor, level: float) -> dict[str, float]:
-        terms = objective.terms(clean, noise, torch.full((len(clean),), level, device=device))
-        return {name: float(value) / len(SIGMAS) for name, value in terms.items()}
-
-    return _averages(data, device, measure)
+    return averages(data, device, measure)
 
 
 @torch.no_grad()
-def preview(network: VLDMMDiT, vae: RGBAVAE, data: LatentStacks, device: torch.device) -> np.ndarray:
+def preview(
+    network: VLDMMDiT, vae: RGBAVAE, data: LatentStacks, device: torch.device, captions: Captions | None = None
+) -> np.ndarray:
     """The first held-out samples: input and true layers, below them the predicted ones; ``(H, W, 3)`` uint8."""
     rows = []
     for index in range(min(PREVIEW_SAMPLES, len(data.ids))):
         batch = data.batch([index], device)
-        clean = batch["latents"]
+        clean, text = batch["latents"], caption_text(captions, batch, device)
         predicted = decompose_latents(
-            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=PREVIEW_STEPS, seed=NOISE_SEED
+            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=PREVIEW_STEPS, seed=NOISE_SEED, text=text
         )
         rows += [list(to_image(decode_layers(vae, stack)[0])) for stack in (clean, predicted)]
     return grid(rows)

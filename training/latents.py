@@ -57,21 +57,27 @@ class LatentStacks:
         contents: digest of each sample's pixels, its key in the cache.
         ids: of the samples.
         keys: buckets (H, W, L).
+        texts: of each sample the caption, then what is said of each layer, bottom to top.
     """
 
     cache: TensorCache
     contents: list[str]
     ids: list[str]
     keys: list[tuple[int, int, int]]
+    texts: list[list[str]]
 
     def stack(self, index: int) -> Tensor:
         """``(L + 1, C, h, w)`` of one sample, slot 0 the composite."""
         return self.cache.get(self.contents[index])["latents"]
 
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> dict:
-        """A homogeneous batch: ``latents`` ``(B, L + 1, C, h, w)`` and ``id``."""
+        """A homogeneous batch: ``latents`` ``(B, L + 1, C, h, w)``, ``id`` and ``texts``."""
         latents = torch.stack([self.stack(i) for i in indices]).float()
-        return {"latents": latents.to(device), "id": [self.ids[i] for i in indices]}
+        return {
+            "latents": latents.to(device),
+            "id": [self.ids[i] for i in indices],
+            "texts": [self.texts[i] for i in indices],
+        }
 
 
 def open_cache(vae_folder: str | Path, cache_dir: str | Path, dtype: torch.dtype = torch.float32) -> TensorCache:
@@ -144,13 +150,14 @@ def cached_stacks(dataset: StackDataset, cache: TensorCache) -> LatentStacks:
     Raises:
         DatasetError: if none is.
     """
-    stacks = LatentStacks(cache, [], [], [])
+    stacks = LatentStacks(cache, [], [], [], [])
     for index in range(len(dataset)):
         record = dataset.record(index)
         if record.pixels in cache:
             stacks.contents.append(record.pixels)
             stacks.ids.append(record.sample_id)
             stacks.keys.append(record.bucket)
+            stacks.texts.append([record.caption, *(layer["description"] for layer in record.layers)])
     if not stacks.ids:
         raise DatasetError(f"{dataset.root}: no sample of a split of {len(dataset)} can be read")
     return stacks

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from layers.errors import UserError
 from training.checkpoint import CheckpointStore
-from training.params import Optimisation
+from training.param_types import Optimisation
 from training.schedule import learning_rate
 from training.tracking import Run
 
@@ -76,13 +76,13 @@ class Progress:
         step: optimizer steps done.
         history: validation results, one mapping an epoch.
         best: the best value of the selected metric so far.
-        running: sums of the terms since they were last logged, and under ``count`` over how many steps.
+        running: sum of each term since it was last logged, and over how many steps.
     """
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: float | None = None
-    running: dict[str, float] = field(default_factory=dict)
+    running: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
@@ -122,6 +122,7 @@ def fit(
     plan: Plan,
     seed: int,
     validate: Callable[[int], dict[str, float]],
+    validate_raw: Callable[[], dict[str, float]] | None = None,
     select: str,
     largest: bool,
     accelerator: Accelerator,
@@ -133,8 +134,8 @@ def fit(
 
     Args:
         module: forward(batch) gives a dict of scalar terms with the weighted sum under ``loss``. Everything that needs
-            gradients happens inside its forward, so that DDP synchronises them. The batch has a further entry
-            ``seen``: samples before this step.
+            gradients happens inside its forward, so that DDP synchronises them. A term of which the batch holds
+            nothing is NaN, and left out of its curve. The batch has a further entry ``seen``: samples before this step.
         network: the part of ``module`` that is trained, averaged and saved. What else of ``module`` asks for gradients
             (a discriminator) is trained beside it, with a clipping of its own, and resumed, but not kept.
         batches: micro-batches of this rank without end, from a given number on; each has an entry ``id``.
@@ -142,6 +143,7 @@ def fit(
         plan: from :func:`make_plan`.
         seed: of noise; data order has its own.
         validate: called on rank 0 with the epoch, averaged weights in place; returns metrics.
+        validate_raw: called on rank 0 with the weights as they are, to show what the average gives; ``None`` for never.
         select: key of the validation metric that decides which weights are kept.
         largest: whether larger is better.
         accelerator: device, precision, processes.
@@ -212,13 +214,11 @@ def fit(
         update_average(average, parameters, settings.ema_decay, progress.step)
         bar.update(plan.samples_per_step)
 
-        sums = defaultdict(float, progress.running)
-        for name, value in {**terms, "count": 1.0}.items():
-            sums[name] += value
-        progress.running = dict(sums)
+        for name, value in terms.items():
+            total, count = progress.running.get(name, (0.0, 0))
+            progress.running[name] = (total + value, count + 1)
         if progress.step % settings.log_every == 0 or progress.step == plan.steps:
-            count = progress.running.pop("count")
-            means = {name: value / count for name, value in progress.running.items()}
+            means = {name: total / count for name, (total, count) in progress.running.items()}
             seen = progress.step * plan.samples_per_step
             run.metrics(
                 {f"train/{k}": v for k, v in means.items()} | {"train/learning_rate": rate, "train/samples": seen},
@@ -233,14 +233,16 @@ def fit(
             epoch = progress.step // plan.steps_per_epoch
             if accelerator.is_main_process:
                 with averaged_weights(average, parameters):
-                    module.eval()
-                    metrics = validate(epoch)
-                    module.train()
+                    metrics = _evaluated(module, lambda epoch=epoch: validate(epoch))
                     value = metrics[select]
                     if progress.best is None or (value > progress.best if largest else value < progress.best):
                         progress.best, best = value, [p.detach().cpu().clone() for p in parameters]
+                raw = {} if validate_raw is None else _evaluated(module, validate_raw)
                 progress.history.append({"epoch": epoch, "samples": progress.step * plan.samples_per_step, **metrics})
-                run.metrics({f"val/{k}": v for k, v in metrics.items()}, progress.step)
+                run.metrics(
+                    {f"val/{k}": v for k, v in metrics.items()} | {f"val_raw/{k}": v for k, v in raw.items()},
+                    progress.step,
+                )
                 bar.write(f"{title}: epoch {epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
             save()
         elif progress.step % settings.checkpoint_every == 0:
@@ -249,6 +251,15 @@ def fit(
     if best is not None:
         load_weights(parameters, best)
     return progress
+
+
+def _evaluated(module: torch.nn.Module, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What ``measure`` says while ``module`` is in evaluation mode."""
+    module.eval()
+    try:
+        return measure()
+    finally:
+        module.train()
 
 
 def _watched(stream: Iterator[Mapping[str, Any]], skipped: set[str], bar: tqdm) -> Iterator[Mapping[str, Any]]:
@@ -271,13 +282,13 @@ def _step(
     seed: int,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """One optimizer step over its micro-batches; returns the terms' means over micro-batches on this rank.
+    """One optimizer step over its micro-batches; returns the means of those terms that any of them had, on this rank.
 
     ``groups`` are the parameters of the network and of what is trained beside it, ``position`` the step and the
     samples before it.
     """
     step, seen = position
-    sums: dict[str, float] = defaultdict(float)
+    found: dict[str, list[float]] = defaultdict(list)
     files: list[str] = []
     count = settings.gradient_accumulation
     for micro in range(count):
@@ -291,9 +302,10 @@ def _step(
             accelerator.backward(terms["loss"] / count)
         values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
         for name, value in zip(terms, values, strict=True):
-            sums[name] += value / count
-        if not math.isfinite(sums["loss"]):
-            raise NonFiniteLossError(f"the loss is {sums['loss']} at step {step}; files: {', '.join(files)}")
+            if name == "loss" and not math.isfinite(value):
+                raise NonFiniteLossError(f"the loss is {value} at step {step}; files: {', '.join(files)}")
+            if not math.isnan(value):
+                found[name].append(value)
     norm = float(accelerator.clip_grad_norm_(groups[0], settings.grad_clip))
     if groups[1]:
         accelerator.clip_grad_norm_(groups[1], settings.grad_clip)
@@ -301,4 +313,4 @@ def _step(
         raise NonFiniteLossError(f"the gradient's norm is {norm} at step {step}; files: {', '.join(files)}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**sums, "grad_norm": norm}
+    return {name: sum(values) / len(values) for name, values in found.items()} | {"grad_norm": norm}

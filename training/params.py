@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from layers.errors import UserError
-from training.param_types import Block, Count, Natural, Optimisation, Positive, Weight
+from training.param_types import Block, Count, Natural
 from training.params_data import SIDE_MULTIPLE, PrepareBuckets
+from training.params_decompose import Refine, TrainDecompose
 from training.params_vae import TrainVAE
 
 
@@ -26,63 +27,6 @@ class Tracking(Block):
 
     experiment: Annotated[str, Field(min_length=1)]
     system_metrics: bool
-
-
-class Timestep(Block):
-    """Density of sigma in training."""
-
-    density: Literal["logit_normal", "uniform"]
-    mean: float
-    std: Positive
-    shift: Positive
-
-
-class DecomposeLoss(Block):
-    """Slot weights of the flow-matching loss."""
-
-    composite: Weight
-    layers: Positive
-
-
-class TrainDecompose(Block):
-    """Stage train_decompose."""
-
-    seed: Natural
-    num_layers: Count
-    num_attention_heads: Count
-    attention_head_dim: Count
-    axes_dims_rope: Annotated[list[Count], Field(min_length=3, max_length=3)]
-    patch_size: Count
-    joint_attention_dim: Count
-    timestep: Timestep
-    loss: DecomposeLoss
-    optimisation: Optimisation
-
-    @model_validator(mode="after")
-    def _rotary(self) -> TrainDecompose:
-        if sum(self.axes_dims_rope) != self.attention_head_dim or any(d % 2 for d in self.axes_dims_rope):
-            raise ValueError(
-                f"axes_dims_rope three even numbers that add up to attention_head_dim ({self.attention_head_dim}), "
-                f"got {self.axes_dims_rope}"
-            )
-        return self
-
-
-class RefineLoss(Block):
-    """Weights of the refinement's loss terms."""
-
-    velocity: Weight
-    recomposition: Weight
-    layer_pixels: Weight
-
-
-class Refine(Block):
-    """Stage refine."""
-
-    seed: Natural
-    timestep: Timestep
-    loss: RefineLoss
-    optimisation: Optimisation
 
 
 class Evaluate(Block):

@@ -120,7 +120,7 @@ def test_what_a_user_can_get_wrong_is_one_line(folders, tmp_path, capsys):
     for change, sentence in [
         ({"--images": str(tmp_path / "none")}, "is not a folder"),
         ({"--images": str(tmp_path / "empty")}, "no picture below"),
-        ({"--vae": str(tmp_path / "none")}, "no VAE folder at"),
+        ({"--vae": str(tmp_path / "none")}, "no folder at"),
         ({"--size": "33"}, "got 33, expected at least 32 and a multiple of 4"),
         ({"--size": "big"}, "got big, expected a number of pixels or native"),
         ({"--out": str(tmp_path)}, "is a folder, expected a file"),

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from training.checkpoint import CheckpointStore, fingerprint
 
@@ -37,6 +38,19 @@ def test_a_restored_run_goes_on_bit_equal(tmp_path):
     store.load(network=again, companions=[], optimizer=again_optimizer)
     advance(again, again_optimizer, 5, seed=2)
     assert all(torch.equal(expected[k], v) for k, v in again.state_dict().items())
+
+
+def test_frozen_weights_are_not_saved_and_stay_as_they_are(tmp_path):
+    network, optimizer = make()
+    network.weight.requires_grad_(False)
+    store = CheckpointStore(tmp_path, "stage", "key")
+    bias = network.bias.detach().clone()
+    saved(store, network, optimizer)
+    assert "network.weight" not in load_file(store.folder / "tensors.safetensors")
+    with torch.no_grad():
+        network.weight.fill_(7.0), network.bias.fill_(7.0)
+    store.load(network=network, companions=[], optimizer=optimizer)
+    assert torch.equal(network.bias, bias) and (network.weight == 7.0).all()
 
 
 def test_state_and_averages_come_back(tmp_path):

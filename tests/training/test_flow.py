@@ -79,15 +79,27 @@ def test_a_perfect_predictor_reaches_the_clean_picture_in_any_number_of_steps():
         assert torch.allclose(got, clean, atol=1e-5)
 
 
-def test_densities():
+@pytest.mark.parametrize("stratified", [False, True])
+def test_densities(stratified):
     torch.manual_seed(0)
-    sigma = draw_sigmas(200_000, density="logit_normal", mean=0.7, std=1.2, shift=1.0)
+    sigma = draw_sigmas(200_000, density="logit_normal", mean=0.7, std=1.2, stratified=stratified, shift=1.0)
     logits = torch.logit(sigma.double())
     assert logits.mean() == pytest.approx(0.7, abs=0.01) and logits.std() == pytest.approx(1.2, abs=0.01)
-    uniform = draw_sigmas(200_000, density="uniform", mean=0.0, std=1.0, shift=1.0)
+    uniform = draw_sigmas(200_000, density="uniform", mean=0.0, std=1.0, stratified=stratified, shift=1.0)
     assert torch.quantile(uniform, torch.tensor([0.1, 0.5, 0.9])).tolist() == pytest.approx([0.1, 0.5, 0.9], abs=0.01)
     with pytest.raises(ValueError, match="unknown timestep density"):
-        draw_sigmas(1, density="beta", mean=0.0, std=1.0, shift=1.0)
+        draw_sigmas(1, density="beta", mean=0.0, std=1.0, stratified=stratified, shift=1.0)
+
+
+def test_stratified_sigmas_cover_the_density_in_every_batch():
+    torch.manual_seed(0)
+    draws = torch.stack(
+        [draw_sigmas(4, density="logit_normal", mean=2.0, std=1.2, stratified=True, shift=1.0) for _ in range(500)]
+    )
+    quantiles = torch.special.ndtr((torch.logit(draws.double()) - 2.0) / 1.2)
+    assert torch.equal((quantiles * 4).long().sort(dim=1).values, torch.arange(4).expand(500, 4))
+    assert torch.corrcoef(quantiles.T)[0, 1].abs() > 0.2, "samples of a batch are not independent, and should not be"
+    assert quantiles.mean(0).tolist() == pytest.approx([0.5] * 4, abs=0.05), "no place in the batch has its own part"
 
 
 def test_the_shift_adds_to_the_logit():

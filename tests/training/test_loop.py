@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from training.checkpoint import CheckpointStore
 from training.loop import NonFiniteLossError, Plan, fit, make_plan, step_seed
-from training.params import Optimisation
+from training.param_types import Optimisation
 from training.tracking import Run
 
 

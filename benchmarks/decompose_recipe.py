@@ -1,0 +1,138 @@
+"""Held-out figures of the decomposition network against samples seen and time: a recipe and changes of it.
+
+    python -m benchmarks.decompose_recipe [--samples 8000] [--every 2000] [KEY=VALUE ...]
+
+The recipe is the block train_decompose of params.yaml; ``KEY=VALUE`` changes it, as in
+``optimisation.batch_size=4``. The network learns from the cached latents of ``models/weights/vae`` (``dvc repro
+train_vae``), held in memory. The clock stands while it is measured on the validation split, on averaged weights:
+velocity error at fixed noise and sigmas, then pictures sampled from noise and scored by the protocol at 0 merges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from layers.batches import BucketBatches
+from layers.dataset import StackDataset
+from layers.tensors import to_image
+from metrics.stack_scores import aggregate, score_sample
+from models.rgba_vae import RGBAVAE
+from models.vld_mmdit import VLDMMDiT
+from stages.cli import CACHE, WEIGHTS
+from stages.train_decompose import build_network, build_objective
+from stages.tune import with_values
+from training.heldout import held_out_velocity_error
+from training.latents import LatentStacks, both_splits, decode_layers
+from training.loop import BETAS, averaged_weights, load_weights, update_average
+from training.params import load_params, parse_params
+from training.sampling import decompose_latents
+from training.schedule import learning_rate
+
+DEVICE = torch.device("cpu")
+
+
+@torch.no_grad()
+def sampled_scores(network: VLDMMDiT, vae: RGBAVAE, data: LatentStacks, truth: StackDataset, steps: int) -> str:
+    """RGB L1, alpha soft IoU and cost at 0 merges of the validation split, sampled from fixed noise."""
+    levels = []
+    for indices in BucketBatches(data.keys, 16, fill="partial", shuffle=False):
+        batch = data.batch(indices)
+        clean = batch["latents"]
+        found = decompose_latents(network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=0)
+        predicted = to_image(decode_layers(vae, found[:, 1:]))
+        levels += [
+            score_sample(list(mine), list(to_image(truth[i]["layers"])), 0)
+            for i, mine in zip(indices, predicted, strict=True)
+        ]
+    mean = aggregate(levels)[0]
+    return f"L1 {mean.rgb_l1:.4f}, IoU {mean.alpha_iou:.4f}, cost {mean.cost:.4f}"
+
+
+def main() -> None:
+    """Train and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of train_decompose")
+    parser.add_argument("--samples", type=int, default=8000, help="the cosine's length")
+    parser.add_argument("--stop", type=int, default=None, help="samples after which to stop")
+    parser.add_argument("--every", type=int, default=2000, help="samples between rows")
+    parser.add_argument("--steps", type=int, default=12, help="of the sampler")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--optimizer", default="adamw")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    params = load_params()
+    pairs = (change.split("=", 1) for change in arguments.changes)
+    changes = {f"train_decompose.{path}": yaml.safe_load(value) for path, value in pairs}
+    settings = parse_params(with_values(params.model_dump(), changes)).train_decompose
+    block, root = settings.optimisation, params.prepare_buckets.output_root
+    vae = RGBAVAE.from_pretrained(WEIGHTS / "vae", "vae").eval()
+    train, held_out = both_splits(vae, WEIGHTS / "vae", root, CACHE / "latents", Accelerator(cpu=True))
+    truth = StackDataset(root, "val")
+    pool = [train.stack(i) for i in tqdm(range(len(train.ids)))]
+    network = build_network(settings, vae.config.z_dim)
+    objective = build_objective(network, vae, settings, None)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if arguments.optimizer == "muon":
+        hidden = [
+            p for n, p in network.named_parameters() if "transformer_blocks" in n and p.ndim == 2 and "_mod" not in n
+        ]
+        ids = {id(p) for p in hidden}
+        optimizers = [
+            torch.optim.Muon(hidden, lr=0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([p for p in parameters if id(p) not in ids], lr=0, betas=BETAS, weight_decay=0.0),
+        ]
+    else:
+        optimizers = [torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)]
+    average, step, seen, spent = [p.detach().clone() for p in parameters], 0, 0, 0.0
+    print(f"{vars(arguments)}, {sum(p.numel() for p in parameters)} parameters, {len(pool)} samples", flush=True)
+    order = BucketBatches(train.keys, block.batch_size, seed=settings.seed)
+    due, running = 0, []
+    stop = arguments.stop or arguments.samples
+    for indices in order.endless(0):
+        if seen >= due or seen >= stop:
+            due += arguments.every
+            with averaged_weights(average, parameters):
+                network.eval()
+                errors = held_out_velocity_error(network, held_out, DEVICE)
+                scores = sampled_scores(network, vae, held_out, truth, arguments.steps)
+                network.train()
+            recent = sum(running) / max(len(running), 1)
+            running = []
+            print(
+                f"{seen:6d} samples, {spent:5.0f} s: train {recent:.4f}, composite {errors['velocity_composite']:.4f}, "
+                f"layers {errors['velocity_layers']:.4f} "
+                f"({', '.join(f'{v:.3f}' for k, v in errors.items() if 'sigma' in k)}); {scores}",
+                flush=True,
+            )
+            if seen >= stop:
+                break
+        start = time.perf_counter()
+        rate = learning_rate(
+            seen, base=block.learning_rate, total=arguments.samples, warmup=block.warmup_samples, kind=block.schedule
+        )
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = rate
+        torch.manual_seed(step)
+        latents = torch.stack([pool[i] for i in indices]).float()
+        loss = objective({"latents": latents, "seen": seen})["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, block.grad_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        running.append(loss.item())
+        step, seen = step + 1, seen + len(indices)
+        update_average(average, parameters, block.ema_decay, step)
+        spent += time.perf_counter() - start
+    load_weights(parameters, average)
+
+
+if __name__ == "__main__":
+    main()

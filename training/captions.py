@@ -1,0 +1,66 @@
+"""Token states of captions by text, from the cache, with captions left out at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from models.text_encoders import NULL_TEXT, load_text_encoder, pad_texts
+from models.vld_mmdit import Text
+from training.cache import TensorCache, embed_texts, text_key
+from training.params_decompose import TextCondition
+
+
+class Captions:
+    """What a network reads of a caption.
+
+    Args:
+        cache: with an entry of every text that will be asked for, and of the null text.
+        width: D of the token states.
+    """
+
+    def __init__(self, cache: TensorCache, width: int) -> None:
+        self.cache, self.width = cache, width
+
+    def __call__(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Text:
+        """Token states ``(B, T, D)`` and mask ``(B, T)`` of a batch of texts, padded on the right."""
+        entries = [self.cache.get(text_key(text)) for text in texts]
+        states, mask = pad_texts([(entry["embedding"].float(), entry["mask"]) for entry in entries])
+        return states.to(device), mask.to(device)
+
+    def dropped(self, texts: Sequence[str], share: float) -> list[str]:
+        """The texts, each replaced by the null text with probability ``share``; drawn from torch's global generator."""
+        keep = (torch.rand(len(texts)) >= share).tolist()
+        return [text if kept else NULL_TEXT for text, kept in zip(texts, keep, strict=True)]
+
+
+def embed_captions(
+    settings: TextCondition, texts: Iterable[str], cache_dir: str | Path, accelerator: Accelerator
+) -> Captions | None:
+    """Encode what is not in the cache yet, then let the encoder go; ``None`` for a network without text.
+
+    Args:
+        settings: which encoder.
+        texts: all that will be asked for; the null text is added.
+        cache_dir: of caches of all encoders.
+        accelerator: device and processes; rank 0 encodes.
+    """
+    encoder = load_text_encoder(
+        settings.encoder, settings.source, device=accelerator.device, max_sequence_length=settings.max_tokens
+    )
+    if encoder is None:
+        return None
+    if accelerator.is_main_process:
+        wanted = [NULL_TEXT, *sorted(set(texts))]
+        embed_texts(encoder.encode, wanted, TensorCache(cache_dir, encoder.identity))
+    accelerator.wait_for_everyone()
+    return Captions(TensorCache(cache_dir, encoder.identity), encoder.width)
+
+
+def caption_text(captions: Captions | None, batch: Mapping[str, Any], device: torch.device | str) -> Text | None:
+    """Token states of the composites' captions of a batch with ``texts``; ``None`` for a network without text."""
+    return None if captions is None else captions([said[0] for said in batch["texts"]], device)

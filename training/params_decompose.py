@@ -1,0 +1,136 @@
+"""The blocks of params.yaml that train the decomposition network: train_decompose and refine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.param_types import Block, Count, Natural, Optimisation, Positive, Share, Weight
+
+
+class Timestep(Block):
+    """Density of sigma in training."""
+
+    density: Literal["logit_normal", "uniform"]
+    mean: float
+    std: Positive
+    stratified: bool
+    shift: Positive
+
+
+class TextCondition(Block):
+    """What says in words what the picture shows."""
+
+    encoder: Literal["none", "minilm", "qwen"]
+    source: str | None
+    max_tokens: Count
+    dropout: Share
+
+    @model_validator(mode="after")
+    def _has_source(self) -> TextCondition:
+        if (self.encoder == "qwen") != (self.source is not None):
+            raise ValueError(f"a source (folder or owner/name) with encoder qwen alone, got {self.source!r}")
+        return self
+
+
+class Curriculum(Block):
+    """Samples of the first two phases; what is left of the run is image-to-layers."""
+
+    text_to_rgba: Natural
+    text_to_layers: Natural
+
+
+class AlignmentLoss(Block):
+    """How the order-aware alignment loss aligns and merges."""
+
+    gamma: Positive
+    max_merges: Natural
+    merge_penalty: Weight
+    merge_temperature: Positive
+
+
+class DecomposeLoss(Block):
+    """Slot weights of the flow-matching loss, and weights of what is compared as pictures."""
+
+    composite: Weight
+    layers: Positive
+    alpha_colour: Weight
+    alignment: Weight
+
+
+class Lora(Block):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    rank: Natural
+    alpha: Positive
+
+
+class TrainDecompose(Block):
+    """Stage train_decompose."""
+
+    seed: Natural
+    num_layers: Count
+    num_attention_heads: Count
+    attention_head_dim: Count
+    axes_dims_rope: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    patch_size: Count
+    joint_attention_dim: Count
+    init: Literal["condition", "random"]
+    checkpoint: str | None
+    lora: Lora
+    text: TextCondition
+    curriculum: Curriculum
+    timestep: Timestep
+    loss: DecomposeLoss
+    alignment: AlignmentLoss
+    decode_scale: Annotated[float, Field(gt=0, le=1)]
+    gradient_checkpointing: bool
+    compile: bool
+    optimisation: Optimisation
+
+    @model_validator(mode="after")
+    def _rotary(self) -> TrainDecompose:
+        if sum(self.axes_dims_rope) != self.attention_head_dim or any(d % 2 for d in self.axes_dims_rope):
+            raise ValueError(
+                f"axes_dims_rope three even numbers that add up to attention_head_dim ({self.attention_head_dim}), "
+                f"got {self.axes_dims_rope}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases(self) -> TrainDecompose:
+        before = self.curriculum.text_to_rgba + self.curriculum.text_to_layers
+        if before and self.text.encoder == "none":
+            raise ValueError("text.encoder minilm or qwen where curriculum has phases that start from text, got none")
+        each = self.optimisation.epoch_samples
+        if each is not None and before >= self.optimisation.epochs * each:
+            raise ValueError(
+                f"curriculum to leave samples to image-to-layers; its first phases take {before} of "
+                f"{self.optimisation.epochs * each}"
+            )
+        return self
+
+
+class RefineLoss(Block):
+    """Weights of the refinement's loss terms."""
+
+    velocity: Weight
+    recomposition: Weight
+    layer_pixels: Weight
+    alpha_colour: Weight
+    alignment: Weight
+    lpips: Weight
+    edit_velocity: Weight
+    edit_kept: Weight
+
+
+class Refine(Block):
+    """Stage refine."""
+
+    seed: Natural
+    timestep: Timestep
+    loss: RefineLoss
+    alignment: AlignmentLoss
+    decode_scale: Annotated[float, Field(gt=0, le=1)]
+    optimisation: Optimisation

@@ -1,0 +1,91 @@
+"""Loss terms that look at pictures: predicted clean latents, decoded by the frozen VAE (design: refine)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layers.tensors import composite_stack, over_grey
+from models.rgba_vae import RGBAVAE
+from training.alignment_loss import alignment_loss
+from training.losses import abmse, alpha_colour
+from training.params_decompose import AlignmentLoss
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+NAMES = ("recomposition", "layer_pixels", "alpha_colour", "alignment", "lpips")
+
+
+class PixelTerms(nn.Module):
+    """The terms whose weight is above 0, each a mean over the batch, a sample counting by 1 - sigma.
+
+    Near pure noise the one-step estimate is a blur of all possible stacks, and a pixel loss would ask it to be one of
+    them.
+
+    Args:
+        vae: frozen.
+        weights: by name, of :data:`NAMES`; others are ignored.
+        alignment: of the alignment loss.
+        decode_scale: latents are resized by it before they are decoded, which costs its square.
+        distance: LPIPS of pictures ``(B, 3, H, W)`` in [-1, 1]; needed where its weight is above 0.
+    """
+
+    def __init__(
+        self,
+        vae: RGBAVAE,
+        weights: Mapping[str, float],
+        alignment: AlignmentLoss,
+        decode_scale: float,
+        distance: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.vae = vae.requires_grad_(False).eval()
+        self.names = [name for name in NAMES if weights.get(name, 0.0) > 0.0]
+        self.alignment, self.decode_scale, self.distance = alignment, decode_scale, distance
+
+    def train(self, mode: bool = True) -> PixelTerms:
+        """Stay in evaluation mode: nothing in here is trained."""
+        del mode
+        return super().train(False)
+
+    def forward(self, estimate: Tensor, clean: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+        """Terms of predicted clean latents.
+
+        Args:
+            estimate: ``(B, L + 1, C, h, w)``, slot 0 the composite, of which nothing is asked here.
+            clean: the true latents, the same shape.
+            sigma: ``(B,)`` that the estimate was made at.
+
+        Returns:
+            Scalars by name: ``recomposition``, the mean absolute difference of the flattened layers to the picture over
+            black; ``layer_pixels``, see :func:`training.losses.abmse`; ``alpha_colour``; ``alignment``, see
+            :func:`training.alignment_loss.alignment_loss`; ``lpips`` of the flattened layers to the picture.
+        """
+        if not self.names:
+            return {}
+        layers = self.decode(estimate[:, 1:])
+        with torch.no_grad():
+            truth = self.decode(clean)
+        picture, truth = over_grey(truth[:, 0], -1.0), truth[:, 1:]
+        trust = 1.0 - sigma
+        flat = composite_stack(layers)
+        errors = {
+            "recomposition": lambda: (flat - picture).abs().flatten(1).mean(1),
+            "layer_pixels": lambda: torch.stack([abmse(p, t) for p, t in zip(layers, truth, strict=True)]),
+            "alpha_colour": lambda: alpha_colour(layers, truth),
+            "alignment": lambda: alignment_loss(layers, truth, **self.alignment.model_dump()),
+            "lpips": lambda: self.distance(flat, picture).flatten(),
+        }
+        return {name: (trust * errors[name]()).mean() for name in self.names}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents ``(B, S, C, h, w)`` to pictures ``(B, S, 4, H, W)``, unclamped."""
+        flat = latents.flatten(0, 1)
+        if self.decode_scale != 1.0:
+            # The network halves sides a few times; any whole number of latents decodes.
+            size = [max(1, round(side * self.decode_scale)) for side in flat.shape[-2:]]
+            flat = F.interpolate(flat, size=size, mode="area")
+        pixels = self.vae.decode(self.vae.denormalise(flat))
+        return pixels.unflatten(0, latents.shape[:2]).float()
