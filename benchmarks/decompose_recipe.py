@@ -1,11 +1,14 @@
 """Held-out figures of the decomposition network against samples seen and time: a recipe and changes of it.
 
-    python -m benchmarks.decompose_recipe [--samples 8000] [--every 2000] [KEY=VALUE ...]
+    python -m benchmarks.decompose_recipe [--samples 6000] [--every 2000] [--without SWITCH] [KEY=VALUE ...]
 
 The recipe is the block train_decompose of params.yaml; ``KEY=VALUE`` changes it, as in
-``optimisation.batch_size=4``. The network learns from the cached latents of ``models/weights/vae`` (``dvc repro
-train_vae``), held in memory. The clock stands while it is measured on the validation split, on averaged weights:
-velocity error at fixed noise and sigmas, then pictures sampled from noise and scored by the protocol at 0 merges.
+``optimisation.batch_size=4``. ``--without`` takes away what the paper's ablation takes away (table 2): ``layer_rope``
+gives all slots and the condition the same index, ``rgba_condition`` shows the flat picture in another latent space than
+the layers', here a linear code of RGB patches. The network learns from the cached latents of ``models/weights/vae``
+(``dvc repro train_vae``), held in memory. The clock stands while it is measured on the validation split, on averaged
+weights: velocity error at fixed noise and sigmas, then pictures sampled from noise and scored by the protocol at 0
+merges.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import time
 
 import torch
+import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
 from torch import nn
@@ -28,6 +32,7 @@ from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS
 from stages.train_decompose import build_network, build_objective
 from stages.tune import with_values
+from training.captions import Captions, caption_text, embed_captions
 from training.heldout import held_out_velocity_error
 from training.latents import LatentStacks, both_splits, decode_layers
 from training.loop import BETAS, averaged_weights, load_weights, update_average
@@ -36,16 +41,60 @@ from training.sampling import decompose_latents
 from training.schedule import learning_rate
 
 DEVICE = torch.device("cpu")
+SWITCHES = ("layer_rope", "rgba_condition")
+
+
+class RGBCondition(nn.Module):
+    """A network that is shown the flat picture as a normalised linear code of its RGB patches.
+
+    Args:
+        network: the network.
+        vae: of the latents.
+        latents: ``(N, C, h, w)`` of pictures that the code is found on.
+    """
+
+    def __init__(self, network: VLDMMDiT, vae: RGBAVAE, latents: torch.Tensor) -> None:
+        super().__init__()
+        self.network, self.transformer, self.patch_size = network, network.transformer, network.patch_size
+        self.condition_tokens = network.condition_tokens
+        self.show = lambda latents: vae.decode(vae.denormalise(latents), clamp=True)[:, :3]
+        with torch.no_grad():
+            rows = torch.cat([self._patches(chunk).movedim(1, -1).flatten(0, 2) for chunk in latents.split(16)])
+        self.mean = rows.mean(0)
+        axes = torch.linalg.svd(rows - self.mean, full_matrices=False).Vh[: latents.shape[1]]
+        self.axes = axes / ((rows - self.mean) @ axes.T).std(0)[:, None]
+
+    def _patches(self, latents: torch.Tensor) -> torch.Tensor:
+        pixels = self.show(latents)
+        return F.pixel_unshuffle(pixels, pixels.shape[-1] // latents.shape[-1])
+
+    def forward(self, noisy, condition, sigma, text=None):
+        """As :class:`models.vld_mmdit.VLDMMDiT`."""
+        with torch.no_grad():
+            rows = self._patches(condition).movedim(1, -1) - self.mean
+            code = (rows @ self.axes.T).movedim(-1, 1)
+        return self.network(noisy, code, sigma, text)
+
+
+def flatten_layer_axis(network: VLDMMDiT) -> None:
+    """Rotary positions of row and column alone."""
+    positions = network.transformer.pos_embed.positions
+    rotations = network.transformer.config.axes_dims_rope[0] // 2
+    positions.pos_freqs[:, :rotations] = 1.0
+    positions.neg_freqs[:, :rotations] = 1.0
 
 
 @torch.no_grad()
-def sampled_scores(network: VLDMMDiT, vae: RGBAVAE, data: LatentStacks, truth: StackDataset, steps: int) -> str:
+def sampled_scores(
+    network: VLDMMDiT, vae: RGBAVAE, data: LatentStacks, truth: StackDataset, steps: int, captions: Captions | None
+) -> str:
     """RGB L1, alpha soft IoU and cost at 0 merges of the validation split, sampled from fixed noise."""
     levels = []
     for indices in BucketBatches(data.keys, 16, fill="partial", shuffle=False):
         batch = data.batch(indices)
         clean = batch["latents"]
-        found = decompose_latents(network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=0)
+        text = caption_text(captions, batch, DEVICE)
+        found = decompose_latents(network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=0, text=text)
         predicted = to_image(decode_layers(vae, found[:, 1:]))
         levels += [
             score_sample(list(mine), list(to_image(truth[i]["layers"])), 0)
@@ -64,7 +113,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2000, help="samples between rows")
     parser.add_argument("--steps", type=int, default=12, help="of the sampler")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--optimizer", default="adamw")
+    parser.add_argument("--without", choices=SWITCHES, default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     params = load_params()
@@ -73,23 +122,21 @@ def main() -> None:
     settings = parse_params(with_values(params.model_dump(), changes)).train_decompose
     block, root = settings.optimisation, params.prepare_buckets.output_root
     vae = RGBAVAE.from_pretrained(WEIGHTS / "vae", "vae").eval()
-    train, held_out = both_splits(vae, WEIGHTS / "vae", root, CACHE / "latents", Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    train, held_out = both_splits(vae, WEIGHTS / "vae", root, CACHE / "latents", accelerator)
     truth = StackDataset(root, "val")
     pool = [train.stack(i) for i in tqdm(range(len(train.ids)))]
-    network = build_network(settings, vae.config.z_dim)
-    objective = build_objective(network, vae, settings, None)
+    said = (text for split in (train, held_out) for texts in split.texts for text in texts)
+    captions = embed_captions(settings.text, said, CACHE / "texts", accelerator)
+    network = build_network(settings, vae.config.z_dim, captions)
+    if arguments.without == "layer_rope":
+        flatten_layer_axis(network)
+    elif arguments.without == "rgba_condition":
+        largest = [i for i, key in enumerate(train.keys) if key[:2] == train.keys[0][:2]][:256]
+        network = RGBCondition(network, vae, torch.stack([pool[i][0] for i in largest]).float())
+    objective = build_objective(network, vae, settings, captions)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    if arguments.optimizer == "muon":
-        hidden = [
-            p for n, p in network.named_parameters() if "transformer_blocks" in n and p.ndim == 2 and "_mod" not in n
-        ]
-        ids = {id(p) for p in hidden}
-        optimizers = [
-            torch.optim.Muon(hidden, lr=0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW([p for p in parameters if id(p) not in ids], lr=0, betas=BETAS, weight_decay=0.0),
-        ]
-    else:
-        optimizers = [torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
     average, step, seen, spent = [p.detach().clone() for p in parameters], 0, 0, 0.0
     print(f"{vars(arguments)}, {sum(p.numel() for p in parameters)} parameters, {len(pool)} samples", flush=True)
     order = BucketBatches(train.keys, block.batch_size, seed=settings.seed)
@@ -100,8 +147,8 @@ def main() -> None:
             due += arguments.every
             with averaged_weights(average, parameters):
                 network.eval()
-                errors = held_out_velocity_error(network, held_out, DEVICE)
-                scores = sampled_scores(network, vae, held_out, truth, arguments.steps)
+                errors = held_out_velocity_error(network, held_out, DEVICE, captions)
+                scores = sampled_scores(network, vae, held_out, truth, arguments.steps, captions)
                 network.train()
             recent = sum(running) / max(len(running), 1)
             running = []
@@ -117,16 +164,15 @@ def main() -> None:
         rate = learning_rate(
             seen, base=block.learning_rate, total=arguments.samples, warmup=block.warmup_samples, kind=block.schedule
         )
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate
         torch.manual_seed(step)
         latents = torch.stack([pool[i] for i in indices]).float()
-        loss = objective({"latents": latents, "seen": seen})["loss"]
+        texts = [train.texts[i] for i in indices]
+        loss = objective({"latents": latents, "seen": seen, "texts": texts})["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, block.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         running.append(loss.item())
         step, seen = step + 1, seen + len(indices)
         update_average(average, parameters, block.ema_decay, step)

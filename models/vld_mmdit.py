@@ -179,8 +179,12 @@ class VLDMMDiT(nn.Module):
         return unpack(predicted[:, :noisy_tokens], slots, (height, width), self.patch_size)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> VLDMMDiT:
+    def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> VLDMMDiT:
         """Load ``transformer/`` of a folder, or of a hub repository ``owner/name``, in the diffusers format.
+
+        Args:
+            source: folder or repository.
+            dtype: of the weights in memory, whatever the file has.
 
         Raises:
             FileNotFoundError: if there is no such folder.
@@ -188,7 +192,7 @@ class VLDMMDiT(nn.Module):
         path = locate(source, "transformer")
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path}: no config.json; expected a transformer in the diffusers format")
-        return cls(QwenImageTransformer2DModel.from_pretrained(path, use_safetensors=True))
+        return cls(QwenImageTransformer2DModel.from_pretrained(path, torch_dtype=dtype, use_safetensors=True))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``transformer/`` and the released model's ``scheduler/`` below ``folder``."""

@@ -64,8 +64,9 @@ def build_network(
         ParamsError: if VAE, text encoder and network do not fit each other.
     """
     torch.manual_seed(settings.seed)
+    frozen = torch.bfloat16 if half and settings.lora.rank else torch.float32
     if settings.checkpoint is not None:
-        network = VLDMMDiT.from_pretrained(settings.checkpoint)
+        network = VLDMMDiT.from_pretrained(settings.checkpoint, frozen)
     else:
         transformer = build_transformer(latent_channels=latent_channels, **settings.model_dump(include=set(SHAPE)))
         if settings.init == "condition":
@@ -83,8 +84,7 @@ def build_network(
             f"joint_attention_dim {config.joint_attention_dim}"
         )
     if settings.lora.rank:
-        if half:
-            network.transformer.to(torch.bfloat16)
+        network.transformer.to(frozen)
         add_lora(network.transformer, settings.lora.rank, settings.lora.alpha)
     if settings.gradient_checkpointing:
         network.transformer.enable_gradient_checkpointing()

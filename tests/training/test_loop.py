@@ -56,7 +56,9 @@ class Contest(Regression):
         return {"loss": ours + rival, "ours": ours, "rival": rival}
 
 
-def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None):
+def train(
+    tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, validate_raw=None
+):
     torch.manual_seed(3)
     data = torch.randn(64, 2)
 
@@ -81,6 +83,7 @@ def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None,
         plan=Plan(block.epochs, steps, batch_size * block.gradient_accumulation),
         seed=0,
         validate=lambda epoch: {"score": float(next(seen))},
+        validate_raw=validate_raw,
         select="score",
         largest=True,
         accelerator=Accelerator(cpu=True),
@@ -95,6 +98,36 @@ def test_accumulation_equals_the_joint_batch(tmp_path):
     joint, _ = train(tmp_path / "a", settings(), batch_size=8)
     parts, _ = train(tmp_path / "b", settings(gradient_accumulation=4), batch_size=2)
     assert torch.allclose(joint, parts, atol=1e-6)
+
+
+class Sometimes(Regression):
+    """A term that every second batch has nothing of, and that is 5 otherwise."""
+
+    calls = 0
+
+    def forward(self, batch):
+        self.calls += 1
+        rare = torch.tensor(5.0 if self.calls % 2 else float("nan"))
+        return {**super().forward(batch), "rare": rare}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_term_is_averaged_over_the_batches_that_have_it(tmp_path, accumulation):
+    log = []
+    block = settings(log_every=4, gradient_accumulation=accumulation)
+    train(tmp_path, block, batch_size=4, log=log, module=Sometimes())
+    (logged,) = [values for _, values in log if "train/rare" in values]
+    assert logged["train/rare"] == 5.0 and logged["train/loss"] > 0.0
+
+
+def test_raw_weights_are_measured_beside_the_average(tmp_path):
+    log, module = [], Regression()
+    average, _ = train(
+        tmp_path, settings(ema_decay=0.9), batch_size=4, log=log, module=module,
+        validate_raw=lambda: {"weight": float(module.line.weight[0, 0])},
+    )  # fmt: skip
+    (raw,) = [values["val_raw/weight"] for _, values in log if "val_raw/weight" in values]
+    assert raw != float(average[0, 0]), "the run ends with the average in place"
 
 
 def test_the_loop_follows_plain_adamw(tmp_path):
