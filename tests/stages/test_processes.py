@@ -38,3 +38,41 @@ def test_two_processes_write_one_run(bucketed_root, tmp_path):
     assert [metric.step for metric in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3]
     assert client.get_metric_history(found.info.run_id, "train/samples")[-1].value == 24
     assert (root / "models/weights/vae/vae/config.json").is_file()
+
+
+# As test_resume's, on rank 0 of two; torchrun then ends the other rank.
+KILLED = """
+import os, signal, sys
+from training.tracking import Run
+log = Run.metrics
+def metrics(self, values, step=None):
+    log(self, values, step)
+    if step == 5 and any(key.startswith("train/") for key in values):
+        os.kill(os.getpid(), signal.SIGKILL)
+Run.metrics = metrics
+from stages.train_decompose import main
+sys.exit(main([]))
+"""
+
+
+def test_two_killed_processes_go_on_bit_equal_in_mid_epoch(bucketed_root, tmp_path):
+    """Six steps straight equal five, of which four were saved, kill -9, two; all in one epoch."""
+    optimisation = {"epochs": 1, "epoch_samples": 48, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.5}
+    roots = [
+        make_workspace(tmp_path / kind, bucketed_root, train_decompose={"optimisation": optimisation})
+        for kind in ("straight", "killed")
+    ]
+    run([sys.executable, "-m", "stages.train_vae"], roots[0])
+    (roots[1] / "models").mkdir()
+    (roots[1] / "models" / "weights").symlink_to(roots[0] / "models" / "weights")
+    launch = [TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+    weights = "models/weights/decompose/transformer/diffusion_pytorch_model.safetensors"
+    run([*launch, "-m", "stages.train_decompose"], roots[0], OMP_NUM_THREADS="1")
+    expected = load_file(roots[0] / weights)
+    (tmp_path / "killed.py").write_text(KILLED)
+    killed = run([*launch, str(tmp_path / "killed.py")], roots[1], check=False, OMP_NUM_THREADS="1")
+    assert killed.returncode != 0 and (roots[1] / ".checkpoints" / "train_decompose").is_dir(), killed.stderr
+    resumed = run([*launch, "-m", "stages.train_decompose"], roots[1], OMP_NUM_THREADS="1")
+    assert "going on from step 4 of 6" in resumed.stdout
+    found = load_file(roots[1] / weights)
+    assert all((expected[name] == found[name]).all() for name in expected)
