@@ -1,6 +1,7 @@
 """Networks of a few thousand random weights."""
 
 import torch
+from diffusers import QwenImageTransformer2DModel
 
 from models.rgba_vae import RGBAVAE, VAEConfig
 from models.vld_mmdit import VLDMMDiT, build_transformer
@@ -11,15 +12,21 @@ def tiny_vae() -> RGBAVAE:
     return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1)).eval()
 
 
-def tiny_network(num_layers: int = 1) -> VLDMMDiT:
+def tiny_transformer(**shape) -> QwenImageTransformer2DModel:
+    """Two heads of 16 over four latent channels; ``shape`` are arguments of ``build_transformer`` that differ."""
+    tiny = {
+        "latent_channels": 4,
+        "patch_size": 2,
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "axes_dims_rope": (4, 6, 6),
+        "joint_attention_dim": 8,
+    }
     torch.manual_seed(0)
-    transformer = build_transformer(
-        latent_channels=4,
-        patch_size=2,
-        num_layers=num_layers,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        axes_dims_rope=(4, 6, 6),
-        joint_attention_dim=8,
-    )
-    return VLDMMDiT(transformer).eval()
+    return build_transformer(**tiny | shape)
+
+
+def tiny_network(**shape) -> VLDMMDiT:
+    """A network around :func:`tiny_transformer`."""
+    return VLDMMDiT(tiny_transformer(**shape)).eval()

@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from models.condition_start import MEAN_SIGMA, start_at_condition
-from models.vld_mmdit import VLDMMDiT, build_transformer
+from models.vld_mmdit import VLDMMDiT
+from tests.networks import tiny_transformer
 
 
 def network(heads=6, head_dim=32, axes=(8, 12, 12), channels=16, started=True):
-    torch.manual_seed(0)
-    transformer = build_transformer(
+    transformer = tiny_transformer(
         latent_channels=channels,
-        patch_size=2,
         num_layers=3,
         num_attention_heads=heads,
         attention_head_dim=head_dim,

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from layers.errors import UserError
 from models.lora import LORA_FILE, TARGETS, LoRAError, add_lora, load_lora, merge_lora, save_lora, target_modules
-from models.vld_mmdit import VLDMMDiT, build_transformer, released_scheduler
+from models.vld_mmdit import VLDMMDiT, released_scheduler
+from tests.networks import tiny_transformer
 
 RANK = 3
 
@@ -20,16 +21,7 @@ def inputs():
 
 def plain():
     """The same weights every time, as diffusers builds it."""
-    torch.manual_seed(0)
-    return build_transformer(
-        latent_channels=4,
-        patch_size=2,
-        num_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        axes_dims_rope=(4, 6, 6),
-        joint_attention_dim=8,
-    )
+    return tiny_transformer(num_layers=2)
 
 
 def predict(transformer):

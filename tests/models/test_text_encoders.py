@@ -21,7 +21,7 @@ from models.text_encoders import (
     null_text,
     pad_texts,
 )
-from models.vld_mmdit import VLDMMDiT, build_transformer
+from tests.networks import tiny_network
 from tests.released import TEXTS, write_text_encoder
 from training.cache import TensorCache, embed_texts, text_key
 
@@ -165,17 +165,7 @@ def test_padding_cached_texts_gives_the_batch(encoder, tmp_path):
 
 def test_states_train_the_network_and_padding_is_ignored(qwen):
     torch.manual_seed(0)
-    network = VLDMMDiT(
-        build_transformer(
-            latent_channels=4,
-            patch_size=2,
-            num_layers=1,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            axes_dims_rope=(4, 6, 6),
-            joint_attention_dim=qwen.width,
-        )
-    )
+    network = tiny_network(joint_attention_dim=qwen.width)
     noisy, condition, sigma = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.rand(2)
     out = network(noisy, condition, sigma, qwen.encode(["disc", "a longer caption"]))
     alone = network(noisy[:1], condition[:1], sigma[:1], qwen.encode(["disc"]))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import QwenImageLayeredPipeline, QwenImageTransformer2DModel
 
-from models.vld_mmdit import VLDMMDiT, build_transformer
-from tests.networks import tiny_network
+from models.vld_mmdit import VLDMMDiT
+from tests.networks import tiny_network, tiny_transformer
 from tests.released import WIDTH, write_text_encoder
 from tests.stages.workspace import make_workspace, run, stage
 
@@ -87,16 +87,7 @@ def test_the_released_layout_is_what_training_starts_from(trained, bucketed_root
     (root / "models").mkdir()
     (root / "models" / "weights").mkdir()
     shutil.copytree(trained / "models" / "weights" / "vae", root / "models" / "weights" / "vae")
-    torch.manual_seed(5)
-    transformer = build_transformer(
-        latent_channels=4,
-        patch_size=2,
-        num_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        axes_dims_rope=(4, 6, 6),
-        joint_attention_dim=WIDTH,
-    )
+    transformer = tiny_transformer(joint_attention_dim=WIDTH)
     transformer.save_pretrained(release / "transformer")
     run(stage("train_decompose"), root)
     after = QwenImageTransformer2DModel.from_pretrained(root / "models" / "weights" / "decompose" / "transformer")

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 from safetensors.torch import load_file
 
-from tests.stages.workspace import make_workspace, run
+from tests.stages.workspace import killed_at, make_workspace, run
 from tests.training.ddp_gradients import objective, pictures
 
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
@@ -40,21 +40,6 @@ def test_two_processes_write_one_run(bucketed_root, tmp_path):
     assert (root / "models/weights/vae/vae/config.json").is_file()
 
 
-# As test_resume's, on rank 0 of two; torchrun then ends the other rank.
-KILLED = """
-import os, signal, sys
-from training.tracking import Run
-log = Run.metrics
-def metrics(self, values, step=None):
-    log(self, values, step)
-    if step == 5 and any(key.startswith("train/") for key in values):
-        os.kill(os.getpid(), signal.SIGKILL)
-Run.metrics = metrics
-from stages.train_decompose import main
-sys.exit(main([]))
-"""
-
-
 def test_two_killed_processes_go_on_bit_equal_in_mid_epoch(bucketed_root, tmp_path):
     """Six steps straight equal five, of which four were saved, kill -9, two; all in one epoch."""
     optimisation = {"epochs": 1, "epoch_samples": 48, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.5}
@@ -69,7 +54,7 @@ def test_two_killed_processes_go_on_bit_equal_in_mid_epoch(bucketed_root, tmp_pa
     weights = "models/weights/decompose/transformer/diffusion_pytorch_model.safetensors"
     run([*launch, "-m", "stages.train_decompose"], roots[0], OMP_NUM_THREADS="1")
     expected = load_file(roots[0] / weights)
-    (tmp_path / "killed.py").write_text(KILLED)
+    (tmp_path / "killed.py").write_text(killed_at(5, "train_decompose"))
     killed = run([*launch, str(tmp_path / "killed.py")], roots[1], check=False, OMP_NUM_THREADS="1")
     assert killed.returncode != 0 and (roots[1] / ".checkpoints" / "train_decompose").is_dir(), killed.stderr
     resumed = run([*launch, "-m", "stages.train_decompose"], roots[1], OMP_NUM_THREADS="1")

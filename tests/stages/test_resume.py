@@ -6,20 +6,7 @@ import mlflow
 import pytest
 from safetensors.torch import load_file
 
-from tests.stages.workspace import make_workspace, run, stage
-
-KILLED = """
-import os, signal, sys
-from training.tracking import Run
-log = Run.metrics
-def metrics(self, values, step=None):
-    log(self, values, step)
-    if step == 7 and any(key.startswith("train/") for key in values):
-        os.kill(os.getpid(), signal.SIGKILL)
-Run.metrics = metrics
-from stages.{stage} import main
-sys.exit(main([]))
-"""
+from tests.stages.workspace import killed_at, make_workspace, run, stage
 
 TEN_STEPS = {"optimisation": {"epochs": 1, "epoch_samples": 40, "checkpoint_every": 5, "ema_decay": 0.5}}
 
@@ -47,9 +34,7 @@ def test_a_killed_run_goes_on_bit_equal(name, bucketed_root, tmp_path):
     weights = f"models/weights/{output}/diffusion_pytorch_model.safetensors"
     expected = load_file(roots[0] / weights)
 
-    killed = run(
-        [sys.executable, "-P", "-c", KILLED.format(stage=name)], roots[1], check=False, MLFLOW_TRACKING_URI=uri
-    )
+    killed = run([sys.executable, "-P", "-c", killed_at(7, name)], roots[1], check=False, MLFLOW_TRACKING_URI=uri)
     assert killed.returncode == -9, killed.stderr
     assert (roots[1] / ".checkpoints" / name).is_dir()
     resumed = run(stage(name), roots[1], MLFLOW_TRACKING_URI=uri)

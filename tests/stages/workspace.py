@@ -59,3 +59,19 @@ def run(command: list[str], root: Path, *, check: bool = True, **more: str | Non
 def stage(name: str, *arguments: str) -> list[str]:
     """Command line of a stage."""
     return [sys.executable, "-P", "-m", f"stages.{name}", *arguments]
+
+
+def killed_at(step: int, name: str) -> str:
+    """A program that runs a stage and is killed (SIGKILL) once it has logged a step, on rank 0 where there are ranks."""
+    return f"""
+import os, signal, sys
+from training.tracking import Run
+log = Run.metrics
+def metrics(self, values, step=None):
+    log(self, values, step)
+    if step == {step} and any(key.startswith("train/") for key in values):
+        os.kill(os.getpid(), signal.SIGKILL)
+Run.metrics = metrics
+from stages.{name} import main
+sys.exit(main([]))
+"""

@@ -15,7 +15,8 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_layered as released
 from PIL import Image
 
 from models.rgba_vae import RGBAVAE, VAEConfig
-from models.vld_mmdit import VLDMMDiT, build_transformer, pack
+from models.vld_mmdit import VLDMMDiT, pack
+from tests.networks import tiny_network
 from training.sampling import Guidance, decompose_pictures
 
 TEXT_WIDTH = 12
@@ -29,18 +30,7 @@ def folder(tmp_path_factory):
     vae = RGBAVAE(VAEConfig(base_dim=8, z_dim=6, dim_mult=(1, 2, 2, 2), temperal_downsample=(False, True, True)))
     vae.set_latent_statistics([0.1, -0.2, 0.3, 0.0, 0.2, -0.1], [0.5, 0.7, 1.1, 0.9, 0.8, 1.2])
     vae.save_pretrained(path / "vae")
-    network = VLDMMDiT(
-        build_transformer(
-            latent_channels=6,
-            patch_size=2,
-            num_layers=2,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            axes_dims_rope=(4, 6, 6),
-            joint_attention_dim=TEXT_WIDTH,
-        )
-    )
-    network.save_pretrained(path)
+    tiny_network(latent_channels=6, num_layers=2, joint_attention_dim=TEXT_WIDTH).save_pretrained(path)
     return path
 
 
