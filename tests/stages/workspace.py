@@ -62,7 +62,7 @@ def stage(name: str, *arguments: str) -> list[str]:
 
 
 def killed_at(step: int, name: str) -> str:
-    """A program that runs a stage and is killed (SIGKILL) once it has logged a step, on rank 0 where there are ranks."""
+    """A program that runs a stage and is killed (SIGKILL) once it has logged a step: rank 0, where there are ranks."""
     return f"""
 import os, signal, sys
 from training.tracking import Run
