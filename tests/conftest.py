@@ -5,10 +5,6 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Threads of processes that share two cores would wait for each other; what tests start inherits this.
-SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
-if SIDE_BY_SIDE:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -18,7 +14,8 @@ from PIL import Image, ImageDraw
 
 @pytest.fixture(autouse=True, scope="session")
 def threads():
-    torch.set_num_threads(1 if SIDE_BY_SIDE else min(2, os.cpu_count() or 1))
+    # One where test files run side by side (Makefile): threads of processes that share cores wait for each other.
+    torch.set_num_threads(min(int(os.environ.get("OMP_NUM_THREADS", "2")), os.cpu_count() or 1))
 
 
 def write_rendered(root: Path, sample_id: str, size=(96, 96), components: int = 2, seed: int = 0) -> None:
