@@ -119,7 +119,8 @@ def encode_missing(
     Returns:
         Samples whose pictures could not be read, with the reason.
     """
-    absent = [i for i in range(len(dataset)) if dataset.record(i).pixels not in cache][rank::world_size]
+    # Shared out before looking what is there: another rank may have written some of its share by now.
+    absent = [i for i in range(rank, len(dataset), world_size) if dataset.record(i).pixels not in cache]
     skipped: list[str] = []
     shard: dict[str, dict[str, Tensor]] = {}
     order = BucketBatches([dataset.keys[i] for i in absent], batch_size, fill="partial", shuffle=False)

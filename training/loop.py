@@ -158,11 +158,7 @@ def fit(
     ours = {id(p) for p in network.parameters()}
     companions = [p for p in module.parameters() if p.requires_grad and id(p) not in ours]
     optimizer = torch.optim.AdamW(
-        parameters + companions,
-        lr=settings.learning_rate,
-        betas=BETAS,
-        weight_decay=settings.weight_decay,
-        fused=True,
+        parameters + companions, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
     )
     # Moved first: resumed optimizer state must meet its parameters on their device.
     module.to(accelerator.device)

@@ -89,6 +89,12 @@ def test_ranks_encode_their_shares(vae, bucketed_root, tmp_path):
     assert (len(train.ids), len(held_out.ids)) == (8, 4)
 
 
+def test_a_rank_that_comes_late_encodes_its_whole_share(vae, bucketed_root, tmp_path):
+    """It finds the other's share in the cache, and must not take a part of what is left for its own."""
+    load(vae, bucketed_root, tmp_path, rank=0, world_size=2)
+    assert len(load(vae, bucketed_root, tmp_path, rank=1, world_size=2)[0].ids) == 4
+
+
 def test_a_flipped_bit_is_noticed_and_made_good(vae, bucketed_root, tmp_path):
     stacks, _ = load(vae, bucketed_root, tmp_path)
     before = stacks.stack(3).clone()
