@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import mlflow
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from tests.stages.imports import ROOT
 from tests.stages.workspace import killed_at, make_workspace, run
 from tests.training.ddp_gradients import objective, pictures
 
@@ -61,3 +63,9 @@ def test_two_killed_processes_go_on_bit_equal_in_mid_epoch(bucketed_root, tmp_pa
     assert "going on from step 4 of 6" in resumed.stdout
     found = load_file(roots[1] / weights)
     assert all((expected[name] == found[name]).all() for name in expected)
+
+
+def test_the_multi_node_config_is_one_that_accelerate_reads():
+    config = load_config_from_file(str(ROOT / "presets" / "accelerate" / "multi_node.yaml"))
+    assert (config.num_machines, config.num_processes, config.machine_rank) == (2, 16, 0)
+    assert str(config.distributed_type).endswith("MULTI_GPU")
