@@ -31,8 +31,10 @@ from layers.view import grid
 from metrics.rgba_scores import mean_metrics, reconstruction_metrics
 from metrics.stack_scores import MergeLevel, aggregate, level_entry, score_sample
 from models.rgba_vae import RGBAVAE
+from models.text_encoders import TextEncoder, load_text_encoder
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import REPORTS, stage_command, write_report, write_table
+from training.captions import read_text_condition
 from training.params import Evaluate, Params
 from training.sampling import decompose_pictures
 from training.tracking import digest, stage_run
@@ -69,9 +71,14 @@ class Decomposed:
 
 @torch.no_grad()
 def decompose_split(
-    network: VLDMMDiT, vae: RGBAVAE, dataset: StackDataset, settings: Evaluate, device: torch.device
+    network: VLDMMDiT,
+    vae: RGBAVAE,
+    encoder: TextEncoder | None,
+    dataset: StackDataset,
+    settings: Evaluate,
+    device: torch.device,
 ) -> list[Decomposed]:
-    """Decompose every sample of a split into as many layers as it truly has."""
+    """Decompose every sample of a split into as many layers as it truly has; a network with text reads its caption."""
     results = []
     bar = tqdm(total=len(dataset), desc="evaluate", unit="img", mininterval=1.0)
     for indices in BucketBatches(dataset.keys, settings.batch_size, fill="partial", shuffle=False):
@@ -80,9 +87,17 @@ def decompose_split(
         layers = torch.stack([item["layers"] for item in items])
         pictures = torch.stack([item["composite"] for item in items])
         start = time.perf_counter()
+        text = None if encoder is None else encoder.encode([item["caption"] for item in items])
         predicted = to_image(
             decompose_pictures(
-                network, vae, pictures.to(device), layers.shape[1], ids, steps=settings.steps, seed=settings.seed
+                network,
+                vae,
+                pictures.to(device),
+                layers.shape[1],
+                ids,
+                steps=settings.steps,
+                seed=settings.seed,
+                text=text,
             )
         )
         seconds = (time.perf_counter() - start) / len(items)
@@ -144,10 +159,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae = RGBAVAE.from_pretrained(Path(settings.model), "vae").to(device).eval()
     network = VLDMMDiT.from_pretrained(settings.model).to(device).eval()
+    condition = read_text_condition(settings.model)
+    encoder = load_text_encoder(
+        condition.encoder, condition.source, device=device, max_sequence_length=condition.max_tokens
+    )
     dataset = StackDataset(root, settings.split)
     inputs = {path: digest(path) for path in (root, settings.model)}
     with stage_run("evaluate", params, inputs=inputs) as mlflow_run:
-        results = decompose_split(network, vae, dataset, settings, device)
+        results = decompose_split(network, vae, encoder, dataset, settings, device)
         scores = score_all(results, settings)
         decomposition = {name: [level_entry(level) for level in aggregate(rows)] for name, rows in scores.items()}
         recomposed = mean_metrics(
@@ -168,6 +187,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 "samples": len(results),
                 "split": settings.split,
                 "layers_asked": "as many as the sample has",
+                "text": condition.encoder,
                 "steps": settings.steps,
                 "seed": settings.seed,
                 "buckets": sorted({f"{key[1]}x{key[0]}" for key in dataset.keys}),

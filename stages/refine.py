@@ -17,7 +17,7 @@ from metrics.perceptual import Perceptual
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
-from training.captions import embed_captions
+from training.captions import embed_captions, read_text_condition, save_text_condition
 from training.heldout import preview
 from training.latents import both_splits
 from training.loop import fit, make_plan
@@ -40,7 +40,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
         network = VLDMMDiT.from_pretrained(INPUT).to(device)
         said = (text for split in (train, held_out) for texts in split.texts for text in texts)
-        captions = embed_captions(params.train_decompose.text, said, CACHE / "texts", session.accelerator)
+        condition = read_text_condition(INPUT)
+        captions = embed_captions(condition, said, CACHE / "texts", session.accelerator)
         distance = Perceptual("alex").to(device) if settings.loss.lpips > 0.0 else None
         objective = RefineObjective(network, vae, settings, captions, distance)
         before = held_out_terms(objective.eval(), held_out, device)
@@ -72,6 +73,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             after = held_out_terms(objective.eval(), held_out, device)
             shutil.rmtree(OUTPUT, ignore_errors=True)
             network.save_pretrained(OUTPUT)
+            save_text_condition(condition, OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
             session.run.artifact(write_report("refine", {"before": before, "after": after}))
             session.run.artifact(write_table("refine", progress.history))

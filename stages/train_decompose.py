@@ -25,7 +25,7 @@ from models.lora import add_lora, merge_lora, save_lora
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT, build_transformer
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
-from training.captions import Captions, embed_captions
+from training.captions import Captions, embed_captions, save_text_condition
 from training.flow_objective import FlowObjective
 from training.heldout import held_out_velocity_error, preview
 from training.latents import both_splits
@@ -161,6 +161,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 save_lora(network.transformer, OUTPUT)
                 merge_lora(network.transformer)
             network.save_pretrained(OUTPUT)
+            save_text_condition(settings.text, OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
             final = held_out_velocity_error(network, held_out, device, captions)
             parameters = sum(p.numel() for p in network.parameters())

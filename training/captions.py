@@ -14,6 +14,8 @@ from models.vld_mmdit import Text
 from training.cache import TensorCache, embed_texts, text_key
 from training.params_decompose import TextCondition
 
+TEXT_FILE = "text.json"
+
 
 class Captions:
     """What a network reads of a caption.
@@ -59,6 +61,26 @@ def embed_captions(
         embed_texts(encoder.encode, wanted, TensorCache(cache_dir, encoder.identity))
     accelerator.wait_for_everyone()
     return Captions(TensorCache(cache_dir, encoder.identity), encoder.width)
+
+
+def save_text_condition(settings: TextCondition, folder: str | Path) -> None:
+    """Say beside a network's weights which text it was trained with: ``text.json``."""
+    (Path(folder) / TEXT_FILE).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_text_condition(folder: str | Path) -> TextCondition:
+    """What text the network of ``folder`` was trained with.
+
+    Without ``text.json`` a folder with ``text_encoder/`` is taken for the released layout, any other for a network
+    without text.
+    """
+    path = Path(folder) / TEXT_FILE
+    if path.is_file():
+        return TextCondition.model_validate_json(path.read_text(encoding="utf-8"))
+    released = (Path(folder) / "text_encoder").is_dir()
+    return TextCondition(
+        encoder="qwen" if released else "none", source=str(folder) if released else None, max_tokens=512, dropout=0.0
+    )
 
 
 def caption_text(captions: Captions | None, batch: Mapping[str, Any], device: torch.device | str) -> Text | None:

@@ -54,6 +54,8 @@ def test_refinement_goes_on_with_the_captions(trained):
     for name in ("alignment", "alpha_colour", "edit_kept", "edit_velocity", "lpips", "recomposition", "velocity"):
         assert report["before"][name] > 0.0 and report["after"][name] > 0.0
     run(stage("evaluate"), trained)
+    report = json.loads((trained / "metrics" / "reports" / "evaluate.json").read_text())
+    assert report["setting"]["text"] == "minilm", "the folder says what the network reads"
 
 
 def test_the_plan_trains_nothing_and_counts_the_network(trained, tmp_path):
