@@ -1,6 +1,6 @@
 """Held-out figures of the decomposition network against samples seen and time: a recipe and changes of it.
 
-    python -m benchmarks.decompose_recipe [--samples 6000] [--every 2000] [--without SWITCH] [KEY=VALUE ...]
+    python -m benchmarks.decompose_recipe [--samples 8000] [--every 2000] [--without SWITCH] [KEY=VALUE ...]
 
 The recipe is the block train_decompose of params.yaml; ``KEY=VALUE`` changes it, as in
 ``optimisation.batch_size=4``. ``--without`` takes away what the paper's ablation takes away (table 2): ``layer_rope``
@@ -18,11 +18,11 @@ import time
 
 import torch
 import torch.nn.functional as F
-import yaml
 from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.changes import changed_params
 from layers.batches import BucketBatches
 from layers.dataset import StackDataset
 from layers.tensors import to_image
@@ -31,12 +31,10 @@ from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS
 from stages.train_decompose import build_network, build_objective
-from stages.tune import with_values
 from training.captions import Captions, caption_text, embed_captions
 from training.heldout import held_out_velocity_error
 from training.latents import LatentStacks, both_splits, decode_layers
-from training.loop import BETAS, averaged_weights, load_weights, update_average
-from training.params import load_params, parse_params
+from training.loop import BETAS, averaged_weights, update_average
 from training.sampling import decompose_latents
 from training.schedule import learning_rate
 
@@ -116,11 +114,9 @@ def main() -> None:
     parser.add_argument("--without", choices=SWITCHES, default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    params = load_params()
-    pairs = (change.split("=", 1) for change in arguments.changes)
-    changes = {f"train_decompose.{path}": yaml.safe_load(value) for path, value in pairs}
-    settings = parse_params(with_values(params.model_dump(), changes)).train_decompose
-    block, root = settings.optimisation, params.prepare_buckets.output_root
+    params = changed_params("train_decompose", arguments.changes)
+    settings, root = params.train_decompose, params.prepare_buckets.output_root
+    block = settings.optimisation
     vae = RGBAVAE.from_pretrained(WEIGHTS / "vae", "vae").eval()
     accelerator = Accelerator(cpu=True)
     train, held_out = both_splits(vae, WEIGHTS / "vae", root, CACHE / "latents", accelerator)
@@ -132,8 +128,8 @@ def main() -> None:
     if arguments.without == "layer_rope":
         flatten_layer_axis(network)
     elif arguments.without == "rgba_condition":
-        largest = [i for i, key in enumerate(train.keys) if key[:2] == train.keys[0][:2]][:256]
-        network = RGBCondition(network, vae, torch.stack([pool[i][0] for i in largest]).float())
+        same_size = [i for i, key in enumerate(train.keys) if key[:2] == train.keys[0][:2]][:256]
+        network = RGBCondition(network, vae, torch.stack([pool[i][0] for i in same_size]).float())
     objective = build_objective(network, vae, settings, captions)
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=0.0)
@@ -177,7 +173,6 @@ def main() -> None:
         step, seen = step + 1, seen + len(indices)
         update_average(average, parameters, block.ema_decay, step)
         spent += time.perf_counter() - start
-    load_weights(parameters, average)
 
 
 if __name__ == "__main__":

@@ -16,21 +16,19 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from benchmarks.changes import changed_params
 from layers.batches import BucketBatches
 from layers.dataset import RgbaComponentDataset, StackDataset
 from layers.tensors import over_grey
 from metrics.rgba_scores import BACKGROUNDS, blend, psnr
 from models.rgba_vae import RGBAVAE, VAEConfig
 from stages.train_vae import build_vae
-from stages.tune import with_values
 from training.linear_start import start_as_linear_code
 from training.loop import BETAS, averaged_weights, update_average
 from training.losses import kl_to_unit
-from training.params import load_params, parse_params
 from training.params_vae import TrainVAE
 from training.schedule import learning_rate
 from training.vae_objective import VAEObjective
@@ -178,11 +176,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    params = load_params()
-    pairs = (change.split("=", 1) for change in arguments.changes)
-    changes = {f"train_vae.{path}": yaml.safe_load(value) for path, value in pairs}
-    settings = parse_params(with_values(params.model_dump(), changes)).train_vae
-    root = params.prepare_buckets.output_root
+    params = changed_params("train_vae", arguments.changes)
+    settings, root = params.train_vae, params.prepare_buckets.output_root
     dataset, validation = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
     pool = [
         {name: item[name] for name in ("component", "composite")} for item in (dataset[i] for i in range(len(dataset)))
