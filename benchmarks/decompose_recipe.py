@@ -31,10 +31,11 @@ from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS
 from stages.train_decompose import build_network, build_objective
+from training.averaging import averaged_weights, update_average
 from training.captions import Captions, caption_text, embed_captions
 from training.heldout import held_out_velocity_error
 from training.latents import LatentStacks, both_splits, decode_layers
-from training.loop import BETAS, averaged_weights, update_average
+from training.loop import BETAS
 from training.sampling import decompose_latents
 from training.schedule import learning_rate
 
@@ -122,8 +123,7 @@ def main() -> None:
     train, held_out = both_splits(vae, WEIGHTS / "vae", root, CACHE / "latents", accelerator)
     truth = StackDataset(root, "val")
     pool = [train.stack(i) for i in tqdm(range(len(train.ids)))]
-    said = (text for split in (train, held_out) for texts in split.texts for text in texts)
-    captions = embed_captions(settings.text, said, CACHE / "texts", accelerator)
+    captions = embed_captions(settings.text, train.texts + held_out.texts, CACHE / "texts", accelerator)
     network = build_network(settings, vae.config.z_dim, captions)
     if arguments.without == "layer_rope":
         flatten_layer_axis(network)

@@ -26,8 +26,9 @@ from layers.tensors import over_grey
 from metrics.rgba_scores import BACKGROUNDS, blend, psnr
 from models.rgba_vae import RGBAVAE, VAEConfig
 from stages.train_vae import build_vae
+from training.averaging import averaged_weights, update_average
 from training.linear_start import start_as_linear_code
-from training.loop import BETAS, averaged_weights, update_average
+from training.loop import BETAS
 from training.losses import kl_to_unit
 from training.params_vae import TrainVAE
 from training.schedule import learning_rate

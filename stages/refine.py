@@ -20,8 +20,9 @@ from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
 from training.captions import embed_captions, read_text_condition, save_text_condition
 from training.heldout import preview
 from training.latents import both_splits
-from training.loop import fit, make_plan
+from training.loop import fit
 from training.params import Params
+from training.progress import make_plan
 from training.refine_objective import RefineObjective, held_out_terms
 from training.session import training_session
 
@@ -38,14 +39,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
-        network = VLDMMDiT.from_pretrained(INPUT).to(device)
-        said = (text for split in (train, held_out) for texts in split.texts for text in texts)
+        network = VLDMMDiT.from_pretrained(INPUT)
         condition = read_text_condition(INPUT)
-        captions = embed_captions(condition, said, CACHE / "texts", session.accelerator)
+        captions = embed_captions(condition, train.texts + held_out.texts, CACHE / "texts", session.accelerator)
         distance = Perceptual("alex").to(device) if settings.loss.lpips > 0.0 else None
         objective = RefineObjective(network, vae, settings, captions, distance)
-        before = held_out_terms(objective.eval(), held_out, device)
-        objective.train()
         order = BucketBatches(
             train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size
         )
@@ -54,7 +52,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
             return held_out_terms(objective, held_out, device)
 
-        progress = fit(
+        progress, trained = fit(
             objective,
             network,
             batches=lambda start: (train.batch(indices, device) for indices in order.endless(start)),
@@ -68,11 +66,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             run=session.run,
             store=session.store,
             title="refine",
+            measure_start=True,
         )
         if session.accelerator.is_main_process:
-            after = held_out_terms(objective.eval(), held_out, device)
+            before, after = progress.start, progress.best
             shutil.rmtree(OUTPUT, ignore_errors=True)
-            network.save_pretrained(OUTPUT)
+            trained.save_pretrained(OUTPUT)
             save_text_condition(condition, OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
             session.run.artifact(write_report("refine", {"before": before, "after": after}))

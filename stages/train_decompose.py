@@ -29,12 +29,13 @@ from training.captions import Captions, embed_captions, save_text_condition
 from training.flow_objective import FlowObjective
 from training.heldout import held_out_velocity_error, preview
 from training.latents import both_splits
-from training.loop import fit, make_plan
+from training.loop import fit
 from training.memory import meta_transformer, outline
 from training.memory_plan import describe, plan_memory
 from training.params import Params, ParamsError
 from training.params_decompose import TrainDecompose
 from training.pixel_terms import PixelTerms
+from training.progress import make_plan
 from training.session import training_session
 
 INPUT = WEIGHTS / "vae"
@@ -126,8 +127,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
-        said = (text for split in (train, held_out) for texts in split.texts for text in texts)
-        captions = embed_captions(settings.text, said, CACHE / "texts", session.accelerator)
+        captions = embed_captions(settings.text, train.texts + held_out.texts, CACHE / "texts", session.accelerator)
         half = session.accelerator.mixed_precision == "bf16"
         network = build_network(settings, vae.config.z_dim, captions, half)
         order = BucketBatches(
@@ -138,7 +138,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
             return held_out_velocity_error(network, held_out, device, captions)
 
-        progress = fit(
+        progress, trained = fit(
             build_objective(network, vae, settings, captions),
             network,
             batches=lambda start: (train.batch(indices, device) for indices in order.endless(start)),
@@ -155,16 +155,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             title="train_decompose",
         )
         if session.accelerator.is_main_process:
-            network.eval()
             shutil.rmtree(OUTPUT, ignore_errors=True)
             if settings.lora.rank:
-                save_lora(network.transformer, OUTPUT)
-                merge_lora(network.transformer)
-            network.save_pretrained(OUTPUT)
+                save_lora(trained.transformer, OUTPUT)
+                merge_lora(trained.transformer)
+            trained.save_pretrained(OUTPUT)
             save_text_condition(settings.text, OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
-            final = held_out_velocity_error(network, held_out, device, captions)
-            parameters = sum(p.numel() for p in network.parameters())
+            final = progress.best
+            parameters = sum(p.numel() for p in trained.parameters())
             session.run.artifact(write_report("train_decompose", {**final, "parameters": parameters}))
             session.run.artifact(write_table("train_decompose", progress.history))
             session.run.metrics({f"final/{name}": value for name, value in final.items()})

@@ -26,8 +26,9 @@ from models.rgba_vae import RGBAVAE, VAEConfig, widen_to_rgba
 from stages.cli import REPORTS, WEIGHTS, stage_command, write_report, write_table
 from training.latents import latent_statistics
 from training.linear_start import start_as_linear_code
-from training.loop import fit, make_plan
+from training.loop import fit
 from training.params import Params, ParamsError, TrainVAE
+from training.progress import make_plan
 from training.session import Session, training_session
 from training.vae_objective import VAEObjective
 from training.vae_validation import reconstruction_grid, validate
@@ -94,7 +95,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     # A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
     inputs = [root, *(path for path in [settings.rgb_checkpoint] if path and Path(path).exists())]
     vae = build_vae(settings)
-    with training_session("train_vae", params, inputs) as session:
+    # Small, and called by encode and decode, which FSDP does not see.
+    with training_session("train_vae", params, inputs, shard=False) as session:
         device = session.accelerator.device
         start(vae, dataset, settings, session)
         vae.enable_gradient_checkpointing(settings.gradient_checkpointing)
@@ -118,7 +120,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 shutil.rmtree(GRIDS, ignore_errors=True)
             # Even if a resumed run has no epoch left to draw: DVC expects the folder.
             GRIDS.mkdir(parents=True, exist_ok=True)
-        progress = fit(
+        progress, _ = fit(
             VAEObjective(vae, settings),
             vae,
             batches=lambda start: endless_component_batches(dataset, order, start, optimisation.num_workers),

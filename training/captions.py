@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from models.text_encoders import NULL_TEXT, load_text_encoder, pad_texts
+from models.text_encoders import NULL_TEXT, TextEncoder, load_text_encoder, pad_texts
 from models.vld_mmdit import Text
 from training.cache import TensorCache, embed_texts, text_key
 from training.params_decompose import TextCondition
@@ -40,24 +41,27 @@ class Captions:
         return [text if kept else NULL_TEXT for text, kept in zip(texts, keep, strict=True)]
 
 
+def open_text_encoder(settings: TextCondition, device: torch.device | str) -> TextEncoder | None:
+    """The encoder that a network was or will be trained with; ``None`` for a network without text."""
+    return load_text_encoder(settings.encoder, settings.source, device=device, max_sequence_length=settings.max_tokens)
+
+
 def embed_captions(
-    settings: TextCondition, texts: Iterable[str], cache_dir: str | Path, accelerator: Accelerator
+    settings: TextCondition, texts: Iterable[Sequence[str]], cache_dir: str | Path, accelerator: Accelerator
 ) -> Captions | None:
     """Encode what is not in the cache yet, then let the encoder go; ``None`` for a network without text.
 
     Args:
         settings: which encoder.
-        texts: all that will be asked for; the null text is added.
+        texts: of each sample all that will be asked for; the null text is added.
         cache_dir: of caches of all encoders.
         accelerator: device and processes; rank 0 encodes.
     """
-    encoder = load_text_encoder(
-        settings.encoder, settings.source, device=accelerator.device, max_sequence_length=settings.max_tokens
-    )
+    encoder = open_text_encoder(settings, accelerator.device)
     if encoder is None:
         return None
     if accelerator.is_main_process:
-        wanted = [NULL_TEXT, *sorted(set(texts))]
+        wanted = [NULL_TEXT, *sorted(set(chain.from_iterable(texts)))]
         embed_texts(encoder.encode, wanted, TensorCache(cache_dir, encoder.identity))
     accelerator.wait_for_everyone()
     return Captions(TensorCache(cache_dir, encoder.identity), encoder.width)
@@ -71,13 +75,13 @@ def save_text_condition(settings: TextCondition, folder: str | Path) -> None:
 def read_text_condition(folder: str | Path) -> TextCondition:
     """What text the network of ``folder`` was trained with.
 
-    Without ``text.json`` a folder with ``text_encoder/`` is taken for the released layout, any other for a network
-    without text.
+    Without ``text.json`` a folder with ``text_encoder/``, or a hub repository, is taken for the released layout, any
+    other folder for a network without text.
     """
     path = Path(folder) / TEXT_FILE
     if path.is_file():
         return TextCondition.model_validate_json(path.read_text(encoding="utf-8"))
-    released = (Path(folder) / "text_encoder").is_dir()
+    released = not Path(folder).is_dir() or (Path(folder) / "text_encoder").is_dir()
     return TextCondition(
         encoder="qwen" if released else "none", source=str(folder) if released else None, max_tokens=512, dropout=0.0
     )

@@ -1,7 +1,8 @@
 """Resume points: everything a killed run needs to go on exactly (design contract 8).
 
-    .checkpoints/<stage>/<fingerprint>/state.json + tensors.safetensors
+    .checkpoints/<stage>/<fingerprint>/state.json + tensors_<rank>.safetensors
 
+Rank 0 writes the tensors; of a sharded network each rank writes its part, in a folder that all of them see.
 They lie outside DVC's outs, which DVC deletes before a stage runs, and are keyed by a fingerprint of the parameters
 and inputs that matter. Tensors are safetensors, the rest JSON: no pickle is read. A resume point is written beside
 the old one and renamed, so a kill at any moment leaves one that is whole.
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+
+from training.sharding import as_part_of, is_sharded, local_part
 
 # These change what is printed and when, not what is computed.
 COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
@@ -43,12 +47,15 @@ def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.T
     return tensors, {"param_groups": state["param_groups"]}
 
 
-def _unpack_optimizer(tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> dict[str, Any]:
+def _unpack_optimizer(
+    tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+            state.setdefault(int(index), {})[name] = as_part_of(parameters[int(index)], value)
     return {"state": state, "param_groups": description["param_groups"]}
 
 
@@ -64,11 +71,15 @@ class CheckpointStore:
         root: the folder ``.checkpoints``.
         stage: name of the stage.
         key: from :func:`fingerprint`.
+        accelerator: of the processes that save and load together.
     """
 
-    def __init__(self, root: Path, stage: str, key: str) -> None:
+    def __init__(self, root: Path, stage: str, key: str, accelerator: Accelerator) -> None:
         self.home = root / stage
         self.folder = self.home / key
+        self.accelerator = accelerator
+        self.sharded = is_sharded(accelerator)
+        self._file = f"tensors_{accelerator.process_index if self.sharded else 0}.safetensors"
 
     def others(self) -> list[str]:
         """Fingerprints of resume points that other parameters or inputs left behind."""
@@ -91,25 +102,35 @@ class CheckpointStore:
         optimizer: torch.optim.Optimizer,
         state: Mapping[str, Any],
     ) -> None:
-        """Write a resume point; it replaces the last one only when complete. Frozen weights are not in it."""
-        tensors, optimizer_state = _pack_optimizer(optimizer)
-        frozen = _frozen(network)
-        tensors |= {f"network.{name}": value for name, value in network.state_dict().items() if name not in frozen}
-        tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
-        tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
-        tensors |= {f"best.{index}": value for index, value in enumerate(best or [])}
-        fresh = self.folder.with_suffix(".part")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, fresh / "tensors.safetensors")
-        described = {**state, "optimizer": optimizer_state}
-        (fresh / "state.json").write_text(json.dumps(described), encoding="utf-8")
-        old = self.folder.with_suffix(".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        fresh.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        """Write a resume point; it replaces the last one only when complete. Frozen weights are not in it.
+
+        Called by every rank.
+        """
+        main = self.accelerator.is_main_process
+        fresh, old = self.folder.with_suffix(".part"), self.folder.with_suffix(".old")
+        if main:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        if main or self.sharded:
+            tensors, optimizer_state = _pack_optimizer(optimizer)
+            frozen = _frozen(network)
+            tensors |= {f"network.{name}": v for name, v in network.state_dict().items() if name not in frozen}
+            tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
+            tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
+            tensors |= {f"best.{index}": value for index, value in enumerate(best or [])}
+            packed = {name: local_part(v).detach().cpu().contiguous().clone() for name, v in tensors.items()}
+            save_file(packed, fresh / self._file)
+        self.accelerator.wait_for_everyone()
+        if main:
+            described = {**state, "optimizer": optimizer_state}
+            (fresh / "state.json").write_text(json.dumps(described), encoding="utf-8")
+            shutil.rmtree(old, ignore_errors=True)
+            if self.folder.exists():
+                self.folder.rename(old)
+            fresh.rename(self.folder)
+            shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
     def recover(self) -> None:
         """Bring back the last whole resume point if a kill fell between the two renames of :meth:`save`."""
@@ -117,22 +138,24 @@ class CheckpointStore:
         if old.is_dir() and not self.folder.exists():
             old.rename(self.folder)
 
+    @torch.no_grad()
     def load(
         self, *, network: torch.nn.Module, companions: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
         """Restore network, companions and optimizer in place; returns the EMA's tensors and the best ones."""
-        tensors = load_file(self.folder / "tensors.safetensors")
-        state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        network.load_state_dict({**network.state_dict(), **state} if _frozen(network) else state)
-        optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"]))
+        tensors = load_file(self.folder / self._file)
+        frozen = _frozen(network)
+        for name, value in network.state_dict().items():
+            if name not in frozen:
+                local_part(value).copy_(tensors[f"network.{name}"])
+        optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"], optimizer))
 
         def numbered(prefix: str) -> list[torch.Tensor]:
             keys = [key for key in tensors if key.startswith(prefix)]
             return [tensors[key] for key in sorted(keys, key=lambda key: int(key.split(".")[1]))]
 
-        with torch.no_grad():
-            for parameter, value in zip(companions, numbered("companion."), strict=True):
-                parameter.copy_(value)
+        for parameter, value in zip(companions, numbered("companion."), strict=True):
+            parameter.copy_(value)
         return numbered("ema."), numbered("best.") or None
 
     def clear(self) -> None:

@@ -16,6 +16,12 @@ SIZES = (0.6, 1.4)
 GAINS, OFFSET = (0.3, 1.0), 0.5  # of colours in [-1, 1]
 
 
+def all_but(index: Tensor, count: int) -> Tensor:
+    """``(B, count - 1)``: of each row of ``index`` ``(B,)`` the numbers 0 to ``count - 1`` without it, in order."""
+    every = torch.arange(count, device=index.device).expand(len(index), -1)
+    return every[every != index[:, None]].view(len(index), count - 1)
+
+
 def edit_layers(layers: Tensor, index: Tensor, edit: Edit) -> Tensor:
     """Edit one layer of each stack; how far, is drawn from torch's global generator.
 
@@ -31,9 +37,7 @@ def edit_layers(layers: Tensor, index: Tensor, edit: Edit) -> Tensor:
     batch, count = layers.shape[:2]
     rows = torch.arange(batch, device=layers.device)
     if edit == "delete":
-        kept = torch.arange(count, device=layers.device).expand(batch, -1)
-        kept = kept[kept != index[:, None]].view(batch, count - 1)
-        return layers[rows[:, None], kept]
+        return layers[rows[:, None], all_but(index, count)]
     layer = layers[rows, index]
     if edit == "recolour":
         gain = layer.new_empty(batch, 3, 1, 1).uniform_(*GAINS)

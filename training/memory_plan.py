@@ -205,8 +205,8 @@ def describe(plan: MemoryPlan) -> str:
         "",
         "Latents and captions are cached before training, so the text encoder takes nothing and the VAE little;",
         "what the VAE keeps where a loss compares pictures comes on top.",
-        "Not supported: 8-bit or 4-bit frozen weights, 8-bit AdamW, moving blocks to the CPU. FSDP2 is estimated here,",
-        "but training.loop does not shard yet: on several GPUs it runs DDP.",
+        "Not supported: 8-bit or 4-bit frozen weights, 8-bit AdamW, moving blocks to the CPU.",
+        "FSDP2 is launcher: accelerate launch --config_file presets/accelerate/fsdp2.yaml; torchrun gives DDP.",
     ]
     return "\n".join(lines)
 

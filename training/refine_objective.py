@@ -12,7 +12,7 @@ from layers.tensors import composite_stack
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import Text, VLDMMDiT
 from training.captions import Captions, caption_text
-from training.edits import EDITS, Edit, edit_layers
+from training.edits import EDITS, Edit, all_but, edit_layers
 from training.flow import draw_sigmas, interpolate, predict_clean, velocity
 from training.heldout import NOISE_SEED, SIGMAS, averages
 from training.latents import LatentStacks
@@ -74,7 +74,9 @@ class RefineObjective(nn.Module):
         estimate = predict_clean(noisy, predicted, sigma)
         terms = {"velocity": slot_errors(predicted, velocity(clean, noise)).mean()}
         terms |= self.pixels(estimate, clean, sigma)
-        if self.weights["edit_velocity"] + self.weights["edit_kept"] > 0.0 and clean.shape[1] > 2:
+        if self.weights["edit_velocity"] + self.weights["edit_kept"] > 0.0:
+            # Of a stack of one, nothing would be left. Not skipped: sharded ranks call the network equally often.
+            edit = edit if clean.shape[1] > 2 else "recolour"
             terms |= self._edit_terms(clean, noise, sigma, edit, index, estimate, text)
         return {"loss": sum(self.weights[name] * term for name, term in terms.items()), **terms}
 
@@ -91,24 +93,24 @@ class RefineObjective(nn.Module):
         """Decompose the picture of the edited stack from the same noise.
 
         ``edit_velocity`` is the velocity error there: the edited layer follows. ``edit_kept`` is the mean squared
-        difference of the estimates of all other layers before and after, times 1 - sigma: they stay.
+        difference of the estimates of all other layers before and after, times 1 - sigma: they stay. A stack of one
+        has no others.
         """
         rows, slots = torch.arange(len(clean), device=clean.device), clean.shape[1]
         with torch.no_grad():
             edited = self.edited_latents(clean, edit, index)
-        kept = torch.arange(1, slots, device=clean.device).expand(len(clean), -1)
-        kept = kept[kept != index[:, None] + 1].view(len(clean), slots - 2)
+        kept = all_but(index, slots - 1) + 1
         if edit == "delete":
             noise = torch.cat([noise[:, :1], noise[rows[:, None], kept]], dim=1)
         noisy = interpolate(edited, noise, sigma)
         predicted = self.network(noisy, edited[:, 0], sigma, text).float()
         again = predict_clean(noisy, predicted, sigma)
-        where = torch.arange(1, slots - 1, device=clean.device).expand_as(kept) if edit == "delete" else kept
-        change = (again[rows[:, None], where] - estimate[rows[:, None], kept]).square().flatten(1).mean(1)
-        return {
-            "edit_velocity": slot_errors(predicted, velocity(edited, noise)).mean(),
-            "edit_kept": ((1.0 - sigma) * change).mean(),
-        }
+        terms = {"edit_velocity": slot_errors(predicted, velocity(edited, noise)).mean()}
+        if slots > 2:
+            where = torch.arange(1, slots - 1, device=clean.device).expand_as(kept) if edit == "delete" else kept
+            change = (again[rows[:, None], where] - estimate[rows[:, None], kept]).square().flatten(1).mean(1)
+            terms["edit_kept"] = ((1.0 - sigma) * change).mean()
+        return terms
 
     def edited_latents(self, clean: Tensor, edit: Edit, index: Tensor) -> Tensor:
         """Latents of the edited stack, composite first: ``(B, L + 1, C, h, w)``, or L slots after ``delete``.
@@ -125,9 +127,8 @@ class RefineObjective(nn.Module):
             pictures.append(edited[rows, index])
         encoded = vae.normalise(vae.encode(torch.cat(pictures)).mode()).split(len(clean))
         if edit == "delete":
-            kept = torch.arange(latents.shape[1], device=clean.device).expand(len(clean), -1)
-            kept = kept[kept != index[:, None]].view(len(clean), -1)
-            return torch.cat([encoded[0][:, None], latents[rows[:, None], kept]], dim=1)
+            kept = latents[rows[:, None], all_but(index, latents.shape[1])]
+            return torch.cat([encoded[0][:, None], kept], dim=1)
         latents = latents.clone()
         latents[rows, index] = encoded[1]
         return torch.cat([encoded[0][:, None], latents], dim=1)

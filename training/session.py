@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,14 +50,19 @@ def precision(choice: str) -> str:
 
 
 @contextlib.contextmanager
-def training_session(stage: str, params: Params, input_paths: Sequence[str]) -> Iterator[Session]:
+def training_session(
+    stage: str, params: Params, input_paths: Sequence[str], *, shard: bool = True
+) -> Iterator[Session]:
     """Open a training stage; on success its resume points are removed, after a kill the same call finds them.
 
     Args:
         stage: name of the params block.
         params: all parameters.
         input_paths: what the stage reads; its md5s become tags, dataset inputs and part of the fingerprint.
+        shard: whether FSDP is used where accelerate was told to; if not, every process has the whole network (DDP).
     """
+    if not shard:
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
     block = getattr(params, stage)
     # The last block's text branch feeds nothing: its parameters never get a gradient, which plain DDP refuses.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -68,7 +74,7 @@ def training_session(stage: str, params: Params, input_paths: Sequence[str]) -> 
     )
     inputs = {path: digest(path) for path in input_paths}
     key = fingerprint(block.model_dump(), inputs, accelerator.num_processes)
-    store = CheckpointStore(project_root() / ".checkpoints", stage, key)
+    store = CheckpointStore(project_root() / ".checkpoints", stage, key, accelerator)
     if accelerator.is_main_process:
         store.recover()
     accelerator.wait_for_everyone()

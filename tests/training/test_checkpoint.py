@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from training.checkpoint import CheckpointStore, fingerprint
@@ -30,7 +31,7 @@ def saved(store, network, optimizer, **state):
 def test_a_restored_run_goes_on_bit_equal(tmp_path):
     network, optimizer = make()
     advance(network, optimizer, 5)
-    store = CheckpointStore(tmp_path, "stage", "key")
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
     saved(store, network, optimizer)
     advance(network, optimizer, 5, seed=2)
     expected = copy.deepcopy(network.state_dict())
@@ -43,10 +44,10 @@ def test_a_restored_run_goes_on_bit_equal(tmp_path):
 def test_frozen_weights_are_not_saved_and_stay_as_they_are(tmp_path):
     network, optimizer = make()
     network.weight.requires_grad_(False)
-    store = CheckpointStore(tmp_path, "stage", "key")
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
     bias = network.bias.detach().clone()
     saved(store, network, optimizer)
-    assert "network.weight" not in load_file(store.folder / "tensors.safetensors")
+    assert "network.weight" not in load_file(store.folder / "tensors_0.safetensors")
     with torch.no_grad():
         network.weight.fill_(7.0), network.bias.fill_(7.0)
     store.load(network=network, companions=[], optimizer=optimizer)
@@ -55,7 +56,7 @@ def test_frozen_weights_are_not_saved_and_stay_as_they_are(tmp_path):
 
 def test_state_and_averages_come_back(tmp_path):
     network, optimizer = make()
-    store = CheckpointStore(tmp_path, "stage", "key")
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
     assert store.read_state() is None
     store.save(
         network=network,
@@ -74,7 +75,7 @@ def test_state_and_averages_come_back(tmp_path):
 
 def test_what_is_trained_beside_the_network_comes_back(tmp_path):
     network, optimizer = make()
-    store = CheckpointStore(tmp_path, "stage", "key")
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
     companions = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(12)]
     store.save(network=network, companions=companions, ema=[], best=None, optimizer=optimizer, state={"step": 1})
     again = [torch.nn.Parameter(torch.zeros(3)) for _ in range(12)]
@@ -84,7 +85,7 @@ def test_what_is_trained_beside_the_network_comes_back(tmp_path):
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path):
     network, optimizer = make()
-    store = CheckpointStore(tmp_path, "stage", "key")
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
     saved(store, network, optimizer)
     store.folder.rename(store.folder.with_suffix(".old"))
     store.folder.with_suffix(".part").mkdir()
@@ -94,8 +95,8 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path):
 
 def test_other_fingerprints_are_seen_and_cleared(tmp_path):
     network, optimizer = make()
-    saved(CheckpointStore(tmp_path, "stage", "old"), network, optimizer)
-    store = CheckpointStore(tmp_path, "stage", "new")
+    saved(CheckpointStore(tmp_path, "stage", "old", Accelerator(cpu=True)), network, optimizer)
+    store = CheckpointStore(tmp_path, "stage", "new", Accelerator(cpu=True))
     assert store.read_state() is None
     assert store.others() == ["old"]
     store.clear()

@@ -4,10 +4,12 @@ import itertools
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from training.checkpoint import CheckpointStore
-from training.loop import NonFiniteLossError, Plan, fit, make_plan, step_seed
+from training.loop import NonFiniteLossError, fit, step_seed
 from training.param_types import Optimisation
+from training.progress import Plan, make_plan
 from training.tracking import Run
 
 
@@ -57,8 +59,9 @@ class Contest(Regression):
 
 
 def train(
-    tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, validate_raw=None
-):
+    tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, validate_raw=None,
+    start=False, accelerator=None,
+):  # fmt: skip
     torch.manual_seed(3)
     data = torch.randn(64, 2)
 
@@ -75,7 +78,7 @@ def train(
 
     module = module or Regression()
     seen = iter(validation or itertools.count())
-    progress = fit(
+    progress, _ = fit(
         module,
         module.line,
         batches=batches,
@@ -86,10 +89,11 @@ def train(
         validate_raw=validate_raw,
         select="score",
         largest=True,
-        accelerator=Accelerator(cpu=True),
+        accelerator=accelerator or Accelerator(cpu=True),
         run=Recorder(None),
-        store=CheckpointStore(tmp_path, "stage", "key"),
+        store=CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True)),
         title="test",
+        measure_start=start,
     )
     return module.line.weight.detach().clone(), progress
 
@@ -151,7 +155,7 @@ def test_the_best_validated_weights_are_kept(tmp_path):
     first, _ = train(tmp_path / "a", settings(epochs=1), batch_size=4)
     best_first, progress = train(tmp_path / "b", settings(epochs=3), batch_size=4, validation=[5, 1, 2])
     assert torch.equal(first, best_first)
-    assert progress.best == 5.0
+    assert progress.best == {"score": 5.0}
     assert [entry["score"] for entry in progress.history] == [5.0, 1.0, 2.0]
     assert [entry["samples"] for entry in progress.history] == [16, 32, 48]
 
@@ -208,3 +212,30 @@ def test_plans():
 def test_seeds_differ_by_step_micro_batch_and_rank():
     seeds = {step_seed(0, s, m, r) for s in range(20) for m in range(4) for r in range(4)}
     assert len(seeds) == 320
+
+
+def test_the_start_is_measured_once_and_the_kept_epoch_is_told(tmp_path):
+    log = []
+    _, progress = train(tmp_path, settings(epochs=3), batch_size=4, validation=[7, 1, 5, 2], log=log, start=True)
+    assert progress.start == {"score": 7.0} and (0, {"val/score": 7.0}) in log
+    assert progress.best_epoch == 2 and progress.best == {"score": 5.0}, "the start is no candidate"
+
+
+class Halved(Regression):
+    """Remembers the precision that validation computes in."""
+
+    def measured(self):
+        self.dtype = self.line(torch.zeros(1, 2)).dtype
+        return {"raw": 0.0}
+
+
+def test_validation_has_the_precision_of_training(tmp_path):
+    """Weights that adapters freeze are bfloat16: outside autocast they do not fit float32 latents."""
+    module = Halved()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        half = Accelerator(cpu=True, mixed_precision="bf16")
+        train(tmp_path, settings(), batch_size=4, module=module, validate_raw=module.measured, accelerator=half)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert module.dtype == torch.bfloat16

@@ -1,0 +1,69 @@
+"""How long a run is, and how far it has come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from training.param_types import Optimisation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is.
+
+    Attributes:
+        epochs: validations.
+        steps_per_epoch: optimizer steps between them.
+        samples_per_step: items of all processes and micro-batches of one step.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    samples_per_step: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+
+def make_plan(settings: Optimisation, batches_per_pass: int, world_size: int) -> Plan:
+    """Turn epochs and samples into steps.
+
+    Args:
+        settings: the stage's optimisation block.
+        batches_per_pass: batches of one process in one pass over the split.
+        world_size: processes.
+    """
+    per_step = settings.batch_size * settings.gradient_accumulation * world_size
+    if settings.epoch_samples is None:
+        steps = max(1, batches_per_pass // settings.gradient_accumulation)
+    else:
+        steps = math.ceil(settings.epoch_samples / per_step)
+    return Plan(settings.epochs, steps, per_step)
+
+
+@dataclass
+class Progress:
+    """What the loop knows beside tensors; it is saved as JSON and given to the stage at the end.
+
+    Attributes:
+        step: optimizer steps done.
+        start: validation results before the first step, where they were asked for.
+        history: validation results, one mapping an epoch.
+        best_epoch: whose weights validated best so far.
+        running: sum of each term since it was last logged, and over how many steps.
+    """
+
+    step: int = 0
+    start: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int | None = None
+    running: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """What was measured of the weights that are kept."""
+        entry = self.history[self.best_epoch - 1]
+        return {name: value for name, value in entry.items() if name not in ("epoch", "samples")}
