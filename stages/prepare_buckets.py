@@ -27,19 +27,14 @@ from layers.prepare import Preparation
 from layers.prepare_dataset import Summary, prepare_dataset
 from layers.sources.composer import compose as composing
 from layers.sources.composer.writer import write_dataset
-from layers.sources.crello import CrelloSource
-from layers.sources.diffsynth import DiffSynthSource
-from layers.sources.lica import LicaSource
 from layers.sources.location import Location
-from layers.sources.musubi import MusubiSource
-from layers.sources.prism_layers import PrismLayersSource
-from layers.sources.psd import PsdSource
 from layers.sources.rendered import RenderedSource
 from layers.sources.source import Source
 from layers.splits import assign_splits, until_filled
 from layers.tensors import to_image
 from layers.view import grid
 from stages.cli import REPORTS, stage_command, write_report, write_table
+from stages.sources import open_source
 from training.params import Params, ParamsError, PrepareBuckets, parse_params
 from training.tracking import digest, stage_run
 
@@ -95,32 +90,10 @@ def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
     return reader, taken
 
 
-def _open_source(settings: PrepareBuckets) -> Source:
-    key = "prepare_buckets.location"
-    match settings.source:
-        case "rendered":
-            pictures = Location(settings.rendered_root, "prepare_buckets.rendered_root")
-            layouts = settings.layout_root and Location(settings.layout_root, "prepare_buckets.layout_root")
-            return RenderedSource(pictures, layouts)
-        case "lica":
-            return LicaSource(Location(settings.location, key), **settings.lica.model_dump())
-        case "crello":
-            return CrelloSource(Location(settings.location, key), **settings.crello.model_dump())
-        case "prism_layers":
-            return PrismLayersSource(Location(settings.location, key), **settings.prism_layers.model_dump())
-        case "psd":
-            return PsdSource(Location(settings.location, key))
-        case "musubi":
-            return MusubiSource(Location(settings.location, key))
-        case "diffsynth":
-            return DiffSynthSource(Location(settings.location, key), **settings.diffsynth.model_dump())
-    raise AssertionError(settings.source)
-
-
 def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
     if settings.source == "composer":
         return _compose(settings)
-    source = _open_source(settings)
+    source = open_source(settings)
     return source, [(name, source.split_key(name)) for name in source.sample_ids()]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from layers.errors import UserError
 from training.param_types import Block, Count, Natural
@@ -38,8 +38,17 @@ class Evaluate(Block):
     seed: Natural
     batch_size: Count
     max_merges: Natural
+    others: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], str]
+    predictions: str | None
     panels: Natural
     jobs: Annotated[int, Field(ge=-1)]
+
+    @field_validator("others")
+    @classmethod
+    def _names(cls, others: dict[str, str]) -> dict[str, str]:
+        if taken := {"model", "composite_only", "true_layers_through_vae"} & others.keys():
+            raise ValueError(f"names that evaluate does not use itself, not {sorted(taken)}")
+        return others
 
 
 class SearchRange(Block):

@@ -78,7 +78,8 @@ def test_every_out_is_there_in_its_promised_form(clone):
         "val_recon_epoch_1.png",
         "val_recon_epoch_2.png",
     }
-    assert len(list((clone / "metrics/reports/panels").glob("rank_*.png"))) == 2
+    assert len(list((clone / "metrics/reports/panels").glob("*.png"))) == 2
+    assert (clone / "metrics/reports/report.html").is_file()
 
 
 def test_reports_are_finite_and_complete(clone):

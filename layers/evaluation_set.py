@@ -1,0 +1,263 @@
+"""What is decomposed and scored: a bucketed split, or the designs of a source at their own size.
+
+Pictures are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes; a design keeps its own. So the whole
+picture is stretched to a size the network takes, and the layers are stretched back onto the canvas they are scored on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from layers.batches import BucketBatches
+from layers.buckets import BucketLimits, NoBucketError
+from layers.compositing import group_into_peels, over, resize, to_float, to_uint8
+from layers.dataset import StackDataset, StackRecord
+from layers.errors import SampleError
+from layers.images import PictureError
+from layers.prepare import plain
+from layers.sources.source import Source
+from layers.storage import read_picture
+
+
+@dataclass(frozen=True)
+class EvaluationSample:
+    """A picture to decompose, and the truth.
+
+    Attributes:
+        sample_id: in its dataset.
+        caption: what the picture shows; may be empty.
+        layers: true layers ``(H, W, 4)``, bottom to top, at the size that is scored; not grouped into peels.
+        kinds: of each layer, of :data:`layers.stack.KINDS`.
+        picture: ``(H, W, 4)``, what the layers flatten to.
+        model_size: (height, width) the network is shown the picture at.
+        layers_asked: how many layers the network is asked for, at least 1.
+    """
+
+    sample_id: str
+    caption: str
+    layers: list[np.ndarray]
+    kinds: tuple[str, ...]
+    picture: np.ndarray
+    model_size: tuple[int, int]
+    layers_asked: int
+
+    @property
+    def bucket(self) -> str:
+        """``96x64``: width and height of ``model_size``."""
+        return f"{self.model_size[1]}x{self.model_size[0]}"
+
+
+class EvaluationSet(ABC):
+    """Samples to evaluate, in an order that is always the same.
+
+    Attributes:
+        description: names the set in a report.
+        skipped: reason of each sample that could not be had, by its id; filled by :meth:`batches`, complete at its end.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.skipped: dict[str, str] = {}
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are, those that will be skipped included."""
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
+        """One pass in batches of up to ``batch_size`` samples of one ``model_size`` and one ``layers_asked``."""
+
+    @abstractmethod
+    def read(self, sample_id: str) -> EvaluationSample:
+        """One sample, as :meth:`batches` give it.
+
+        Raises:
+            SampleError: with the reason it cannot be had.
+        """
+
+
+class BucketedSplit(EvaluationSet):
+    """A split of what ``prepare_buckets`` writes, bucket by bucket: scored at the bucket's size, asked for the true L.
+
+    Args:
+        root: the bucketed dataset.
+        split: ``train`` or ``val``.
+
+    Raises:
+        DatasetError: if there is no such dataset or the split is empty.
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        super().__init__(f"{root}, split {split}")
+        self._dataset = StackDataset(root, split)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
+        """See :class:`EvaluationSet`."""
+        self.skipped.clear()
+        for indices in BucketBatches(self._dataset.keys, batch_size, fill="partial", shuffle=False):
+            # Not the dataset's items: where a picture is broken, those hold another sample in its place.
+            if samples := [sample for index in indices if (sample := self._tried(index)) is not None]:
+                yield samples
+
+    def read(self, sample_id: str) -> EvaluationSample:
+        """See :class:`EvaluationSet`."""
+        if sample_id not in self._indices:
+            raise SampleError(f"{self.description}: no sample has the id {sample_id!r}")
+        return self._sample(self._dataset.record(self._indices[sample_id]))
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {self._dataset.name(index): index for index in range(len(self._dataset))}
+
+    def _tried(self, index: int) -> EvaluationSample | None:
+        record = self._dataset.record(index)
+        try:
+            return self._sample(record)
+        except SampleError as error:
+            self.skipped[record.sample_id] = str(error)
+            return None
+
+    def _sample(self, record: StackRecord) -> EvaluationSample:
+        height, width, layers_asked = record.bucket
+        try:
+            layers = [read_picture(self._dataset.root, place) for place in record.layers]
+            picture = read_picture(self._dataset.root, record.composite)
+        except PictureError as error:
+            raise SampleError(str(error)) from None
+        return EvaluationSample(
+            record.sample_id, record.caption, layers, record.kinds, picture, (height, width), layers_asked
+        )
+
+
+class SourceDesigns(EvaluationSet):
+    """Designs of a source as they are, in its order: scored at their own size, read one after the other.
+
+    The network is asked for as many layers as the metric makes of the true ones, its peels. No more than a batch and
+    the design after it are in memory; neighbours that differ in size or number of layers share no batch.
+
+    Args:
+        source: the reader.
+        limits: bounds of the size the network is shown.
+        max_layers: the network is never asked for more.
+        count: only so many of the source's first designs; ``None`` for all.
+        description: see :class:`EvaluationSet`.
+    """
+
+    def __init__(
+        self, source: Source, limits: BucketLimits, max_layers: int, count: int | None, description: str
+    ) -> None:
+        super().__init__(description)
+        self._source, self._limits, self._max_layers = source, limits, max_layers
+        self._ids = source.sample_ids()[:count]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
+        """See :class:`EvaluationSet`."""
+        self.skipped.clear()
+        for _, alike in itertools.groupby(self._samples(), lambda sample: (sample.model_size, sample.layers_asked)):
+            while batch := list(itertools.islice(alike, batch_size)):
+                yield batch
+                # Else it would stay in memory while the next one is read.
+                del batch
+
+    def _samples(self) -> Iterator[EvaluationSample]:
+        for sample_id in self._ids:
+            try:
+                yield self.read(sample_id)
+            except SampleError as error:
+                self.skipped[sample_id] = plain(str(error))
+
+    def read(self, sample_id: str) -> EvaluationSample:
+        """See :class:`EvaluationSet`."""
+        try:
+            design = self._source.read(sample_id)
+        except SampleError:
+            raise
+        except Exception as error:
+            # A reader's own fault is one design's reason too, as in prepare_buckets.
+            raise SampleError(f"the reader failed with {type(error).__name__}: {error}") from error
+        try:
+            model_size = stretched_size(design.size, self._limits)
+        except NoBucketError as error:
+            raise SampleError(str(error)) from None
+        layers = [layer.image for layer in design.layers]
+        if not any(layer[..., 3].any() for layer in layers):
+            raise SampleError("every layer is empty")
+        flat = np.zeros((*design.size, 4), np.float32)
+        for layer in layers:
+            flat = over(to_float(layer), flat)
+        return EvaluationSample(
+            sample_id,
+            plain(design.caption),
+            layers,
+            tuple(layer.kind for layer in design.layers),
+            to_uint8(flat),
+            model_size,
+            min(len(group_into_peels([layer[..., 3] for layer in layers])), self._max_layers),
+        )
+
+
+def stretched_size(canvas: tuple[int, int], limits: BucketLimits) -> tuple[int, int]:
+    """Choose the size that a whole canvas is stretched to: large, and close to its aspect.
+
+    The two are weighed: an aspect that is off by some factor is as bad as sides that are shorter by it. Without
+    ``upscale`` no side is longer than the canvas's.
+
+    Args:
+        canvas: (height, width) in pixels.
+        limits: bounds.
+
+    Returns:
+        (height, width), multiples of ``limits.multiple``.
+
+    Raises:
+        NoBucketError: if the aspect is beyond ``max_aspect`` or no size is within bounds.
+    """
+    height, width = canvas
+    aspect = max(height, width) / min(height, width)
+    if aspect > limits.max_aspect:
+        raise NoBucketError(f"aspect {aspect:.2f} of {width}x{height} is above max_aspect {limits.max_aspect}")
+    shortest = math.ceil(limits.min_side / limits.multiple) * limits.multiple
+    sides = range(shortest, limits.max_side + 1, limits.multiple)
+    sizes = [
+        (h, w)
+        for h in sides
+        for w in sides
+        if h * w <= limits.max_pixels and (limits.upscale or (h <= height and w <= width))
+    ]
+    if not sizes:
+        raise NoBucketError(
+            f"{width}x{height} can be stretched to no size with sides from {limits.min_side} to {limits.max_side}, "
+            f"{limits.max_pixels} pixels" + ("" if limits.upscale else " and no upscaling")
+        )
+
+    def badness(size: tuple[int, int]) -> float:
+        return abs(math.log(size[0] * width / (size[1] * height))) - math.log(math.prod(size)) / 2
+
+    return min(sizes, key=badness)
+
+
+def shown_to_model(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch a picture or a true layer ``(H, W, 4)`` uint8 to (height, width), premultiplied; alpha stays.
+
+    A picture of that size comes back as it is.
+    """
+    return image if image.shape[:2] == tuple(size) else to_uint8(resize(to_float(image), size))
+
+
+def at_scored_size(layers: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    """Stretch predicted layers ``(h, w, 4)`` uint8 back to the (height, width) that is scored, as above."""
+    return [shown_to_model(layer, size) for layer in layers]

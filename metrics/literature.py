@@ -1,0 +1,54 @@
+"""Published figures, to be drawn beside ours and never to be taken for comparable; they are in ``literature.yaml``.
+
+Every table has ``source``, ``dataset``, ``columns``, ``caveats`` and ``rows``. A row has a name, ``row``, and of each
+column a value, or a list of them over allowed merges.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TABLES = Path(__file__).with_name("literature.yaml")
+
+
+def table(name: str) -> dict[str, Any]:
+    """One table: ``crello_decomposition``, ``crello_ablation`` or ``aim500_reconstruction``.
+
+    Raises:
+        KeyError: if there is no such table.
+    """
+    tables = yaml.safe_load(TABLES.read_text(encoding="utf-8"))
+    if name not in tables:
+        raise KeyError(f"no table {name!r} in {TABLES.name}, expected one of {', '.join(tables)}")
+    return tables[name]
+
+
+def decomposition_rows(name: str = "crello_decomposition") -> list[dict[str, Any]]:
+    """A table of the decomposition protocol as long rows, method by method, from 0 merges up.
+
+    Args:
+        name: ``crello_decomposition``, or ``crello_ablation``, whose last row is also in the other one.
+
+    Returns:
+        Rows of ``merges``, ``row``, ``dataset``, ``rgb_l1``, ``alpha_iou`` and ``cost``, the last three in [0, 1]. No
+        table prints the cost, (rgb_l1 + 1 - alpha_iou) / 2: it is linear, so the cost of the means is the mean cost.
+
+    Raises:
+        KeyError: if there is no such table.
+    """
+    published = table(name)
+    return [
+        {
+            "merges": merges,
+            "row": entry["row"],
+            "dataset": f"{published['dataset']}, published",
+            "rgb_l1": rgb_l1,
+            "alpha_iou": alpha_iou,
+            "cost": round((rgb_l1 + 1.0 - alpha_iou) / 2.0, 6),
+        }
+        for entry in published["rows"]
+        for merges, (rgb_l1, alpha_iou) in enumerate(zip(entry["rgb_l1"], entry["alpha_iou"], strict=True))
+    ]

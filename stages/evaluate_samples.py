@@ -1,0 +1,189 @@
+"""Decompose pictures batch by batch and measure each; pictures are let go as soon as they are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+
+from layers.compositing import composite, to_float, to_uint8
+from layers.evaluation_set import EvaluationSample, at_scored_size, shown_to_model
+from layers.images import write_png
+from layers.tensors import to_image, to_tensor
+from metrics.decomposition import read_stack
+from metrics.rgba_scores import Distance, reconstruction_metrics
+from metrics.stack_scores import MergeLevel, score_sample
+from metrics.structure import Structure, stack_structure
+from training.decomposer import Decomposer
+from training.params import Evaluate
+
+MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
+WHITE = ("white",)
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Pictures of one sample, ``(H, W, 4)`` uint8 at the size that is scored, stacks bottom to top.
+
+    Attributes:
+        sample: input and truth.
+        predicted: the model's layers.
+        through_vae: the true layers, encoded and decoded.
+        seconds: wall time of the model for this picture, its share of a batch.
+    """
+
+    sample: EvaluationSample
+    predicted: list[np.ndarray]
+    through_vae: list[np.ndarray]
+    seconds: float
+
+    @property
+    def recomposition(self) -> np.ndarray:
+        """The predicted layers flattened."""
+        return to_uint8(composite([to_float(layer) for layer in self.predicted]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of one sample.
+
+    Attributes:
+        sample_id: its name.
+        bucket: size the model saw, ``96x64``.
+        peels: of the true stack.
+        levels: of each row, the model and what stands beside it, one entry a merge level.
+        missing: of rows that lack the sample, why.
+        structure: of the model's layers.
+        recomposition: the model's layers flattened, against the input over white.
+        vae_layers: of each true layer, its reconstruction over nine backgrounds.
+        seconds: of the model.
+    """
+
+    sample_id: str
+    bucket: str
+    peels: int
+    levels: dict[str, list[MergeLevel]]
+    missing: dict[str, str]
+    structure: Structure
+    recomposition: dict[str, float]
+    vae_layers: list[dict[str, float]]
+    seconds: float
+
+
+def decompose(model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate) -> list[Decomposed]:
+    """Decompose a batch of one size and one number of layers."""
+    pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
+    ids, captions = ([getattr(sample, name) for sample in samples] for name in ("sample_id", "caption"))
+    start = time.perf_counter()
+    layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, steps=settings.steps, seed=settings.seed)
+    seconds = (time.perf_counter() - start) / len(samples)
+    found = []
+    for sample, stack in zip(samples, layers, strict=True):
+        size = sample.picture.shape[:2]
+        shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in sample.layers])
+        through_vae = at_scored_size(list(to_image(model.reconstruct(shown))), size)
+        found.append(Decomposed(sample, at_scored_size(list(to_image(stack)), size), through_vae, seconds))
+    return found
+
+
+def read_prediction(folder: Path, sample: EvaluationSample) -> list[np.ndarray] | str:
+    """Somebody else's layers of a sample, ``<id>/*.png`` sorted by name from bottom to top, or why there are none."""
+    try:
+        layers = read_stack(folder / sample.sample_id)
+    except ValueError as error:
+        return str(error)
+    height, width = sample.picture.shape[:2]
+    for index, layer in enumerate(layers):
+        if layer.shape[:2] != (height, width):
+            return f"layer {index} is {layer.shape[1]}x{layer.shape[0]} pixels, expected {width}x{height}"
+    return layers or "no layers"
+
+
+def write_prediction(folder: Path, result: Decomposed) -> None:
+    """Write the model's layers as ``<id>/<k>.png``, which ``python -m metrics.decomposition --pred`` reads."""
+    home = folder / result.sample.sample_id
+    home.mkdir(parents=True, exist_ok=True)
+    for index, layer in enumerate(result.predicted):
+        write_png(home / f"{index:02d}.png", layer)
+
+
+def measure(
+    results: Sequence[Decomposed], others: Mapping[str, Path], distance: Distance, settings: Evaluate
+) -> list[Measured]:
+    """Score a batch: the model's row, the two that stand beside it, and those of other folders.
+
+    Args:
+        results: of :func:`decompose`.
+        others: name of a row and folder of its predictions.
+        distance: LPIPS.
+        settings: merges, and processes of the metric.
+    """
+    tasks, missing = [], [{} for _ in results]
+    for number, result in enumerate(results):
+        stacks = {MODEL: result.predicted, NOTHING: [result.sample.picture], CEILING: result.through_vae}
+        for name, folder in others.items():
+            stack = read_prediction(folder, result.sample)
+            if isinstance(stack, str):
+                missing[number][name] = stack
+            else:
+                stacks[name] = stack
+        tasks += [(number, name, stack) for name, stack in stacks.items()]
+    scored = Parallel(n_jobs=settings.jobs)(
+        delayed(score_sample)(stack, results[number].sample.layers, settings.max_merges) for number, _, stack in tasks
+    )
+    levels: list[dict[str, list[MergeLevel]]] = [{} for _ in results]
+    for (number, name, _), entry in zip(tasks, scored, strict=True):
+        levels[number][name] = entry
+    return [_measured(*parts, distance) for parts in zip(results, levels, missing, strict=True)]
+
+
+def _measured(
+    result: Decomposed, levels: dict[str, list[MergeLevel]], missing: dict[str, str], distance: Distance
+) -> Measured:
+    sample = result.sample
+    structure = stack_structure(result.predicted, sample.layers, sample.kinds, levels[MODEL][0].path)
+    flat, again = (to_tensor(picture)[None] for picture in (sample.picture, result.recomposition))
+    with torch.no_grad():
+        (recomposed,) = reconstruction_metrics(again, flat, WHITE, distance)
+        vae_layers = reconstruction_metrics(
+            torch.stack([to_tensor(layer) for layer in result.through_vae]),
+            torch.stack([to_tensor(layer) for layer in sample.layers]),
+            distance=distance,
+        )
+    return Measured(
+        sample_id=sample.sample_id,
+        bucket=sample.bucket,
+        peels=len(structure.peels),
+        levels=levels,
+        missing=missing,
+        structure=structure,
+        recomposition={
+            "psnr_white": recomposed["psnr_white"],
+            "ssim_white": recomposed["ssim"],
+            "lpips_white": recomposed["lpips"],
+            "alpha_l1": recomposed["alpha_l1"],
+        },
+        vae_layers=vae_layers,
+        seconds=result.seconds,
+    )
+
+
+def evaluated(
+    model: Decomposer,
+    batches: Iterator[list[EvaluationSample]],
+    others: Mapping[str, Path],
+    distance: Distance,
+    settings: Evaluate,
+) -> Iterator[Measured]:
+    """Measure sample after sample; writes predictions where settings say so."""
+    for samples in batches:
+        results = decompose(model, samples, settings)
+        if settings.predictions is not None:
+            for result in results:
+                write_prediction(Path(settings.predictions), result)
+        yield from measure(results, others, distance, settings)

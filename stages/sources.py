@@ -1,0 +1,44 @@
+"""The reader that parameters name."""
+
+from __future__ import annotations
+
+from layers.sources.crello import CrelloSource
+from layers.sources.diffsynth import DiffSynthSource
+from layers.sources.lica import LicaSource
+from layers.sources.location import Location
+from layers.sources.musubi import MusubiSource
+from layers.sources.prism_layers import PrismLayersSource
+from layers.sources.psd import PsdSource
+from layers.sources.rendered import RenderedSource
+from layers.sources.source import Source
+from training.params import ParamsError, PrepareBuckets
+
+
+def open_source(settings: PrepareBuckets) -> Source:
+    """Open the dataset that ``settings.source`` names: any but ``composer``, whose designs have to be made first.
+
+    Raises:
+        UserError: if its location cannot be opened, or holds something else.
+        ParamsError: for ``composer``.
+    """
+    key = "prepare_buckets.location"
+    match settings.source:
+        case "rendered":
+            pictures = Location(settings.rendered_root, "prepare_buckets.rendered_root")
+            layouts = settings.layout_root and Location(settings.layout_root, "prepare_buckets.layout_root")
+            return RenderedSource(pictures, layouts)
+        case "lica":
+            return LicaSource(Location(settings.location, key), **settings.lica.model_dump())
+        case "crello":
+            return CrelloSource(Location(settings.location, key), **settings.crello.model_dump())
+        case "prism_layers":
+            return PrismLayersSource(Location(settings.location, key), **settings.prism_layers.model_dump())
+        case "psd":
+            return PsdSource(Location(settings.location, key))
+        case "musubi":
+            return MusubiSource(Location(settings.location, key))
+        case "diffsynth":
+            return DiffSynthSource(Location(settings.location, key), **settings.diffsynth.model_dump())
+    raise ParamsError(
+        f"prepare_buckets.source: got {settings.source!r}, expected a dataset that is there, such as rendered or crello"
+    )

@@ -1,0 +1,197 @@
+"""What evaluate says of any model, in one process, with networks of a few thousand random weights."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metrics.decomposition import evaluate_folders
+from stages.evaluate import main
+from stages.evaluate_panels import chosen, error_map
+from tests.layers.sources.test_crello import design, element, plain, save
+from tests.networks import tiny_network, tiny_vae
+from tests.stages.workspace import make_workspace
+from training.params import flatten
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    vae, network = tiny_vae(), tiny_network()
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    network.save_pretrained(folder)
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture
+def project(bucketed_root, model, tmp_path, monkeypatch):
+    """Runs evaluate in a workspace of its own; gives the folder of reports."""
+
+    def evaluate(*arguments, expect=0, **block):
+        root = tmp_path / "project"
+        shutil.rmtree(root, ignore_errors=True)
+        changes = {"model": str(model), "steps": 2, "jobs": 1, "panels": 3, "max_merges": 2} | block
+        make_workspace(root, bucketed_root, evaluate=changes, tracking={"system_metrics": False})
+        monkeypatch.chdir(root)
+        monkeypatch.setenv("DVC_ROOT", str(root))
+        assert main(list(arguments)) == expect
+        return root / "metrics" / "reports"
+
+    return evaluate
+
+
+def report_of(folder, name="evaluate"):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def true_layers(bucketed_root, target):
+    """The validation split as a folder of predictions that are the truth."""
+    manifest = json.loads((bucketed_root / "metadata" / "manifest.json").read_text())
+    for sample in manifest["samples"]:
+        if sample["split"] == "val":
+            (target / sample["id"]).mkdir(parents=True)
+            for k, layer in enumerate(sample["layers"]):
+                shutil.copy(bucketed_root / layer["path"], target / sample["id"] / f"{k:02d}.png")
+    return target
+
+
+def test_the_report_holds_every_block(project):
+    report = report_of(project())
+    assert report["setting"]["samples"] == 4 and report["setting"]["skipped"] == {}
+    assert set(report["decomposition"]) == {"model", "composite_only", "true_layers_through_vae"}
+    for name, levels in report["decomposition"].items():
+        assert [level["merges"] for level in levels] == [0, 1, 2]
+        low, high = report["intervals"][name]["cost"]
+        assert low <= levels[0]["cost"] <= high
+    assert set(report["recomposition"]) == {"psnr_white", "ssim_white", "lpips_white", "alpha_l1"}
+    assert {"psnr", "ssim", "lpips"} <= set(report["vae_layers_nine_backgrounds"])
+    assert sum(entry["samples"] for entry in report["breakdown"]["layers"].values()) == 4
+    assert sum(entry["samples"] for entry in report["breakdown"]["bucket"].values()) == 4
+    assert set(report["breakdown"]["kind"]) <= {"background", "image", "group", "shape", "text", "shadow"}
+    assert report["seconds_per_picture"] > 0.0 and report["peak_memory_mib"] > 100.0
+
+
+def test_tables_panels_and_page_are_written(project):
+    folder = project()
+    with (folder / "evaluate_samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    mean = np.mean([float(row["cost"]) for row in rows])
+    assert mean == pytest.approx(report_of(folder)["decomposition"]["model"][0]["cost"], abs=1e-5)
+    with (folder / "decomposition.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    assert {row["merges"] for row in curves} == {"0", "1", "2"}, "the paper's rows end where ours do"
+    assert {row["dataset"] for row in curves if row["row"] == "model"} == {"this evaluation"}
+    assert any("Crello" in row["dataset"] for row in curves)
+    names = sorted(path.name for path in (folder / "panels").iterdir())
+    assert names == ["01_best.png", "02_median.png", "03_worst.png"]
+    assert "Evaluation" in (folder / "report.html").read_text()
+
+
+def test_figures_do_not_depend_on_the_batch(project):
+    def figures(batch_size):
+        report = report_of(project(batch_size=batch_size))
+        del report["seconds_per_picture"], report["peak_memory_mib"]
+        return {key: value for key, value in flatten(report).items() if isinstance(value, float)}
+
+    assert figures(1) == pytest.approx(figures(16), abs=1e-4)
+
+
+def test_somebody_elses_layers_stand_beside_and_what_is_missing_counts_as_worst(project, bucketed_root, tmp_path):
+    truth = true_layers(bucketed_root, tmp_path / "truth")
+    report = report_of(project(others={"truth": str(truth)}))
+    assert report["decomposition"]["truth"][0] == {"merges": 0, "rgb_l1": 0.0, "alpha_iou": 1.0, "cost": 0.0}
+    assert report["missing"] == {"truth": {}}
+    gone = next(truth.iterdir())
+    shutil.rmtree(gone)
+    report = report_of(project("--other", f"truth={truth}"))
+    assert report["missing"] == {"truth": {gone.name: "no layers"}}
+    assert report["decomposition"]["truth"][0]["cost"] == 0.25, "one of four has cost 1"
+
+
+def test_written_predictions_score_the_same_by_the_folder_command(project, bucketed_root, tmp_path):
+    report = report_of(project(predictions=str(tmp_path / "pred")))
+    truth = true_layers(bucketed_root, tmp_path / "truth")
+    again = evaluate_folders(tmp_path / "pred", truth, 2)
+    assert not again["skipped"] and not again["missing"]
+    for ours, theirs in zip(report["decomposition"]["model"], again["mean"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: Image.new("RGBA", (5, 7)).save(path), "layer 0 is 5x7 pixels, expected "),
+        (lambda path: path.write_bytes(b"no picture"), "cannot read "),
+    ],
+)
+def test_bad_predictions_of_others_end_nothing_and_are_told(project, bucketed_root, tmp_path, spoil, reason):
+    truth = true_layers(bucketed_root, tmp_path / "truth")
+    spoilt = next(truth.iterdir())
+    spoil(spoilt / "00.png")
+    report = report_of(project(others={"truth": str(truth)}))
+    assert list(report["missing"]["truth"]) == [spoilt.name]
+    assert report["missing"]["truth"][spoilt.name].startswith(reason)
+    assert report["decomposition"]["truth"][0]["cost"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--other", "nonsense"], "expected NAME=FOLDER"),
+        (["--other", "theirs=nowhere"], "evaluate.others.theirs: no folder at nowhere"),
+        (["--other", "model=x"], "names that evaluate does not use itself"),
+        (["--source", "cinema", "--location", "x"], "prepare_buckets.source: got 'cinema'"),
+        (["--source", "crello", "--location", ".", "--count", "0"], "--count: got 0"),
+        (["--source", "composer"], "composer"),
+        (["--model", "nowhere/at/all"], "no folder at nowhere/at/all"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(project, capsys, arguments, sentence):
+    project(*arguments, expect=2)
+    assert sentence in capsys.readouterr().err
+
+
+def test_crello_is_scored_at_its_own_size_and_reported_apart(project, tmp_path):
+    designs = [
+        design(
+            element(plain((30, 60, 90))),
+            element(plain((200, 20, 20)), left=8 + k, top=6, width=40, height=30),
+            width=96, height=64, sample_id=f"d{k}",
+        )
+        for k in range(3)
+    ]  # fmt: skip
+    lonely = design(element(plain((1, 2, 3))), width=96, height=64, sample_id="lonely")
+    save(tmp_path / "crello" / "data" / "test-00000-of-00001.parquet", *designs, lonely)
+    folder = project("--source", "crello", "--location", str(tmp_path / "crello"), "--short-side", "48")
+    report = report_of(folder, "evaluate_crello")
+    assert report["setting"]["samples"] == 3
+    assert "'short_side': 48" in report["setting"]["source"] and "'layerd_filters': True" in report["setting"]["source"]
+    assert list(report["setting"]["skipped"]) == ["lonely"]
+    assert not (folder / "evaluate.json").exists(), "the pipeline's own report is left alone"
+    assert (folder / "report_crello.html").is_file() and (folder / "panels_crello").is_dir()
+
+
+@pytest.mark.parametrize(("count", "titles"), [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
+def test_panels_are_spread_from_best_to_worst(count, titles):
+    costs = [0.5, 0.1, 0.9, 0.3, 0.7]
+    found = chosen(costs, count)
+    assert [title for title, _ in found] == titles
+    assert [index for _, index in found] == {1: [1], 2: [1, 2], 3: [1, 0, 2]}[count]
+
+
+def test_more_panels_than_samples_are_all_samples():
+    assert [index for _, index in chosen([0.2, 0.1], 6)] == [1, 0]
+
+
+def test_the_error_map_is_black_where_nothing_differs_and_white_from_a_quarter_on():
+    picture = np.full((2, 2, 4), (100, 100, 100, 255), np.uint8)
+    other = picture.copy()
+    other[0, 0, :3] = 164
+    assert error_map(picture, other)[..., 0].tolist() == [[255, 0], [0, 0]]
