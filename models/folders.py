@@ -16,7 +16,7 @@ INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
 
 def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
-    """Find a model's folder; a hub repository is downloaded, its JSON and safetensors only.
+    """Find a model's folder; a hub repository is downloaded, its JSON, text and safetensors only.
 
     Args:
         source: local folder; a string ``owner/name`` that is no folder is a Hugging Face repository, a Path never.
@@ -33,9 +33,11 @@ def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
 
         prefix = f"{subfolder}/" if subfolder else ""
         try:
-            root = Path(snapshot_download(source, allow_patterns=[f"{prefix}*.json", f"{prefix}*.safetensors"]))
+            kinds = ("json", "txt", "safetensors")
+            root = Path(snapshot_download(source, allow_patterns=[f"{prefix}*.{kind}" for kind in kinds]))
         except Exception as error:
-            raise FileNotFoundError(f"no folder at {root}, and the hub does not give {source}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise FileNotFoundError(f"no folder at {root}, and the hub does not give {source}: {reason}") from error
     folder = root / subfolder if subfolder else root
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {subfolder} in {root}")

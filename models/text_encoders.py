@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertModel, BertTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from layers.errors import UserError
+from models.folders import locate
 
 Tokenizer = BertTokenizer | Qwen2Tokenizer
 KINDS = ("minilm", "qwen", "none")
@@ -36,7 +36,6 @@ QWEN_TEMPLATE = (
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 QWEN_DROPPED_TOKENS = 34
-HUB_PATTERNS = ("text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*.json", "tokenizer/*.txt")
 
 # The negative prompt of the released README: the unconditional branch of guidance, and what a dropped caption becomes.
 NULL_TEXT = " "
@@ -176,8 +175,12 @@ def _minilm(dtype: torch.dtype, max_sequence_length: int) -> TextEncoder:
 
 
 def _qwen(source: str | os.PathLike | None, dtype: torch.dtype, max_sequence_length: int) -> TextEncoder:
-    root = _qwen_folder(source)
-    folders = [root / "text_encoder", root / "tokenizer"]
+    if source is None:
+        raise TextEncoderError("text encoder qwen has no source; expected a folder or a Hugging Face repository")
+    try:
+        folders = [locate(source, "text_encoder"), locate(source, "tokenizer")]
+    except FileNotFoundError as error:
+        raise TextEncoderError(f"{error}; expected text_encoder/ and tokenizer/") from error
     # Vision tower and vocabulary head have no part in the states: a seventh of the weights, 152,064 logits a token.
     model = _load(Qwen2_5_VLForConditionalGeneration, folders[0], dtype).model.language_model
     model.config.use_cache = False
@@ -186,25 +189,6 @@ def _qwen(source: str | os.PathLike | None, dtype: torch.dtype, max_sequence_len
     if prefix < QWEN_DROPPED_TOKENS:
         raise TextEncoderError(f"{folders[1]}: {prefix} tokens before the caption; expected {QWEN_DROPPED_TOKENS}")
     return TextEncoder(model, tokenizer, folders, QWEN_TEMPLATE, QWEN_DROPPED_TOKENS, max_sequence_length)
-
-
-def _qwen_folder(source: str | os.PathLike | None) -> Path:
-    if source is None:
-        raise TextEncoderError("text encoder qwen has no source; expected a folder or a Hugging Face repository")
-    root = Path(source)
-    if not root.is_dir():
-        if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-            raise TextEncoderError(f"{root}: no such folder; expected one with text_encoder/ and tokenizer/")
-        from huggingface_hub import snapshot_download
-
-        try:
-            root = Path(snapshot_download(source, allow_patterns=list(HUB_PATTERNS)))
-        except Exception as error:
-            raise TextEncoderError(f"{root}: no folder, and the hub does not give it ({_first_line(error)})") from error
-    for name in ("text_encoder", "tokenizer"):
-        if not (root / name).is_dir():
-            raise TextEncoderError(f"{root}: no folder {name}; expected text_encoder/ and tokenizer/")
-    return root
 
 
 def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.layer_costs import HALF_STEP
+
 Edit = Literal["move", "resize", "recolour", "delete"]
 EDITS: tuple[Edit, ...] = ("move", "resize", "recolour", "delete")
 
@@ -72,5 +74,5 @@ def _warped(layer: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     premultiplied = torch.cat([(layer[:, :3] + 1.0) / 2.0 * alpha, alpha], dim=1)
     sampled = F.grid_sample(premultiplied, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     cover = sampled[:, 3:]
-    colour = torch.where(cover > 0.5 / 255.0, sampled[:, :3] / cover.clamp(min=1e-6), 0.0)
+    colour = torch.where(cover > HALF_STEP, sampled[:, :3] / cover.clamp(min=1e-6), 0.0)
     return torch.cat([colour, cover], dim=1).clamp(0.0, 1.0) * 2.0 - 1.0

@@ -199,7 +199,7 @@ def broken(root: Path, tmp_path: Path, change) -> str:
     with pytest.raises(TextEncoderError) as caught:
         load_text_encoder("qwen", folder)
     assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
-    assert str(caught.value).startswith(str(folder))
+    assert str(folder) in str(caught.value)
     return str(caught.value).removeprefix(str(folder))
 
 
@@ -240,9 +240,9 @@ def forget_vocabulary(folder: Path) -> None:
     [
         (
             lambda f: shutil.rmtree(f / "text_encoder"),
-            ": no folder text_encoder; expected text_encoder/ and tokenizer/",
+            "no folder text_encoder in ",
         ),
-        (lambda f: shutil.rmtree(f / "tokenizer"), ": no folder tokenizer; expected text_encoder/ and tokenizer/"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "no folder tokenizer in "),
         (lambda f: (f / "text_encoder" / "config.json").unlink(), f"/text_encoder: no {MODEL} in safetensors"),
         (lambda f: (f / "text_encoder" / "model.safetensors").write_bytes(b"x"), f"/text_encoder: no {MODEL}"),
         (other_network, f"/text_encoder: no {MODEL} in safetensors (config.json says bert, expected qwen2_5_vl)"),
@@ -263,10 +263,11 @@ def test_sources_that_are_no_folder(tmp_path, monkeypatch):
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(TextEncoderError, match=r"^a/b: no folder, and .* does not give it \(no route\)$"):
+    said = r"^no folder at a/b, and the hub does not give a/b: no route to the hub; expected "
+    with pytest.raises(TextEncoderError, match=said):
         load_text_encoder("qwen", "a/b")
     for source in (tmp_path / "no", str(tmp_path / "no"), Path("a/b")):
-        with pytest.raises(TextEncoderError, match="no such folder; expected one with text_encoder/ and tokenizer/"):
+        with pytest.raises(TextEncoderError, match=r"^no folder at .*; expected text_encoder/ and tokenizer/"):
             load_text_encoder("qwen", source)
     with pytest.raises(TextEncoderError, match="no source"):
         load_text_encoder("qwen")
