@@ -57,7 +57,10 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
     if arguments.source is not None:
         block = raw["prepare_buckets"]
         block["source"] = arguments.source
-        block["rendered_root" if arguments.source == "rendered" else "location"] = arguments.location
+        if arguments.location is None:
+            raise ParamsError(f"--source {arguments.source}: no --location; expected the folder or URL it lies at")
+        block["location"] = block["rendered_root"] = arguments.location
+        block["layout_root"] = None
         block.get(arguments.source, {}).update(PUBLISHED.get(arguments.source, {}))
         if arguments.short_side is not None:
             block["crello"]["short_side"] = arguments.short_side

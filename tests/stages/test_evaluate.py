@@ -149,7 +149,8 @@ def test_bad_predictions_of_others_end_nothing_and_are_told(project, bucketed_ro
         (["--other", "model=x"], "names that evaluate does not use itself"),
         (["--source", "cinema", "--location", "x"], "prepare_buckets.source: got 'cinema'"),
         (["--source", "crello", "--location", ".", "--count", "0"], "--count: got 0"),
-        (["--source", "composer"], "composer"),
+        (["--source", "composer", "--location", "."], "composer"),
+        (["--source", "psd"], "--source psd: no --location"),
         (["--model", "nowhere/at/all"], "no folder at nowhere/at/all"),
     ],
 )
@@ -176,6 +177,13 @@ def test_crello_is_scored_at_its_own_size_and_reported_apart(project, tmp_path):
     assert list(report["setting"]["skipped"]) == ["lonely"]
     assert not (folder / "evaluate.json").exists(), "the pipeline's own report is left alone"
     assert (folder / "report_crello.html").is_file() and (folder / "panels_crello").is_dir()
+
+
+def test_a_folder_of_renderings_is_a_source_too(project, rendered_root):
+    folder = project("--source", "rendered", "--location", str(rendered_root / "rendered"), "--count", "3")
+    report = report_of(folder, "evaluate_rendered")
+    assert report["setting"]["samples"] == 3
+    assert report["breakdown"]["layers"].keys() <= {"1", "2", "3", "4"}
 
 
 @pytest.mark.parametrize(("count", "titles"), [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])])
