@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from layers.buckets import BucketLimits
 from layers.evaluation_set import BucketedSplit, EvaluationSet, SourceDesigns
 from layers.images import write_png
 from metrics.perceptual import Perceptual
@@ -31,7 +30,7 @@ from stages.evaluate_panels import panels_of
 from stages.evaluate_samples import MODEL, NOTHING, Measured, evaluated
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
-from stages.sources import open_source
+from stages.sources import bucket_limits, open_source
 from training.decomposer import Decomposer
 from training.params import Evaluate, Params, ParamsError, parse_params
 from training.tracking import digest, stage_run
@@ -74,16 +73,9 @@ def open_set(params: Params, arguments: argparse.Namespace) -> EvaluationSet:
         return BucketedSplit(block.output_root, params.evaluate.split)
     if arguments.count is not None and arguments.count < 1:
         raise ParamsError(f"--count: got {arguments.count}, expected a number of designs above 0")
-    limits = BucketLimits(
-        min_side=block.min_side,
-        max_side=block.max_side,
-        max_pixels=block.max_pixels,
-        max_aspect=block.max_aspect,
-        upscale=block.upscale,
-    )
     options = getattr(block, arguments.source, None)
     described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
-    return SourceDesigns(open_source(block), limits, block.max_layers, arguments.count, described)
+    return SourceDesigns(open_source(block), bucket_limits(block), block.max_layers, arguments.count, described)
 
 
 def peak_memory(device: torch.device) -> float:

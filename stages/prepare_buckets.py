@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from layers.buckets import BucketLimits, bucket_name
+from layers.buckets import bucket_name
 from layers.cleaning import Cleaning
 from layers.dataset import StackDataset
 from layers.manifest import MANIFEST
@@ -34,7 +34,7 @@ from layers.splits import assign_splits, until_filled
 from layers.tensors import to_image
 from layers.view import grid
 from stages.cli import REPORTS, stage_command, write_report, write_table
-from stages.sources import open_source
+from stages.sources import bucket_limits, open_source
 from training.params import Params, ParamsError, PrepareBuckets, parse_params
 from training.tracking import digest, stage_run
 
@@ -121,13 +121,7 @@ def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
 
 def _preparation(settings: PrepareBuckets) -> Preparation:
     return Preparation(
-        limits=BucketLimits(
-            min_side=settings.min_side,
-            max_side=settings.max_side,
-            max_pixels=settings.max_pixels,
-            max_aspect=settings.max_aspect,
-            upscale=settings.upscale,
-        ),
+        limits=bucket_limits(settings),
         cleaning=Cleaning(
             settings.drop_empty, settings.drop_hidden, settings.drop_unchanging, min_change=settings.min_change
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layers.buckets import BucketLimits
 from layers.sources.crello import CrelloSource
 from layers.sources.diffsynth import DiffSynthSource
 from layers.sources.lica import LicaSource
@@ -41,4 +42,15 @@ def open_source(settings: PrepareBuckets) -> Source:
             return DiffSynthSource(Location(settings.location, key), **settings.diffsynth.model_dump())
     raise ParamsError(
         f"prepare_buckets.source: got {settings.source!r}, expected a dataset that is there, such as rendered or crello"
+    )
+
+
+def bucket_limits(settings: PrepareBuckets) -> BucketLimits:
+    """Bounds of the sizes that pictures are brought to."""
+    return BucketLimits(
+        min_side=settings.min_side,
+        max_side=settings.max_side,
+        max_pixels=settings.max_pixels,
+        max_aspect=settings.max_aspect,
+        upscale=settings.upscale,
     )
