@@ -63,10 +63,14 @@ class Spool:
         self.path = folder / f"{run_id}.jsonl"
         self.files = folder / run_id
         self._sent = folder / f"{run_id}.sent"
-        self._count = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / f"{run_id}.lock")
         self._lock.acquire(timeout=0)
+        self._count = max((int(entry.name) for entry in self.files.glob("*")), default=0)
+        if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
+            # A process was killed in the middle of a line: what follows must not become part of it.
+            with self.path.open("ab") as file:
+                file.write(b"\n")
 
     def add(self, record: records.Record) -> None:
         """Append a record."""
@@ -83,7 +87,7 @@ class Spool:
                 try:
                     yield json.loads(line), file.tell()
                 except ValueError:
-                    # A process was killed in the middle of a line; resumed, it has done and told that step again.
+                    # Cut short by a kill; resumed, the run has done and told that step again.
                     continue
 
     def deliver(self, client: MlflowClient) -> int:
