@@ -138,19 +138,13 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         curves, rows = curve_rows(report), sample_rows(measured)
         panels = panels_of(model, pictures, measured, settings)
         write_panels(REPORTS / f"panels{suffix}", panels)
-        run.artifact(write_report(f"evaluate{suffix}", report))
+        run.report(write_report(f"evaluate{suffix}", report))
         run.artifact(write_table(f"decomposition{suffix}", curves))
         run.artifact(write_table(f"evaluate_samples{suffix}", rows))
         run.artifact(write_page(REPORTS / f"report{suffix}.html", report, curves, rows, panels))
         run.artifact(REPORTS / f"panels{suffix}", "panels")
         for level in report["decomposition"][MODEL]:
             run.metrics({f"merges/{key}": level[key] for key in CURVES}, int(level["merges"]))
-        for name, levels in report["decomposition"].items():
-            prefix = "" if name == MODEL else f"{name}/"
-            run.metrics({f"{prefix}{key}": levels[0][key] for key in CURVES})
-        for block in ("recomposition", "vae_layers_nine_backgrounds", "layers"):
-            run.metrics({f"{block}/{key}": value for key, value in report[block].items() if value is not None})
-        run.metrics({key: report[key] for key in ("seconds_per_picture", "peak_memory_mib", "better_than_nothing")})
         best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
         print(
             f"evaluate: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, alpha soft IoU "

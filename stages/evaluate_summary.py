@@ -34,11 +34,14 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
         max_merges: levels of the protocol.
     """
     rows = rows_of(measured, max_merges)
+    means = {name: aggregate(levels) for name, levels in rows.items()}
     agreements = [m.structure.order_agreement for m in measured if m.structure.order_agreement is not None]
     layers = sum(m.structure.layers for m in measured)
     return {
         "setting": dict(setting),
-        "decomposition": {name: [level_entry(level) for level in aggregate(levels)] for name, levels in rows.items()},
+        # The headline by names, because DVC and MLflow show no lists.
+        "at_0_merges": {name: {key: getattr(levels[0], key) for key in CURVES} for name, levels in means.items()},
+        "decomposition": {name: [level_entry(level) for level in levels] for name, levels in means.items()},
         "intervals": {
             name: {key: list(bootstrap_interval([getattr(sample[0], key) for sample in levels])) for key in CURVES}
             for name, levels in rows.items()

@@ -214,15 +214,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             raise ParamsError(f"prepare_buckets: no sample is left for training ({reasons or 'the source is empty'})")
         rows = bucket_rows(summary)
         content = report(summary, rows, settings)
-        mlflow_run.artifact(write_report("prepare_buckets", content))
+        mlflow_run.report(write_report("prepare_buckets", content))
         mlflow_run.artifact(write_table("buckets", rows))
         mlflow_run.artifact(root / MANIFEST, "metadata")
-        mlflow_run.metrics(
-            {f"samples_{split}": count for split, count in summary.samples.items()}
-            | {f"layers_{name}": count for name, count in content["layers"].items()}
-            | {"dropped": summary.dropped, "not_recomposed": len(summary.mismatched)}
-            | {name: content[name] for name in ("mean_crop_share", "mean_scale", "usable_share")}
-        )
         mlflow_run.picture("contact_sheet", _contact_sheet(root), 0)
     for split, asked in content["asked_for"].items():
         if summary.samples[split] < asked:

@@ -74,11 +74,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             trained.save_pretrained(OUTPUT)
             save_text_condition(condition, OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
-            session.run.artifact(write_report("refine", {"before": before, "after": after}))
+            session.run.report(write_report("refine", {"before": before, "after": after}))
             session.run.artifact(write_table("refine", progress.history))
-            session.run.metrics(
-                {f"before/{k}": v for k, v in before.items()} | {f"final/{k}": v for k, v in after.items()}
-            )
             changes = ", ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in before)
             print(f"refine: held out: {changes}; {OUTPUT}")
 

@@ -164,9 +164,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             vae.save_pretrained(OUTPUT / "vae")
             final = progress.best
             parameters = sum(p.numel() for p in trained.parameters())
-            session.run.artifact(write_report("train_decompose", {**final, "parameters": parameters}))
+            session.run.report(write_report("train_decompose", {**final, "parameters": parameters}))
             session.run.artifact(write_table("train_decompose", progress.history))
-            session.run.metrics({f"final/{name}": value for name, value in final.items()})
             print(f"train_decompose: held-out velocity error of layers {final['velocity_layers']:.4f}; {OUTPUT}")
 
 

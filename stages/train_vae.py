@@ -141,11 +141,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             shutil.rmtree(OUTPUT, ignore_errors=True)
             vae.save_pretrained(OUTPUT / "vae")
             final = validate(vae, held_out, perceptual, device)
-            session.run.artifact(
+            session.run.report(
                 write_report("train_vae", {**final, "parameters": sum(p.numel() for p in vae.parameters())})
             )
             session.run.artifact(write_table("train_vae", progress.history))
-            session.run.metrics({f"final/{name}": value for name, value in final.items()})
             print(f"train_vae: PSNR over white {final['psnr_white']:.2f} dB on unseen composites; {OUTPUT}")
 
 

@@ -1,0 +1,113 @@
+"""The run of a whole pipeline: parent of its stages' runs, found again by every stage of it.
+
+A pipeline is told by a key: its parameters, the code and the DVC experiment. All stages of one ``dvc repro`` or
+``dvc exp run`` have the same, and so has what goes on after a kill or is started by hand; other parameters or other
+code are another pipeline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Param, Run
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from training.params import Params, flatten
+from training.tracking_store import store_lock
+
+STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
+PIPELINE = "pipeline"
+KEY = "pipeline.key"
+MAX_PARAM_LENGTH = 6000
+MAX_PARAMS = 100  # of one request; MLflow refuses more
+
+
+def git(*arguments: str) -> str:
+    """What git says of the working folder; nothing outside a repository."""
+    result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def code_tags() -> dict[str, str]:
+    """Git commit, whether it has been changed since, DVC experiment; what there is of them."""
+    tags = {
+        "git.commit": git("rev-parse", "HEAD"),
+        "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
+        "dvc.exp_name": os.environ.get("DVC_EXP_NAME", ""),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def covered(params: Params) -> dict[str, Any]:
+    """The parameters that make a pipeline what it is: the stages' blocks and the launcher, with dotted names."""
+    return flatten(params.model_dump(include={"launcher", *STAGES}))
+
+
+def pipeline_key(params: Params) -> str:
+    """Hash of parameters, commit, uncommitted changes of code, and DVC experiment; 16 hex digits.
+
+    Of uncommitted changes only those of code count: stages themselves rewrite reports that git knows.
+    """
+    code = [git("rev-parse", "HEAD"), git("diff", "HEAD", "--", "*.py"), os.environ.get("DVC_EXP_NAME", "")]
+    return hashlib.sha256(json.dumps([covered(params), *code], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:
+    """Log parameters under their dotted names; what is too long for MLflow is cut."""
+    entries = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in values.items()]
+    for first in range(0, len(entries), MAX_PARAMS):
+        client.log_batch(run_id, params=entries[first : first + MAX_PARAMS], synchronous=True)
+
+
+def join_pipeline(client: MlflowClient, experiment_id: str, params: Params, key: str) -> str:
+    """Find or create the pipeline's run and set it running; returns its id."""
+    with store_lock():
+        found = client.search_runs(
+            [experiment_id], f"tags.`{KEY}` = '{key}' and tags.stage = '{PIPELINE}'", max_results=1
+        )
+        run = found[0] if found else _create(client, experiment_id, key)
+        # After a kill between the two they may be missing.
+        if not run.data.params:
+            log_params(client, run.info.run_id, covered(params))
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+    return run.info.run_id
+
+
+def _create(client: MlflowClient, experiment_id: str, key: str) -> Run:
+    tags = {"stage": PIPELINE, KEY: key, **code_tags()}
+    name = tags.get("dvc.exp_name") or f"{PIPELINE}-{key[:6]}"
+    return client.create_run(experiment_id, tags=resolve_tags(tags), run_name=name)
+
+
+def children(client: MlflowClient, experiment_id: str, parent_id: str) -> list[Run]:
+    """Runs below a parent, the latest first."""
+    condition = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+    return client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
+
+
+def close_abandoned(client: MlflowClient, experiment_id: str, parent_id: str, stage: str) -> None:
+    """A stage starts anew: its runs in this pipeline that were killed without a word are marked as killed."""
+    for run in children(client, experiment_id, parent_id):
+        if run.data.tags.get("stage") == stage and run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def settle(client: MlflowClient, parent_id: str) -> None:
+    """Give a pipeline's run the state of its stages, of each stage the latest run: one failed, it has failed."""
+    parent = client.get_run(parent_id)
+    latest: dict[str, str] = {}
+    for run in children(client, parent.info.experiment_id, parent_id):
+        latest.setdefault(run.data.tags.get("stage", ""), run.info.status)
+    states = set(latest.values())
+    status = next((state for state in ("RUNNING", "FAILED", "KILLED") if state in states), "FINISHED")
+    if status == "RUNNING":
+        client.update_run(parent_id, status=status)
+    else:
+        client.set_terminated(parent_id, status)
