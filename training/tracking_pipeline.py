@@ -2,7 +2,8 @@
 
 A pipeline is told by a key: its parameters, the code and the DVC experiment. All stages of one ``dvc repro`` or
 ``dvc exp run`` have the same, and so has what goes on after a kill or is started by hand; other parameters or other
-code are another pipeline.
+code are another pipeline. It is the code's content that counts, as for DVC, and not the commit: one of results or text,
+perhaps while a stage runs, parts nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -22,6 +24,7 @@ from training.params import Params, flatten
 from training.tracking_store import store_lock
 
 STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
+PACKAGES = ("layers", "metrics", "models", "stages", "training")
 PIPELINE = "pipeline"
 KEY = "pipeline.key"
 MAX_PARAM_LENGTH = 6000
@@ -44,18 +47,23 @@ def code_tags() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
+def code_digest() -> str:
+    """Hash of the modules that stages are made of, committed or not."""
+    root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        found.update(f"{path.relative_to(root)}:{path.stat().st_size}\n".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
 def covered(params: Params) -> dict[str, Any]:
     """The parameters that make a pipeline what it is: the stages' blocks and the launcher, with dotted names."""
     return flatten(params.model_dump(include={"launcher", *STAGES}))
 
 
 def pipeline_key(params: Params) -> str:
-    """Hash of parameters, commit, uncommitted changes of code, and DVC experiment; 16 hex digits.
-
-    Of uncommitted changes only those of code count: stages themselves rewrite reports that git knows.
-    """
-    code = [git("rev-parse", "HEAD"), git("diff", "HEAD", "--", "*.py"), os.environ.get("DVC_EXP_NAME", "")]
-    return hashlib.sha256(json.dumps([covered(params), *code], sort_keys=True).encode()).hexdigest()[:16]
+    """Hash of parameters, code and DVC experiment; 16 hex digits."""
+    described = json.dumps([covered(params), code_digest(), os.environ.get("DVC_EXP_NAME", "")], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:

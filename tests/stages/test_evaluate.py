@@ -70,6 +70,7 @@ def test_the_report_holds_every_block(project):
         assert [level["merges"] for level in levels] == [0, 1, 2]
         low, high = report["intervals"][name]["cost"]
         assert low <= levels[0]["cost"] <= high
+        assert report["at_0_merges"][name] | {"merges": 0} == levels[0]
     assert set(report["recomposition"]) == {"psnr_white", "ssim_white", "lpips_white", "alpha_l1"}
     assert {"psnr", "ssim", "lpips"} <= set(report["vae_layers_nine_backgrounds"])
     assert sum(entry["samples"] for entry in report["breakdown"]["layers"].values()) == 4

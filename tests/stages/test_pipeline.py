@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline_file import STAGES
 from tests.stages.workspace import make_workspace, run, stage
+from training.params import flatten
 
 pytestmark = pytest.mark.pipeline
 DVC = [sys.executable, "-m", "dvc"]
@@ -103,7 +104,10 @@ def test_reports_are_finite_and_complete(clone):
 
 def test_each_stage_is_one_run_with_its_tags(clone):
     found = {run.data.tags["stage"]: run for run in runs(clone) if "dvc.exp_name" not in run.data.tags}
+    parent = found.pop("pipeline")
     assert set(found) == set(STAGES)
+    assert parent.info.status == "FINISHED" and parent.data.params["refine.loss.velocity"] == "1.0"
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     for name, stage_run in found.items():
         assert stage_run.info.run_name == name and stage_run.info.status == "FINISHED"
         assert len(stage_run.data.tags["git.commit"]) == 40
@@ -113,6 +117,22 @@ def test_each_stage_is_one_run_with_its_tags(clone):
             assert len(stage_run.data.tags["input.data/rgba_layers.md5"]) == 32
     assert found["train_decompose"].data.tags["input.models/weights/vae.md5"]
     assert "val/psnr_white" in found["train_vae"].data.metrics
+
+
+def test_dvc_and_mlflow_say_the_same_numbers_under_the_same_names(clone):
+    found = {run.data.tags["stage"]: run.data.metrics for run in runs(clone) if "dvc.exp_name" not in run.data.tags}
+    shown = json.loads(dvc(clone, "metrics", "show", "--json"))[""]["data"]
+    for name in STAGES:
+        numbers = {
+            key: value
+            for key, value in flatten(shown[f"metrics/reports/{name}.json"]["data"]).items()
+            if isinstance(value, int | float)
+        }
+        for logged in (found[name], found["pipeline"]):
+            assert {key: value for key, value in logged.items() if key.startswith(f"{name}/")} == {
+                f"{name}/{key}": value for key, value in numbers.items()
+            }
+    assert "evaluate/at_0_merges.model.cost" in found["pipeline"]
 
 
 def test_a_second_repro_runs_nothing(clone):
@@ -137,7 +157,8 @@ def test_an_experiment_in_a_temporary_folder_lands_in_the_main_store(clone):
     before = {run.info.run_id for run in runs(clone)}
     dvc(clone, "exp", "run", "--temp", "--name", "softer", "-S", "refine.loss.recomposition=0.25")
     fresh = [run for run in runs(clone) if run.info.run_id not in before]
-    assert sorted(run.data.tags["stage"] for run in fresh) == ["evaluate", "refine"]
+    assert sorted(run.data.tags["stage"] for run in fresh) == ["evaluate", "pipeline", "refine"]
+    assert len({run.data.tags["pipeline.key"] for run in fresh}) == 1, "both stages see the same code"
     assert {run.data.tags["dvc.exp_name"] for run in fresh} == {"softer"}
     (refined,) = (run for run in fresh if run.data.tags["stage"] == "refine")
     assert refined.data.params["refine.loss.recomposition"] == "0.25"

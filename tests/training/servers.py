@@ -66,12 +66,12 @@ def postgres_binaries() -> Path | None:
 
 
 class Postgres:
-    """A cluster in a temporary folder, listening on 127.0.0.1 alone; it refuses root, who starts it as user postgres."""
+    """A cluster in a temporary folder, listening on 127.0.0.1 alone; it refuses root, who starts it as postgres."""
 
     def __init__(self) -> None:
         # Not below pytest's folders, which are closed to the user postgres.
         self.root, self.port = Path(tempfile.mkdtemp(prefix="postgres")), free_port()
-        self.uri = f"postgresql://mlflow@127.0.0.1:{self.port}/mlflow"
+        self.uri = f"postgresql://mlflow@127.0.0.1:{self.port}/postgres"
         self.as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
         if os.geteuid() != 0:
             self.as_user = []
@@ -91,7 +91,6 @@ class Postgres:
         self._run(
             "pg_ctl", "-D", str(self.root / "data"), "-o", options, "-l", str(self.root / "log.txt"), "-w", "start"
         )
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "mlflow", "mlflow")
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.root / "data"), "-m", "immediate", "stop")

@@ -102,8 +102,8 @@ def test_a_server_that_dies_costs_nothing_but_a_warning(undisturbed, server, buc
 @pytest.mark.skipif(postgres_binaries() is None, reason="no PostgreSQL here (Debian: apt-get install postgresql)")
 def test_a_server_with_postgresql_behind_it(bucketed_root, tmp_path_factory):
     database = Postgres()
-    database.start()
     try:
+        database.start()
         server = Server(tmp_path_factory.mktemp("server"), database.uri)
         try:
             server.start()
