@@ -34,6 +34,7 @@ from stages.report_page import Panel, write_page
 from stages.sources import open_source
 from training.decomposer import Decomposer
 from training.params import Evaluate, Params, ParamsError, parse_params
+from training.registry import register_evaluation
 from training.tracking import digest, stage_run
 
 # LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
@@ -156,6 +157,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         for block in ("recomposition", "vae_layers_nine_backgrounds", "layers"):
             run.metrics({f"{block}/{key}": value for key, value in report[block].items() if value is not None})
         run.metrics({key: report[key] for key in ("seconds_per_picture", "peak_memory_mib", "better_than_nothing")})
+        if arguments.source is None:
+            register_evaluation(run, params, report)
         best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
         print(
             f"evaluate: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, alpha soft IoU "

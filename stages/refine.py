@@ -24,6 +24,7 @@ from training.loop import fit
 from training.params import Params
 from training.progress import make_plan
 from training.refine_objective import RefineObjective, held_out_terms
+from training.registry import register_weights
 from training.session import training_session
 
 INPUT = WEIGHTS / "decompose"
@@ -79,6 +80,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             session.run.metrics(
                 {f"before/{k}": v for k, v in before.items()} | {f"final/{k}": v for k, v in after.items()}
             )
+            register_weights(session.run, params, OUTPUT)
             changes = ", ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in before)
             print(f"refine: held out: {changes}; {OUTPUT}")
 
