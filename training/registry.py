@@ -28,7 +28,7 @@ from mlflow.types.schema import Array
 
 from training.params import Params
 from training.tracking import Run, contract_tags, digest, project_root
-from training.versions import SOURCE, impatient, logged_model_id, model_name, scores_of
+from training.versions import SOURCE, impatient, logged_model_id, model_name, reason_of, scores_of
 
 CODE = Path(__file__).with_name("served_model.py")
 DEFAULT_LAYERS = 4
@@ -52,8 +52,7 @@ def _never_fatal(run: Run) -> Iterator[None]:
             yield
     # Whatever the store raises: the stage has done its work, hours of it, and what is missing can be registered later.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        print(f"warning: run {run.run_id} is not in the model registry: {reason}", file=sys.stderr)
+        print(f"warning: run {run.run_id} is not in the model registry: {reason_of(error)}", file=sys.stderr)
 
 
 def _place(folder: str | Path) -> str | None:
@@ -129,7 +128,7 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
 def _log_model(params: Params, place: str, md5: str, tags: Mapping[str, str]) -> LoggedModel:
     sizes = params.prepare_buckets
     with warnings.catch_warnings():
-        # That there is no input example, and no type hints: the signature is said outright.
+        # That there is no input example: the signature is said outright.
         warnings.simplefilter("ignore")
         info = mlflow.pyfunc.log_model(
             name="decomposer",

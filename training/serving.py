@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
@@ -143,15 +144,15 @@ class ServedDecomposer(PythonModel):
         self._limits = BucketLimits(**config["limits"], max_aspect=math.inf, upscale=True)
         self._one_at_a_time = threading.Lock()
 
-    def predict(self, context, model_input, params=None):
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """Decompose the pictures of a request, each stretched to a size the network takes and its layers back.
-
-        Without type hints, which MLflow would take the signature from.
 
         Args:
             context: not read.
             model_input: table with a column ``picture`` of base64 PNG or JPEG files.
-            params: ``layers``, ``steps``, ``seed``, ``caption``.
+            params: ``layers``, ``steps``, ``seed``, ``caption``; MLflow fills what is missing from the signature.
 
         Returns:
             For each picture ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
@@ -160,7 +161,7 @@ class ServedDecomposer(PythonModel):
             RequestError: if something about the request is wrong.
             MlflowException: if the model fails.
         """
-        asked = checked(params)
+        asked = checked(params or {})
         pictures = list(model_input["picture"])
         if not 1 <= len(pictures) <= MAX_PICTURES:
             raise RequestError(f"got {len(pictures)} pictures, expected 1 to {MAX_PICTURES}")

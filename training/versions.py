@@ -25,7 +25,7 @@ from training.tracking import tracking_uri
 
 SOURCE = "models:/"
 # A server that is gone would be asked again for four minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 class RegistryError(UserError):
@@ -109,9 +109,16 @@ def scores_of(report: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line; of a server that does not answer only what it was asked."""
+    words = " ".join(str(error).split())
+    request, failed, _ = words.partition(" failed with exception ")
+    return f"{request.partition('?')[0]} failed" if failed else words[:300]
+
+
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
-    """Ask a server that does not answer three times, not for minutes, unless the environment says otherwise."""
+    """Ask a server that does not answer twice, not for minutes, unless the environment says otherwise."""
     added = {key: value for key, value in PATIENCE.items() if key not in os.environ}
     os.environ.update(added)
     try:
@@ -127,8 +134,7 @@ def _asked() -> Iterator[None]:
         with impatient():
             yield
     except MlflowException as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RegistryError(f"the model registry in {tracking_uri()}: {reason}") from None
+        raise RegistryError(f"the model registry in {tracking_uri()}: {reason_of(error)}") from None
 
 
 class Registry:
@@ -143,17 +149,17 @@ class Registry:
 
     def __init__(self, params: Params) -> None:
         uri = tracking_uri()
-        path = Path(uri.removeprefix("sqlite:///"))
-        # Opening it would make an empty database.
-        self._empty = uri.startswith("sqlite:") and not path.is_file()
         self.name = model_name(params)
-        with _asked():
-            mlflow.set_tracking_uri(uri)
-            self._client = mlflow.MlflowClient()
+        self._client: mlflow.MlflowClient | None = None
+        # Asking a database that is not there would make one.
+        if not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file():
+            with _asked():
+                mlflow.set_tracking_uri(uri)
+                self._client = mlflow.MlflowClient()
 
     def versions(self) -> list[Version]:
         """All versions, the newest first."""
-        if self._empty:
+        if self._client is None:
             return []
         with _asked():
             found, token = [], None
@@ -165,7 +171,7 @@ class Registry:
 
     def holder(self, alias: str) -> int | None:
         """Number of the version that an alias names."""
-        if self._empty:
+        if self._client is None:
             return None
         with _asked():
             aliases = [model.aliases for model in self._client.search_registered_models(f"name = '{self.name}'")]
