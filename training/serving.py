@@ -92,6 +92,8 @@ def decode_picture(text: str, name: str) -> np.ndarray:
     Raises:
         RequestError: if it is none, or above :data:`MAX_BYTES` or :data:`MAX_PIXELS`.
     """
+    if not isinstance(text, str):
+        raise RequestError(f"{name}: got {type(text).__name__}, expected a PNG or JPEG file in base64")
     if len(text) > MAX_BYTES * 4 // 3 + 4:
         raise RequestError(f"{name}: above {MAX_BYTES} bytes")
     try:
@@ -162,7 +164,8 @@ class ServedDecomposer(PythonModel):
             MlflowException: if the model fails.
         """
         asked = checked(params or {})
-        pictures = list(model_input["picture"])
+        # A dictionary of lists, MLflow's form "inputs", comes as one row that holds the list.
+        pictures = [text for cell in model_input["picture"] for text in ([cell] if isinstance(cell, str) else cell)]
         if not 1 <= len(pictures) <= MAX_PICTURES:
             raise RequestError(f"got {len(pictures)} pictures, expected 1 to {MAX_PICTURES}")
         decoded = [decode_picture(text, f"picture {index}") for index, text in enumerate(pictures)]

@@ -165,7 +165,8 @@ class Registry:
             found, token = [], None
             while token != "":
                 page = self._client.search_model_versions(f"name = '{self.name}'", page_token=token)
-                found += page
+                # Whatever somebody registered by hand under this name has no weights that we know of.
+                found += [version for version in page if "weights.md5" in version.tags]
                 token = page.token or ""
             return sorted(map(self._version, found), key=lambda version: -version.number)
 
