@@ -10,8 +10,9 @@ import mlflow
 import pytest
 from safetensors.torch import load_file
 
+from stages.evaluate import main
 from tests.servers import free_port, serving
-from tests.stages.workspace import environment
+from tests.stages.workspace import environment, run, stage
 from tests.training.registered import FOLDER, enter_project, evaluate, refine, save_tiny
 from training import registry
 from training.registry import count_parameters, register_weights
@@ -37,6 +38,23 @@ def params(tmp_path, bucketed_root, monkeypatch):
 
 def tags_of(number):
     return mlflow.MlflowClient(tracking_uri()).get_model_version(NAME, str(number)).tags
+
+
+def test_the_stages_themselves_register(params, monkeypatch):
+    shutil.copytree(FOLDER, FOLDER.with_name("decompose"))
+    run(stage("refine"), Path.cwd())
+    (version,) = Registry(params).versions()
+    assert version.md5 == digest(FOLDER) != digest(FOLDER.with_name("decompose"))
+    assert tags_of(1)["evaluated"] == "false"
+    assert main([]) == 0
+    (version,) = Registry(params).versions()
+    report = json.loads(Path("metrics/reports/evaluate.json").read_text())
+    (found,) = version.evaluations
+    assert found.scores["alpha_iou"] == pytest.approx(report["decomposition"]["model"][0]["alpha_iou"], abs=1e-6)
+    assert found.scores["psnr"] == pytest.approx(report["recomposition"]["psnr_white"], abs=1e-6)
+    client = mlflow.MlflowClient(tracking_uri())
+    runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
+    assert sorted(found.info.run_name for found in runs) == ["evaluate", "refine"], "a version opens no run of its own"
 
 
 @pytest.mark.parametrize("store", ["sqlite", "server"])
