@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 import urllib.error
 import urllib.request
 
@@ -19,7 +20,7 @@ from layers.images import decode_rgba, encode_png
 from layers.tensors import to_image, to_tensor
 from tests.servers import serving
 from tests.stages.imports import ROOT
-from tests.stages.workspace import environment
+from tests.stages.workspace import environment, run
 from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
 from training import serving as served
 from training.decomposer import Decomposer
@@ -183,7 +184,16 @@ def test_other_weights_are_refused(here):
         with pytest.raises(served.WeightsError) as caught:
             mlflow.pyfunc.load_model(MODEL)
         assert digest(FOLDER) in str(caught.value) and registered in str(caught.value)
-        assert str(caught.value).endswith("dvc pull or dvc checkout")
+        assert "dvc pull or dvc checkout" in str(caught.value)
     finally:
         shutil.rmtree(here / FOLDER, ignore_errors=True)
         kept.rename(here / FOLDER)
+
+
+def test_from_elsewhere_the_project_is_named_by_dvc_root(project, server, tmp_path):
+    program = f"import mlflow; print(mlflow.pyfunc.load_model({MODEL!r}).predict({{'picture': []}}))"
+    known = {"PYTHONPATH": None, "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlruns/mlflow.db"}
+    found = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=str(project), **known)
+    assert found.stderr.strip().endswith("got 0 pictures, expected 1 to 8"), found.stderr
+    lost = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=None, **known)
+    assert lost.stderr.strip().endswith("is not in: start there or set DVC_ROOT"), lost.stderr
