@@ -80,8 +80,8 @@ def open_weights(path: str, md5: str) -> Path:
         raise WeightsError(f"no weights at {folder}; expected md5 {md5}, which dvc pull or dvc checkout gets") from None
     if found != md5:
         raise WeightsError(
-            f"{folder} holds weights of md5 {found}, this version is of md5 {md5}: dvc pull or dvc checkout gets them at "
-            "the commit whose dvc.lock has them"
+            f"{folder} holds weights of md5 {found}, this version is of md5 {md5}, which dvc pull or dvc checkout "
+            "gets at the commit whose dvc.lock names it"
         )
     return folder
 
