@@ -1,12 +1,13 @@
 # make repro   the whole pipeline on the embedded default     make test   all tests
 # make ui      the runs in MLflow                             make tune   a small Optuna study
+# make serve   the promoted model over HTTP, on loopback
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test lint ui tune setup requirements clean
+.PHONY: repro test lint ui serve tune setup requirements clean
 
 repro: $(READY)
 	dvc repro
@@ -21,6 +22,12 @@ lint: $(READY)
 
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+
+MODEL ?= models:/qwen-image-layered-decomposer@champion
+
+serve: $(READY)
+	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db} \
+	$(BIN)/mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port 5001
 
 tune: $(READY)
 	dvc repro prepare_buckets

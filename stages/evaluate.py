@@ -33,6 +33,7 @@ from stages.report_page import Panel, write_page
 from stages.sources import bucket_limits, open_source
 from training.decomposer import Decomposer
 from training.params import Evaluate, Params, ParamsError, parse_params
+from training.registry import register_evaluation
 from training.tracking import digest, stage_run
 
 # LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
@@ -145,6 +146,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         run.artifact(REPORTS / f"panels{suffix}", "panels")
         for level in report["decomposition"][MODEL]:
             run.metrics({f"merges/{key}": level[key] for key in CURVES}, int(level["merges"]))
+        if arguments.source is None:
+            register_evaluation(run, params, report)
         best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
         print(
             f"evaluate: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, alpha soft IoU "

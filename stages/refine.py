@@ -24,6 +24,7 @@ from training.loop import fit
 from training.params import Params
 from training.progress import make_plan
 from training.refine_objective import RefineObjective, held_out_terms
+from training.registry import register_weights
 from training.session import training_session
 
 INPUT = WEIGHTS / "decompose"
@@ -76,6 +77,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             vae.save_pretrained(OUTPUT / "vae")
             session.run.report(write_report("refine", {"before": before, "after": after}))
             session.run.artifact(write_table("refine", progress.history))
+            register_weights(session.run, params, OUTPUT)
             changes = ", ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in before)
             print(f"refine: held out: {changes}; {OUTPUT}")
 

@@ -15,6 +15,7 @@ from tests.stages.imports import ROOT
 from tests.stages.test_pipeline_file import STAGES
 from tests.stages.workspace import make_workspace, run, stage
 from training.params import flatten
+from training.tracking import digest
 
 pytestmark = pytest.mark.pipeline
 DVC = [sys.executable, "-m", "dvc"]
@@ -165,6 +166,13 @@ def test_an_experiment_in_a_temporary_folder_lands_in_the_main_store(clone):
     assert Path(refined.info.artifact_uri).is_dir() and refined.info.artifact_uri.startswith(str(clone))
     difference = json.loads(dvc(clone, "metrics", "diff", "--json", "HEAD", "softer"))
     assert "metrics/reports/refine.json" in difference
+    # Both models, that of the working tree and that of the experiment, are registered and evaluated.
+    versions = mlflow.MlflowClient(f"sqlite:///{clone / 'mlruns' / 'mlflow.db'}").search_model_versions()
+    versions.sort(key=lambda version: int(version.version))
+    assert [version.tags.get("dvc.exp_name") for version in versions] == [None, "softer"]
+    assert versions[0].tags["weights.md5"] == digest(clone / "models/weights/refine") != versions[1].tags["weights.md5"]
+    assert {version.tags["weights.path"] for version in versions} == {"models/weights/refine"}
+    assert {version.tags["evaluated"] for version in versions} == {"true"}
 
 
 def test_plots_are_drawn(clone):

@@ -1,0 +1,126 @@
+"""Let an alias of the model registry name the better model.
+
+    python -m stages.promote --metric alpha_iou                  # the newest evaluated version against the champion
+    python -m stages.promote --metric cost --version 3 --alias staging
+
+The version takes the alias if nobody has it, or if it beats the one that does on the same data and split. Exit code 0:
+it holds the alias; 1: it is not better; 2: it cannot be told. docs/registry.md shows how the alias is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from stages.cli import stage_command
+from training.params import Params
+from training.versions import SCORES, Evaluation, Registry, RegistryError, Version
+
+
+class NotBetter(Exception):
+    """The version does not beat the one that holds the alias; the message says by how much."""
+
+
+def candidate(versions: Sequence[Version], number: int | None, name: str) -> Version:
+    """The version to promote.
+
+    Args:
+        versions: newest first.
+        number: of the version; the newest evaluated one if ``None``.
+        name: of the registered model, for messages.
+
+    Raises:
+        RegistryError: if there is none, or it is not evaluated.
+    """
+    if not versions:
+        raise RegistryError(f"no version of {name} is registered; stages refine and evaluate register one")
+    if number is None:
+        for version in versions:
+            if version.evaluations:
+                return version
+        raise RegistryError(f"none of the {len(versions)} versions of {name} is evaluated; stage evaluate does it")
+    version = of_number(versions, number, name)
+    if not version.evaluations:
+        raise RegistryError(f"version {number} of {name} is not evaluated; stage evaluate does it")
+    return version
+
+
+def of_number(versions: Sequence[Version], number: int, name: str) -> Version:
+    """The version of a number.
+
+    Raises:
+        RegistryError: if there is none.
+    """
+    for version in versions:
+        if version.number == number:
+            return version
+    known = ", ".join(str(version.number) for version in reversed(versions))
+    raise RegistryError(f"{name} has no version {number}; it has {known}")
+
+
+def compare(new: Version, old: Version, metric: str) -> str:
+    """Say how much better a version is than another, on the data that the new one was evaluated on last.
+
+    Raises:
+        NotBetter: if it is not.
+        RegistryError: if the two cannot be compared.
+    """
+    ours = new.evaluations[0]
+    theirs = next(
+        (other for other in old.evaluations if (other.data_md5, other.split) == (ours.data_md5, ours.split)), None
+    )
+    if theirs is None:
+        raise RegistryError(
+            f"version {old.number} is not evaluated on the data of version {new.number} (md5 {ours.data_md5}, split "
+            f"{ours.split}); check its weights out and run stage evaluate"
+        )
+    here, there = (_score(version, evaluation, metric) for version, evaluation in ((new, ours), (old, theirs)))
+    gain = here - there if SCORES[metric].higher else there - here
+    figures = f"{metric} {here:.4f} against {there:.4f} of version {old.number}"
+    if gain <= 0.0:
+        how = f"worse by {-gain:.4g}" if gain < 0.0 else "equal"
+        raise NotBetter(f"version {new.number} is not better: {figures}, {how}")
+    return f"{figures}, better by {gain:.4g}"
+
+
+def _score(version: Version, evaluation: Evaluation, metric: str) -> float:
+    if metric not in evaluation.scores:
+        raise RegistryError(f"version {version.number} has no {metric}; it has {', '.join(sorted(evaluation.scores))}")
+    return evaluation.scores[metric]
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Choose, compare, set the alias, say why."""
+    registry = Registry(params)
+    versions, alias, metric = registry.versions(), arguments.alias, arguments.metric
+    new = candidate(versions, arguments.version, registry.name)
+    holder = registry.holder(alias)
+    if holder == new.number:
+        print(f"promote: version {holder} of {registry.name} is {alias} already")
+        return
+    if holder is None:
+        why = f"the first; {metric} {_score(new, new.evaluations[0], metric):.4f}"
+    else:
+        why = compare(new, of_number(versions, holder, registry.name), metric)
+    registry.set_alias(alias, new.number)
+    print(f"promote: version {new.number} of {registry.name} is {alias}: {why}")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metric", required=True, choices=tuple(SCORES), help="what decides")
+    parser.add_argument("--version", type=int, help="default: the newest evaluated one")
+    parser.add_argument("--alias", default="champion", help="default: champion")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        return stage_command(run, __doc__, argv, _add_arguments)
+    except NotBetter as reason:
+        print(f"promote: {reason}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

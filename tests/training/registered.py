@@ -1,0 +1,56 @@
+"""A project with a tiny model in it, and stages that stand in for refine and evaluate."""
+
+from pathlib import Path
+
+import torch
+
+from stages.cli import WEIGHTS
+from tests.networks import tiny_network, tiny_vae
+from tests.stages.workspace import make_workspace
+from training.params import Params, load_params
+from training.registry import register_evaluation, register_weights
+from training.tracking import stage_run
+
+FOLDER = WEIGHTS / "refine"
+
+
+def save_tiny(folder: Path, seed: int = 1) -> Path:
+    """A model of a few thousand random weights, in the layout that the stages write."""
+    vae, network = tiny_vae(), tiny_network()
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    network.save_pretrained(folder)
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+def enter_project(root: Path, bucketed: Path, monkeypatch, **blocks) -> Params:
+    """Make a project around a tiny model and go there."""
+    make_workspace(root, bucketed, tracking={"system_metrics": False}, **blocks)
+    save_tiny(root / FOLDER)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    return load_params(root / "params.yaml")
+
+
+def refine(params: Params) -> None:
+    """What stage refine does when it has trained."""
+    with stage_run("refine", params, inputs={}) as run:
+        register_weights(run, params, FOLDER)
+
+
+def evaluate(params: Params, **scores: float) -> None:
+    """What stage evaluate does when it has scored."""
+    level = {"merges": 0, "rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3}
+    recomposition = {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "alpha_l1": 0.0}
+    report = {
+        "decomposition": {"model": [level | {key: value for key, value in scores.items() if key in level}]},
+        "recomposition": recomposition | {key: value for key, value in scores.items() if key in recomposition},
+        "better_than_nothing": 0.5,
+        "seconds_per_picture": 1.0,
+    }
+    with stage_run("evaluate", params, inputs={}) as run:
+        register_evaluation(run, params, report)

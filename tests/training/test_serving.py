@@ -1,0 +1,199 @@
+"""A registered model as `mlflow models serve` runs it, and what it says of bad requests and other weights."""
+
+import base64
+import io
+import json
+import shutil
+import sys
+import urllib.error
+import urllib.request
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from layers.buckets import BucketLimits
+from layers.evaluation_set import at_scored_size, shown_to_model, stretched_size
+from layers.images import decode_rgba, encode_png
+from layers.tensors import to_image, to_tensor
+from tests.servers import serving
+from tests.stages.imports import ROOT
+from tests.stages.workspace import environment, run
+from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
+from training import serving as served
+from training.decomposer import Decomposer
+from training.tracking import digest, tracking_uri
+from training.versions import Registry
+
+SIZES = {"min_side": 32, "max_side": 96, "max_pixels": 6144}
+MODEL = "models:/smoke-decomposer@champion"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, bucketed_root):
+    """A project whose champion is a tiny model."""
+    root = tmp_path_factory.mktemp("served") / "project"
+    with pytest.MonkeyPatch.context() as patch:
+        params = enter_project(root, bucketed_root, patch, prepare_buckets=SIZES)
+        evaluate(params)
+        Registry(params).set_alias("champion", 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(project):
+    """As in a clone: the code lies in the project, and neither PYTHONPATH nor DVC_ROOT says where."""
+    for name in ("layers", "models", "training"):
+        for path in (ROOT / name).rglob("*.py"):
+            (project / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, project / path.relative_to(ROOT))
+    env = environment(project, MLFLOW_TRACKING_URI="sqlite:///mlruns/mlflow.db", PYTHONPATH=None, DVC_ROOT=None)
+    with serving(["models", "serve", "-m", MODEL, "--env-manager", "local"], "/ping", project, env) as uri:
+        yield uri
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(tracking_uri())
+    return project
+
+
+def picture(height=50, width=70):
+    rng = np.random.default_rng(0)
+    image = np.full((height, width, 4), (250, 240, 200, 255), np.uint8)
+    image[10:30, 20:50, :3] = rng.integers(0, 255, 3)
+    return image
+
+
+def encoded(data):
+    return base64.b64encode(data).decode()
+
+
+def ask(uri, *pictures, **params):
+    """Base64 files, or one dictionary of inputs."""
+    rows = {"dataframe_records": [{"picture": text} for text in pictures]}
+    if pictures and isinstance(pictures[0], dict):
+        rows = {"inputs": pictures[0]}
+    body = json.dumps(rows | {"params": params}).encode()
+    request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def direct(root, image, layers, steps, seed):
+    """The same by hand."""
+    model = Decomposer.from_pretrained(str(root / FOLDER), torch.device("cpu"))
+    size = stretched_size(image.shape[:2], BucketLimits(**SIZES, max_aspect=10.0, upscale=True))
+    assert size[0] != size[1], "else swapped sides would not show"
+    shown = to_tensor(shown_to_model(image, size))[None]
+    (stack,) = model.decompose(shown, layers, ["picture"], [""], steps=steps, seed=seed)
+    return at_scored_size(list(to_image(stack)), image.shape[:2])
+
+
+def layers_of(answer):
+    return [decode_rgba(base64.b64decode(layer), "layer") for layer in answer["layers"]]
+
+
+def test_layers_over_http_are_those_of_the_decomposer(server, project):
+    image = picture()
+    jpeg = io.BytesIO()
+    Image.fromarray(image[..., :3]).save(jpeg, "JPEG")
+    status, answer = ask(server, encoded(encode_png(image)), encoded(jpeg.getvalue()), layers=3, steps=2, seed=5)
+    assert status == 200, answer
+    first, second = answer["predictions"]
+    assert (first["width"], first["height"]) == (70, 50) == (second["width"], second["height"])
+    np.testing.assert_array_equal(layers_of(first), direct(project, image, 3, 2, 5))
+    assert len(second["layers"]) == 3
+    status, answer = ask(server, {"picture": [encoded(encode_png(image))]}, layers=3, steps=2, seed=5)
+    assert answer["predictions"] == [first], "MLflow's other form, and alone as beside others"
+    # What is not said is what the signature says.
+    status, answer = ask(server, encoded(encode_png(image)))
+    assert status == 200 and len(answer["predictions"][0]["layers"]) == 4
+
+
+def bomb():
+    file = io.BytesIO()
+    Image.new("L", (6000, 6000)).save(file, "PNG")
+    return encoded(file.getvalue())
+
+
+BAD = {
+    "not base64": (["?"], {}, "picture 0: not base64; expected a PNG or JPEG file in base64"),
+    "no picture": ([encoded(b"hello")], {}, "picture 0: not a PNG or JPEG file, or too large a picture"),
+    "a path": (["/etc/passwd"], {}, "picture 0: not base64"),
+    "too many pixels": ([bomb()], {}, "picture 0: 6000x6000 is above 16777216 pixels"),
+    "too many bytes": (["A" * (45 * 2**20)], {}, "picture 0: above 33554432 bytes"),
+    "half a picture": ([encoded(encode_png(picture())[:90])], {}, "picture 0: not a readable picture"),
+    "no layers": ([encoded(encode_png(picture()))], {"layers": 0}, "layers: got 0, expected 1 to 20"),
+    "many steps": ([encoded(encode_png(picture()))], {"steps": 10**6}, "steps: got 1000000, expected 1 to 200"),
+    "long caption": ([encoded(encode_png(picture()))], {"caption": "a" * 5000}, "caption: got 5000 characters"),
+    "no picture at all": ([], {}, None),
+    "too many": ([encoded(encode_png(picture()))] * 9, {}, "got 9 pictures, expected 1 to 8"),
+    "another column": ([{"image": ["x"]}], {}, None),
+    "a number": ([{"picture": [3]}], {}, None),
+    "words for numbers": ([encoded(encode_png(picture()))], {"layers": "many"}, None),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_is_one_sentence_and_the_server_lives(server, case):
+    pictures, params, sentence = BAD[case]
+    status, answer = ask(server, *pictures, **params)
+    assert 400 <= status < 500
+    if sentence is not None:
+        assert answer["message"].startswith(sentence) and "\n" not in answer["message"]
+    assert "stack_trace" not in answer
+    assert urllib.request.urlopen(f"{server}/ping", timeout=5).status == 200
+
+
+def test_a_fault_of_ours_is_not_the_requests_and_shows_no_traceback(here, monkeypatch):
+    model = mlflow.pyfunc.load_model(MODEL)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Decomposer, "decompose", broken)
+    with pytest.raises(mlflow.MlflowException, match=r"^the model failed with RuntimeError$") as caught:
+        model.predict({"picture": [encoded(encode_png(picture()))]})
+    assert caught.value.get_http_status_code() == 500
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 400), (700, 20)])
+def test_any_size_comes_back_in_its_own(here, height, width):
+    image = np.full((height, width, 4), 255, np.uint8)
+    (answer,) = mlflow.pyfunc.load_model(MODEL).predict({"picture": [encoded(encode_png(image))]}, {"steps": 1})
+    assert {layer.shape for layer in layers_of(answer)} == {(height, width, 4)}
+
+
+def test_other_weights_are_refused(here):
+    registered = digest(FOLDER)
+    kept = here / "kept"
+    (here / FOLDER).rename(kept)
+    try:
+        with pytest.raises(served.WeightsError, match=rf"no weights at .*; expected md5 {registered}, which dvc pull"):
+            mlflow.pyfunc.load_model(MODEL)
+        save_tiny(here / FOLDER, seed=7)
+        with pytest.raises(served.WeightsError) as caught:
+            mlflow.pyfunc.load_model(MODEL)
+        assert digest(FOLDER) in str(caught.value) and registered in str(caught.value)
+        assert "dvc pull or dvc checkout" in str(caught.value)
+    finally:
+        shutil.rmtree(here / FOLDER, ignore_errors=True)
+        kept.rename(here / FOLDER)
+
+
+def test_from_elsewhere_the_project_is_named_by_dvc_root(project, server, tmp_path):
+    program = f"import mlflow; print(mlflow.pyfunc.load_model({MODEL!r}).predict({{'picture': []}}))"
+    known = {"PYTHONPATH": None, "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlruns/mlflow.db"}
+    found = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=str(project), **known)
+    assert found.stderr.strip().endswith("got 0 pictures, expected 1 to 8"), found.stderr
+    lost = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=None, **known)
+    assert lost.stderr.strip().endswith("is not in: start there or set DVC_ROOT"), lost.stderr

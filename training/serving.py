@@ -1,0 +1,186 @@
+"""A registered model in use: pictures in, layers out, as MLflow loads and serves it (docs/registry.md)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import logging
+import math
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
+
+from layers.buckets import BucketLimits
+from layers.errors import UserError
+from layers.evaluation_set import at_scored_size, shown_to_model, stretched_size
+from layers.images import PictureError, decode_rgba, encode_png
+from layers.tensors import to_image, to_tensor
+from training.decomposer import Decomposer
+from training.tracking import digest, project_root
+
+MAX_PICTURES = 8
+MAX_BYTES = 32 * 2**20
+MAX_PIXELS = 4096 * 4096
+MAX_CAPTION = 4000
+BOUNDS = {"layers": (1, 20), "steps": (1, 200), "seed": (0, 2**63 - 1)}
+FORMATS = ("PNG", "JPEG")
+# A picture from a request has no name: its noise depends on the seed alone.
+NAME = "picture"
+
+logger = logging.getLogger(__name__)
+
+
+class WeightsError(UserError):
+    """The weights that a version was registered with are not there; the message is one sentence."""
+
+
+class RequestError(MlflowException):
+    """What was asked for cannot be done; HTTP 400 with one sentence.
+
+    The scoring server writes the data of the request before every message; a picture in base64 is no help there.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """The sentence, whatever else is assigned."""
+        return str(self.args[0])
+
+    @message.setter
+    def message(self, value: str) -> None:
+        del value
+
+
+def open_weights(path: str, md5: str) -> Path:
+    """The folder of a version's weights, if it holds what was registered.
+
+    Args:
+        path: relative to the project's root.
+        md5: of the registered weights.
+
+    Raises:
+        WeightsError: if it holds nothing or something else.
+    """
+    folder = project_root() / path
+    try:
+        found = digest(folder)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights at {folder}; expected md5 {md5}, which dvc pull or dvc checkout gets") from None
+    if found != md5:
+        raise WeightsError(
+            f"{folder} holds weights of md5 {found}, this version is of md5 {md5}, which dvc pull or dvc checkout "
+            "gets at the commit whose dvc.lock names it"
+        )
+    return folder
+
+
+def decode_picture(text: str, name: str) -> np.ndarray:
+    """Decode a base64 PNG or JPEG to ``(H, W, 4)`` uint8.
+
+    Raises:
+        RequestError: if it is none, or above :data:`MAX_BYTES` or :data:`MAX_PIXELS`.
+    """
+    if not isinstance(text, str):
+        raise RequestError(f"{name}: got {type(text).__name__}, expected a PNG or JPEG file in base64")
+    if len(text) > MAX_BYTES * 4 // 3 + 4:
+        raise RequestError(f"{name}: above {MAX_BYTES} bytes")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError(f"{name}: not base64; expected a PNG or JPEG file in base64") from None
+    try:
+        # Nothing is decoded yet: a small file can hold a picture that fills the memory.
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            width, height = header.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise RequestError(f"{name}: not a PNG or JPEG file, or too large a picture") from None
+    if width * height > MAX_PIXELS:
+        raise RequestError(f"{name}: {width}x{height} is above {MAX_PIXELS} pixels")
+    try:
+        return decode_rgba(data, name)
+    except PictureError as error:
+        raise RequestError(str(error)) from None
+
+
+def checked(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a request.
+
+    Raises:
+        RequestError: if one is out of bounds.
+    """
+    for name, (low, high) in BOUNDS.items():
+        if not low <= params[name] <= high:
+            raise RequestError(f"{name}: got {params[name]}, expected {low} to {high}")
+    if len(params["caption"]) > MAX_CAPTION:
+        raise RequestError(f"caption: got {len(params['caption'])} characters, expected at most {MAX_CAPTION}")
+    return dict(params)
+
+
+class ServedDecomposer(PythonModel):
+    """An MLflow model around a :class:`~training.decomposer.Decomposer`; the signature is in training/registry.py."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the weights that the version names.
+
+        Raises:
+            WeightsError: if they are not what was registered.
+        """
+        config = context.model_config
+        folder = open_weights(config["weights"], config["md5"])
+        self._model = Decomposer.from_pretrained(
+            str(folder), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        )
+        # Whatever comes in gets a size: a server has no manifest to drop it into.
+        self._limits = BucketLimits(**config["limits"], max_aspect=math.inf, upscale=True)
+        self._one_at_a_time = threading.Lock()
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Decompose the pictures of a request, each stretched to a size the network takes and its layers back.
+
+        Args:
+            context: not read.
+            model_input: table with a column ``picture`` of base64 PNG or JPEG files.
+            params: ``layers``, ``steps``, ``seed``, ``caption``; MLflow fills what is missing from the signature.
+
+        Returns:
+            For each picture ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
+
+        Raises:
+            RequestError: if something about the request is wrong.
+            MlflowException: if the model fails.
+        """
+        asked = checked(params or {})
+        # A dictionary of lists, MLflow's form "inputs", comes as one row that holds the list.
+        pictures = [text for cell in model_input["picture"] for text in ([cell] if isinstance(cell, str) else cell)]
+        if not 1 <= len(pictures) <= MAX_PICTURES:
+            raise RequestError(f"got {len(pictures)} pictures, expected 1 to {MAX_PICTURES}")
+        decoded = [decode_picture(text, f"picture {index}") for index, text in enumerate(pictures)]
+        try:
+            return [self._decompose(picture, **asked) for picture in decoded]
+        except Exception as error:
+            # MLflow would send the traceback to whoever asked, as if the request were wrong.
+            logger.exception("a request failed")
+            raise MlflowException(f"the model failed with {type(error).__name__}", INTERNAL_ERROR) from None
+
+    def _decompose(self, picture: np.ndarray, layers: int, steps: int, seed: int, caption: str) -> dict[str, Any]:
+        height, width = picture.shape[:2]
+        shown = to_tensor(shown_to_model(picture, stretched_size((height, width), self._limits)))[None]
+        # Requests come in threads of their own; side by side they would need the memory of all.
+        with self._one_at_a_time:
+            (stack,) = self._model.decompose(shown, layers, [NAME], [caption], steps=steps, seed=seed)
+        files = [encode_png(layer) for image in to_image(stack) for layer in at_scored_size([image], (height, width))]
+        return {"width": width, "height": height, "layers": [base64.b64encode(file).decode() for file in files]}
