@@ -41,9 +41,9 @@ def _alive() -> list[psutil.Process]:
     return found
 
 
-def end_descendants(grace: float = GRACE_SECONDS) -> None:
-    """End every process below this one: SIGTERM, and after ``grace`` seconds SIGKILL; returns when none is left."""
-    deadline, told = time.monotonic() + grace, set()
+def end_descendants() -> None:
+    """End every process below this one: SIGTERM, and after the grace SIGKILL; returns when none is left."""
+    deadline, told = time.monotonic() + GRACE_SECONDS, set()
     while alive := _alive():
         late = time.monotonic() > deadline
         for process in alive:
