@@ -91,5 +91,3 @@ def runs(root: Path, **tags: str) -> list:
     found = client.search_runs([client.get_experiment_by_name("smoke").experiment_id], max_results=1000)
     wanted = {key.replace("__", "."): value for key, value in tags.items()}
     return [run for run in found if wanted.items() <= run.data.tags.items()]
-
-
