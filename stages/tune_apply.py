@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def yaml_scalar(value: Any) -> str:
     """Write a scalar so that YAML 1.1 and 1.2 read the same: a float has a point and all of its digits."""
     if isinstance(value, float):
         if value != 0.0 and not SMALL <= abs(value) < LARGE:
-            digits = len(repr(value).split("e")[0].replace(".", "").replace("-", "").strip("0")) - 1
-            mantissa, exponent = f"{value:.{max(1, digits)}e}".split("e")
-            return f"{mantissa}e{int(exponent):+d}"
+            sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+            first, *rest = map(str, digits)
+            return f"{'-' * sign}{first}.{''.join(rest) or 0}e{exponent + len(rest):+d}"
         return repr(value)
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
