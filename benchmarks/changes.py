@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from stages.tune import with_values
+from stages.tune_space import with_values
 from training.params import Params, load_params, parse_params
 
 

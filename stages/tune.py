@@ -1,160 +1,203 @@
 """Optuna study over the loss weights and rates of one training stage.
 
-    python -m stages.tune [--stage STAGE] [--trials N]
+    python -m stages.tune [--stage STAGE] [--trials N]          run N more trials; any number of workers at once
+    python -m stages.tune [--stage STAGE] --report              draw the study's plots again
+    python -m stages.tune --apply [STUDY] [--trial N]           write the best values into params.yaml
+    python -m stages.tune --as-dvc-experiments K                queue the best K trials as DVC experiments
 
 Each trial is a process of its own in a working folder of its own, so a crash fails one trial and the pipeline's outputs
-stay as they are. Today's params.yaml is the first trial. The objective is a held-out metric of the stage's report,
+stay as they are. Today's params.yaml is the first trial. The objectives are held-out metrics of the stage's validation,
 never the reweighted loss. The same command goes on with the same study.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
-import os
-import shlex
-import shutil
-import subprocess
+import contextlib
 import sys
-from pathlib import Path
-from typing import Any
 
 import optuna
-import yaml
+from optuna.trial import FrozenTrial, TrialState
 
-from stages.cli import REPORTS, WEIGHTS, stage_command
-from training.params import Params, ParamsError, SearchRange, flatten, parse_params
-from training.tracking import Run, project_root, stage_run
-
-TRIALS = Path(".tune")
-OUTPUTS = {"train_vae": "vae", "train_decompose": "decompose", "refine": "refine"}
-
-
-def with_values(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Copy nested parameters with some dotted paths set.
-
-    Raises:
-        ParamsError: if a path does not exist.
-    """
-    changed = copy.deepcopy(raw)
-    for path, value in values.items():
-        *parents, last = path.split(".")
-        block = changed
-        for name in parents:
-            block = block.get(name) if isinstance(block, dict) else None
-        if not isinstance(block, dict) or last not in block:
-            raise ParamsError(f"tune: {path}: no such parameter in params.yaml")
-        block[last] = value
-    return changed
+from layers.errors import UserError
+from stages.cli import stage_command
+from stages.tune_apply import apply_trial, choose, queue_experiments
+from stages.tune_space import suggest, with_values
+from stages.tune_storage import RUN_ID, VALUES, WORKER, StorageError, shown, signature
+from stages.tune_study import Plan, StudyError, load_study, make_plan, open_study, ranked, run_id_of, study_name
+from stages.tune_summary import summary
+from stages.tune_trial import TRIALS, TrialFailed, launch, launch_command
+from training.params import Params, ParamsError, flatten, parse_params
+from training.params_tune import TUNED
+from training.study_runs import close_trial, still_running, tag_study
+from training.tracking import Run, stage_run
 
 
-def suggest(trial: optuna.Trial, space: dict[str, SearchRange]) -> dict[str, Any]:
-    """Draw one value for every searched parameter."""
-    return {
-        path: trial.suggest_categorical(path, bounds.choices)
-        if bounds.choices is not None
-        else trial.suggest_float(path, bounds.low, bounds.high, log=bounds.log)
-        for path, bounds in space.items()
-    }
-
-
-def _working_folder(root: Path, stage: str, number: int, study: str) -> Path:
-    """A folder that looks like the project's root to a stage, but whose outputs are its own."""
-    folder = root / TRIALS / study / f"trial_{number:04d}"
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / WEIGHTS).mkdir(parents=True)
-    (folder / REPORTS).mkdir(parents=True)
-    for entry in root.iterdir():
-        if entry.name not in {"models", "metrics", "params.yaml"} and not entry.name.startswith("."):
-            (folder / entry.name).symlink_to(entry)
-    inputs = (root / WEIGHTS).iterdir() if (root / WEIGHTS).is_dir() else []
-    for entry in inputs:
-        if entry.name != OUTPUTS[stage]:
-            (folder / WEIGHTS / entry.name).symlink_to(entry)
-    return folder
-
-
-def run_trial(stage: str, raw: dict[str, Any], number: int, study: str, parent: Run) -> dict[str, Any]:
-    """Run a stage with given parameters in a process of its own and read its report.
+def measured(report: dict, plan: Plan) -> list[float]:
+    """The objectives' values, in order, out of a stage's report.
 
     Raises:
-        RuntimeError: with the end of the log, if the process fails.
+        ParamsError: if the report lacks one.
     """
-    root = project_root()
-    folder = _working_folder(root, stage, number, study)
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    launcher = shlex.split(raw["launcher"])
-    if launcher[0] == "python":
-        # -P: the folder's own models/ and metrics/ hold outputs, not packages.
-        launcher = [sys.executable, "-P", *launcher[1:]]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "DVC_ROOT": str(root),
-        "QIL_PARENT_RUN_ID": parent.run_id or "",
-    }
-    log = folder / "log.txt"
-    with log.open("w") as file:
-        code = subprocess.run(
-            [*launcher, "-m", f"stages.{stage}"],
-            cwd=folder,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-    if code != 0:
-        lines = log.read_text().strip().splitlines() or ["(no output)"]
-        raise RuntimeError(f"trial {number} ended with code {code}: {lines[-1]} (whole log: {log})")
-    return json.loads((folder / REPORTS / f"{stage}.json").read_text())
+    # The report of refine has what was measured before it, too.
+    figures = report.get("after", report)
+    for name in plan.objectives:
+        if name not in figures:
+            raise ParamsError(
+                f"tune.objectives: {plan.stage}.{name} is not in the report; it has "
+                f"{', '.join(key for key, value in figures.items() if isinstance(value, int | float))}"
+            )
+    return [figures[name] for name in plan.objectives]
+
+
+class Objective:
+    """What Optuna calls: one trial, from suggestion to result.
+
+    Args:
+        plan: what is searched.
+        study_run: the study's MLflow run.
+    """
+
+    def __init__(self, plan: Plan, study_run: Run) -> None:
+        self.plan = plan
+        self.study_run = study_run
+
+    def __call__(self, trial: optuna.Trial) -> list[float]:
+        """Run a trial; its validations reach the pruner where there is one objective.
+
+        Raises:
+            TrialFailed: if the stage does not end well, or the values drawn do not fit together.
+            TrialPruned: if it was ended early.
+        """
+        plan = self.plan
+        trial.set_user_attr(WORKER, signature())
+        values = suggest(trial, plan.space, flatten(plan.base))
+        trial.set_user_attr(VALUES, values)
+        raw = with_values(plan.base, values)
+        try:
+            parse_params(raw, f"trial {trial.number}")
+        except ParamsError as error:
+            raise self._failed(trial, str(error)) from None
+        launched = launch(plan.stage, raw, study=plan.name, number=trial.number, study_run=self.study_run.run_id)
+        report: dict = {}
+        try:
+            with contextlib.closing(launched):
+                for event in launched:
+                    report = event.get("report", report)
+                    if "epoch" in event and len(plan.objectives) == 1:
+                        self._report(trial, event)
+        except TrialFailed as error:
+            raise self._failed(trial, str(error)) from None
+        values = measured(report, plan)
+        self.study_run.metrics(dict(zip(plan.objectives, values, strict=True)), trial.number)
+        return values
+
+    def _report(self, trial: optuna.Trial, event: dict) -> None:
+        (value,) = measured(event["metrics"], self.plan)
+        trial.report(value, event["epoch"])
+        # After its last validation there is nothing left to save.
+        if event["epoch"] < self.plan.epochs and trial.should_prune():
+            raise optuna.TrialPruned(f"after epoch {event['epoch']} of {self.plan.epochs}")
+
+    @staticmethod
+    def _failed(trial: optuna.Trial, reason: str) -> TrialFailed:
+        trial.set_user_attr("error", reason)
+        return TrialFailed(reason)
+
+    def close(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Tag the MLflow run of a trial that has ended."""
+        tags = {"optuna.error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}
+        for number in trial.system_attrs.get("retry_history", [])[-1:]:
+            tags["optuna.retry_of"] = str(number)
+        close_trial(self.study_run.run_id, trial.number, trial.state.name, trial.user_attrs.get(VALUES, {}), tags)
+
+
+def run_study(params: Params, stage: str, trials: int) -> None:
+    """Run some trials of a new or an old study, then report it."""
+    plan = make_plan(params, stage)
+    parse_params(plan.base, "tune.budget")
+    launch_command(params.launcher, stage)
+    study = open_study(params, plan)
+    logged = params.model_copy(
+        update={"tune": params.tune.model_copy(update={"stage": stage, "storage": shown(params.tune.storage)})}
+    )
+    try:
+        with stage_run("tune", logged, inputs={}, resume_run_id=run_id_of(study)) as parent:
+            if parent.run_id != run_id_of(study):
+                study.set_user_attr(RUN_ID, parent.run_id)
+                tag_study(parent.run_id, {"optuna.study": plan.name, "optuna.storage": shown(params.tune.storage)})
+            objective = Objective(plan, parent)
+            study.optimize(objective, n_trials=trials, catch=(TrialFailed,), callbacks=[objective.close])
+            others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if others:
+                numbers = ", ".join(str(trial.number) for trial in others)
+                print(f"tune: other workers are at trials {numbers}: the last one reports, or --report")
+            else:
+                _report(study, parent)
+        if others:
+            still_running(run_id_of(study))
+    except KeyboardInterrupt:
+        for trial in study.get_trials(deepcopy=False):
+            if trial.user_attrs.get(WORKER) == signature():
+                close_trial(run_id_of(study), trial.number, trial.state.name, trial.user_attrs.get(VALUES, {}), {})
+        raise
+    except optuna.exceptions.StorageInternalError as error:
+        raise StorageError(
+            f"tune.storage: {shown(params.tune.storage)} does not answer any more: {str(error).splitlines()[0]}; "
+            "the same command goes on"
+        ) from None
+
+
+def _report(study: optuna.Study, parent: Run) -> None:
+    if not ranked(study):
+        failed = [trial for trial in study.trials if "error" in trial.user_attrs]
+        last = f"; the last one {failed[-1].user_attrs['error']}" if failed else ""
+        raise StudyError(
+            f"tune: none of {len(study.trials)} trials of {study.study_name} has ended well{last}; "
+            f"logs are in {TRIALS / study.study_name}"
+        )
+    # Drawing takes seconds to import, and workers that are not the last do without.
+    from stages.tune_plots import publish
+
+    publish(study, TRIALS / study.study_name, parent)
+    print(summary(study))
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Run or continue the study, print and log the best values."""
-    settings = params.tune
-    stage, trials = arguments.stage or settings.stage, arguments.trials or settings.trials
-    base = with_values(params.model_dump(), settings.budget)
-    current = {path: flatten(base).get(path) for path in settings.space}
-    parse_params(with_values(base, current), "tune.budget")
-    Path("mlruns").mkdir(exist_ok=True)
-    study = optuna.create_study(
-        study_name=settings.study,
-        storage=settings.storage,
-        direction=settings.direction,
-        sampler=optuna.samplers.TPESampler(seed=params.train_vae.seed),
-        load_if_exists=True,
-    )
-    study.enqueue_trial(current, skip_if_exists=True)
-    with stage_run("tune", params, inputs={}) as parent:
-
-        def objective(trial: optuna.Trial) -> float:
-            raw = with_values(base, suggest(trial, settings.space))
-            report = flatten(run_trial(stage, raw, trial.number, settings.study, parent))
-            if settings.metric not in report:
-                raise ParamsError(
-                    f"tune.metric: {settings.metric!r} is not in the report of {stage}; it has {', '.join(report)}"
-                )
-            parent.metrics({settings.metric: report[settings.metric]}, trial.number)
-            return report[settings.metric]
-
-        study.optimize(objective, n_trials=trials, catch=(RuntimeError,), show_progress_bar=True)
-        done = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-        if not done:
-            raise ParamsError(
-                f"tune: none of {len(study.trials)} trials ended well; logs are in {TRIALS / settings.study}"
-            )
-        best = Path(TRIALS) / settings.study / "best.yaml"
-        best.write_text(yaml.safe_dump(study.best_params), encoding="utf-8")
-        parent.artifact(best)
-        parent.metrics({f"best/{settings.metric}": study.best_value, "trials": len(done)})
-    print(f"tune: best {settings.metric} {study.best_value:.4f} in trial {study.best_trial.number} of {len(done)}")
-    print(yaml.safe_dump(study.best_params).rstrip())
+    """Do what the flags say; without one, run trials."""
+    stage = arguments.stage or params.tune.stage
+    if arguments.trials is not None and arguments.trials < 1:
+        raise UserError(f"--trials: got {arguments.trials}, expected 1 or more")
+    if arguments.trial is not None and arguments.apply is None:
+        raise UserError("--trial: expected --apply beside it; the number of trials to run is --trials")
+    if arguments.apply is not None:
+        study = load_study(params, arguments.apply or study_name(params, stage))
+        apply_trial(arguments.params, study, choose(study, arguments.trial))
+    elif arguments.as_dvc_experiments is not None:
+        if arguments.as_dvc_experiments < 1:
+            raise UserError(f"--as-dvc-experiments: got {arguments.as_dvc_experiments}, expected 1 or more")
+        study = load_study(params, study_name(params, stage))
+        queue_experiments(study, ranked(study)[: arguments.as_dvc_experiments])
+    elif arguments.report:
+        study = load_study(params, study_name(params, stage))
+        with stage_run("tune", params, inputs={}, resume_run_id=run_id_of(study)) as parent:
+            _report(study, parent)
+    else:
+        run_study(params, stage, arguments.trials or params.tune.trials)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stage", choices=tuple(OUTPUTS), help="overrides tune.stage")
-    parser.add_argument("--trials", type=int, help="overrides tune.trials")
+    parser.add_argument("--stage", choices=TUNED, help="overrides tune.stage")
+    parser.add_argument("--trials", type=int, metavar="N", help="overrides tune.trials")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--report", action="store_true", help="draw the plots of the study again, run nothing")
+    action.add_argument(
+        "--apply", nargs="?", const="", metavar="STUDY", help="write a trial's values into the parameter file"
+    )
+    action.add_argument(
+        "--as-dvc-experiments", type=int, metavar="K", help="queue the best K trials as DVC experiments"
+    )
+    parser.add_argument("--trial", type=int, metavar="N", help="of --apply: another trial than the best")
 
 
 def main(argv: list[str] | None = None) -> int:

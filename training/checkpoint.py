@@ -21,10 +21,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from training.param_types import COSMETIC
 from training.sharding import as_part_of, is_sharded, local_part
-
-# These change what is printed and when, not what is computed.
-COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
 
 
 def fingerprint(block: Mapping[str, Any], inputs: Mapping[str, str], world_size: int) -> str:

@@ -23,7 +23,7 @@ from layers.errors import UserError
 from training.averaging import averaged_weights, copied_weights, load_weights, update_average
 from training.checkpoint import CheckpointStore
 from training.param_types import Optimisation
-from training.progress import Plan, Progress
+from training.progress import Plan, Progress, announce
 from training.schedule import learning_rate
 from training.sharding import gather, is_sharded, prepare_sharded
 from training.tracking import Run
@@ -199,6 +199,8 @@ def fit(
                 {f"val/{k}": v for k, v in metrics.items()} | {f"val_raw/{k}": v for k, v in raw.items()},
                 progress.step,
             )
+            if main:
+                announce(epoch, progress.step * plan.samples_per_step, metrics)
             bar.write(f"{title}: epoch {epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
             save()
         elif progress.step % settings.checkpoint_every == 0:

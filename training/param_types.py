@@ -11,6 +11,8 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+# These change what is printed and when, not what is computed.
+COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
 MixedPrecision = Literal["auto", "no", "bf16"]
 
 

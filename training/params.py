@@ -15,6 +15,7 @@ from layers.errors import UserError
 from training.param_types import Block, Count, Natural
 from training.params_data import SIDE_MULTIPLE, PrepareBuckets
 from training.params_decompose import Refine, TrainDecompose
+from training.params_tune import Tune
 from training.params_vae import TrainVAE
 
 
@@ -49,37 +50,6 @@ class Evaluate(Block):
         if taken := {"model", "composite_only", "true_layers_through_vae"} & others.keys():
             raise ValueError(f"names that evaluate does not use itself, not {sorted(taken)}")
         return others
-
-
-class SearchRange(Block):
-    """One searched parameter: a float range or a list of choices."""
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: list[Any] | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> SearchRange:
-        ranged = self.low is not None and self.high is not None and self.low < self.high
-        if ranged == (self.choices is not None):
-            raise ValueError("either low < high (and log) or choices")
-        if self.log and not (self.low and self.low > 0):
-            raise ValueError("low above 0 where log is true")
-        return self
-
-
-class Tune(Block):
-    """Optuna studies over the parameters of a training stage."""
-
-    stage: Literal["train_vae", "train_decompose", "refine"]
-    trials: Count
-    metric: str
-    direction: Literal["minimize", "maximize"]
-    storage: str
-    study: Annotated[str, Field(min_length=1)]
-    budget: dict[str, Any]
-    space: Annotated[dict[str, SearchRange], Field(min_length=1)]
 
 
 class Params(Block):

@@ -1,0 +1,192 @@
+"""Where studies are kept, and how trials of workers that died are noticed and given out once more.
+
+Optuna's databases have heartbeats, its journal has none: it gets them here as files beside it, whose times the file
+server sets, so that clocks of machines need not agree. Besides, a worker signs its trial; who finds the signature of a
+process of its own machine that is gone need not wait for a heartbeat to run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+import warnings
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from layers.errors import UserError
+from training.params import ParamsError
+from training.study_runs import close_trial
+
+HEARTBEAT_SECONDS = 30
+GRACE_SECONDS = 120
+RETRIES = 1
+WORKER = "worker"
+VALUES = "values"
+RUN_ID = "mlflow_run_id"
+JOURNAL = "journal:"
+OPEN_ATTEMPTS = 5
+
+
+class StorageError(UserError, ConnectionError):
+    """The studies' storage does not answer."""
+
+
+def _machine() -> str:
+    """This boot of this machine and its namespace of process ids; containers may share a host name."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
+
+
+def signature() -> list[Any]:
+    """Who runs a trial: machine, process id and when the process began."""
+    return [_machine(), os.getpid(), psutil.Process().create_time()]
+
+
+def _is_gone(worker: list[Any]) -> bool:
+    machine, pid, began = worker
+    if machine != _machine():
+        return False
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - began) > 1.0
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _abandoned(storage: BaseStorage, study_id: int) -> set[int]:
+    """Running trials of workers that are known to be gone, and old ones that nobody signed."""
+    found = set()
+    for trial in storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
+        worker = trial.user_attrs.get(WORKER)
+        unsigned = worker is None and datetime.now() - trial.datetime_start > timedelta(seconds=GRACE_SECONDS)
+        if unsigned or (worker is not None and _is_gone(worker)):
+            found.add(trial._trial_id)
+    return found
+
+
+def retry_once(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueue a trial again whose worker died, and close what MLflow still shows as running.
+
+    What is copied are its parameters, not its attributes: the new one is not signed by the dead worker.
+    """
+    tags = {"optuna.error": "its worker died"}
+    close_trial(study.user_attrs.get(RUN_ID), trial.number, "FAIL", trial.user_attrs.get(VALUES, {}), tags)
+    print(f"tune: the worker of trial {trial.number} died")
+    trial.user_attrs = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
+    retry(study, trial)
+
+
+class Database(RDBStorage):
+    """A database, by default SQLite; heartbeats are Optuna's."""
+
+    def __init__(self, url: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(
+                url,
+                # Hours pass between two uses of a connection, and what lies between closes idle ones.
+                engine_kwargs={"pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=retry_once,
+            )
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        return sorted({*super()._get_stale_trial_ids(study_id), *_abandoned(self, study_id)})
+
+
+class Journal(JournalStorage, BaseHeartbeat):
+    """An append-only file, also on NFS, where SQLite must not be."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(JournalFileBackend(str(path)))
+        self._beats = path.with_name(f"{path.name}.heartbeats")
+        self._beats.mkdir(exist_ok=True)
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Touch the trial's file."""
+        (self._beats / str(trial_id)).touch()
+
+    def get_heartbeat_interval(self) -> int:
+        """Seconds between heartbeats."""
+        return HEARTBEAT_SECONDS
+
+    def get_heartbeat_stale_trial_callback(self) -> Any:
+        """What is done with trials whose worker died."""
+        return retry_once
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        clock = self._beats / f"now-{os.getpid()}-{platform.node()}"
+        clock.touch()
+        now, stale = clock.stat().st_mtime, _abandoned(self, study_id)
+        clock.unlink(missing_ok=True)
+        for trial in self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
+            with contextlib.suppress(FileNotFoundError):
+                if now - (self._beats / str(trial._trial_id)).stat().st_mtime > GRACE_SECONDS:
+                    stale.add(trial._trial_id)
+        return sorted(stale)
+
+
+def shown(url: str) -> str:
+    """A storage's URL without its password, for tags and messages."""
+    if url.startswith(JOURNAL):
+        return url
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "(no URL)"
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open or create the storage that ``tune.storage`` names.
+
+    Args:
+        url: ``journal:PATH``, or a database's URL as SQLAlchemy writes it.
+
+    Raises:
+        ParamsError: if it is no such URL, or its driver is not installed.
+        StorageError: if it does not answer.
+    """
+    if url.startswith(JOURNAL):
+        path = Path(url.removeprefix(JOURNAL))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Journal(path)
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise ParamsError(
+            "tune.storage: expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE or journal:FILE, "
+            "and this is no URL"
+        ) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, OPEN_ATTEMPTS + 1):
+        try:
+            return Database(url)
+        except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+            raise ParamsError(f"tune.storage: {shown(url)}: no driver for it is installed ({error})") from None
+        except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            # Workers that start together create the same tables, and all but one fail at it.
+            if attempt == OPEN_ATTEMPTS:
+                reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+                raise StorageError(f"tune.storage: {shown(url)} does not answer: {reason}") from None
+            time.sleep(0.5 * attempt)
+    raise AssertionError("unreachable")

@@ -1,0 +1,109 @@
+"""MLflow side of a study: the study's run, and below it one run a trial, which the stage itself opens.
+
+The stage's run is found again by tags that MLflow takes from ``MLFLOW_RUN_CONTEXT``, so that a tuner can close the run
+of a process that it ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run as StoredRun
+from mlflow.exceptions import MlflowException
+
+from training.tracking import MAX_PARAM_LENGTH, contract_tags, tracking_uri
+
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+OPEN = ("RUNNING", "SCHEDULED")
+
+
+def trial_environment(study: str, number: int, study_run: str | None) -> dict[str, str]:
+    """Environment variables under which a stage's run becomes the run of a trial."""
+    tags = {"optuna.study": study, "optuna.trial": str(number)}
+    return {
+        "MLFLOW_TRACKING_URI": tracking_uri(),
+        "MLFLOW_RUN_CONTEXT": json.dumps(tags),
+        "QIL_PARENT_RUN_ID": study_run or "",
+    }
+
+
+def _never_fatal(function: Callable[..., None]) -> Callable[..., None]:
+    """A study goes on while its tracking server is away: that a tag could not be set is said and no more."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **named: Any) -> None:
+        try:
+            function(*arguments, **named)
+        except MlflowException as error:
+            print(f"tune: MLflow does not answer: {str(error).splitlines()[0]}")
+
+    return wrapped
+
+
+def _client() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking_uri())
+
+
+def find_trial_run(study_run: str, number: int) -> StoredRun | None:
+    """The run that a trial's stage opened below the study's, if it came so far."""
+    client = _client()
+    experiment = client.get_run(study_run).info.experiment_id
+    found = client.search_runs(
+        [experiment], f"tags.`mlflow.parentRunId` = '{study_run}' and tags.`optuna.trial` = '{number}'"
+    )
+    return found[0] if found else None
+
+
+@_never_fatal
+def close_trial(
+    study_run: str | None, number: int, state: str, values: Mapping[str, Any], tags: Mapping[str, str]
+) -> None:
+    """Tag a trial's run with its state, and end it if its process could not.
+
+    A trial that failed before its stage opened a run gets one here, so that the study's list is whole.
+
+    Args:
+        study_run: the study's run; ``None``: nothing is done.
+        number: of the trial.
+        state: ``COMPLETE``, ``PRUNED`` or ``FAIL``.
+        values: searched parameters under their dotted paths.
+        tags: what else is known, such as the reason of a failure.
+    """
+    if study_run is None:
+        return
+    client, run = _client(), find_trial_run(study_run, number)
+    if run is None:
+        stage = next(iter(values), "trial").split(".")[0]
+        run = client.create_run(
+            client.get_run(study_run).info.experiment_id,
+            run_name=stage,
+            tags={
+                **contract_tags(stage, {}),
+                "mlflow.parentRunId": study_run,
+                "optuna.trial": str(number),
+            },
+        )
+        for path, value in values.items():
+            client.log_param(run.info.run_id, path, str(value)[:MAX_PARAM_LENGTH])
+    for key, value in {"optuna.state": state, **tags}.items():
+        client.set_tag(run.info.run_id, key, value)
+    if run.info.status in OPEN:
+        client.set_terminated(run.info.run_id, STATUS[state])
+
+
+@_never_fatal
+def tag_study(study_run: str | None, tags: Mapping[str, str]) -> None:
+    """Tag the study's run."""
+    for key, value in tags.items() if study_run else ():
+        _client().set_tag(study_run, key, value)
+
+
+@_never_fatal
+def still_running(study_run: str | None) -> None:
+    """Show the study's run as running: this worker is done, others are not."""
+    if study_run:
+        _client().update_run(study_run, status="RUNNING")
