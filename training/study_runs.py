@@ -15,7 +15,8 @@ import mlflow
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
 
-from training.tracking import MAX_PARAM_LENGTH, contract_tags, tracking_uri
+from training.tracking import contract_tags, tracking_uri
+from training.tracking_pipeline import log_params
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 OPEN = ("RUNNING", "SCHEDULED")
@@ -87,8 +88,7 @@ def close_trial(
                 "optuna.trial": str(number),
             },
         )
-        for path, value in values.items():
-            client.log_param(run.info.run_id, path, str(value)[:MAX_PARAM_LENGTH])
+        log_params(client, run.info.run_id, dict(values))
     for key, value in {"optuna.state": state, **tags}.items():
         client.set_tag(run.info.run_id, key, value)
     if run.info.status in OPEN:

@@ -131,8 +131,8 @@ def test_a_launcher_that_is_not_there_is_named():
         ("mlruns/optuna.db", "tune.storage: expected sqlite"),
         ("oracle://h/x", r"tune.storage: oracle://h/x: no driver"),
         (
-            "postgresql+psycopg://u:secret@127.0.0.1:1/x",
-            r"postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/x does not answer",
+            "postgresql://u:secret@127.0.0.1:1/x",
+            r"postgresql://u:\*\*\*@127.0.0.1:1/x does not answer",
         ),
     ],
 )

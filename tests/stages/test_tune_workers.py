@@ -1,17 +1,16 @@
 """Workers that share a study, and that are killed: with a stub for the stage, in processes of their own."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.servers import Postgres, postgres_binaries
 from tests.stages.studies import STUB, alive, params_file, pids, runs, start, stub_workspace, study, wait
 from tests.stages.workspace import run, stage
 
@@ -67,31 +66,13 @@ def test_four_workers_on_one_journal(root):
 
 @pytest.fixture(scope="module")
 def postgres():
-    """URL of a database on a server of its own, which listens on a socket file and nowhere else."""
-    initdb = shutil.which("initdb") or next(
-        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
-    )
-    if initdb is None:
+    """URL of a database on a server of its own, with a password to keep."""
+    if postgres_binaries() is None:
         pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    # pytest's folders are its user's alone, and the server refuses to run as root.
-    home = Path(tempfile.mkdtemp(prefix="studies-", dir="/tmp"))
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if as_user:
-        shutil.chown(home, "postgres")
-
-    def server(program: str, *arguments: str) -> None:
-        command = [*as_user, str(Path(initdb).with_name(program)), *arguments]
-        result = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=120, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
-
-    data, socket = ["-D", str(home / "data")], f"-c listen_addresses='' -k {home}"
-    try:
-        server("initdb", *data, "--auth", "trust", "--username", "postgres", "--no-sync")
-        server("pg_ctl", *data, "-w", "-l", str(home / "log"), "-o", socket, "start")
-        yield f"postgresql+psycopg://postgres:secret@/postgres?host={home}"
-        server("pg_ctl", *data, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    server = Postgres()
+    server.start()
+    yield server.uri.replace("mlflow@", "mlflow:secret@")
+    server.stop()
 
 
 def test_three_workers_on_postgresql(root, postgres):

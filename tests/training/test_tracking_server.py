@@ -6,8 +6,8 @@ import mlflow
 import numpy as np
 import pytest
 
+from tests.servers import Postgres, Server, postgres_binaries
 from tests.stages.workspace import make_workspace, run, stage
-from tests.training.servers import Postgres, Server, postgres_binaries
 from training.tracking import digest
 
 KILLING = """
