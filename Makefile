@@ -23,11 +23,8 @@ lint: $(READY)
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
 
-MODEL ?= models:/qwen-image-layered-decomposer@champion
-
 serve: $(READY)
-	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db} \
-	$(BIN)/mlflow models serve -m $(MODEL) --env-manager local --host 127.0.0.1 --port 5001
+	$(BIN)/python -m stages.serve
 
 tune: $(READY)
 	dvc repro prepare_buckets

@@ -9,7 +9,6 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,11 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
 from layers.buckets import BucketLimits
-from layers.errors import UserError
 from layers.evaluation_set import at_scored_size, shown_to_model, stretched_size
 from layers.images import PictureError, decode_rgba, encode_png
 from layers.tensors import to_image, to_tensor
 from training.decomposer import Decomposer
-from training.tracking import digest, project_root
+from training.versions import open_weights
 
 MAX_PICTURES = 8
 MAX_BYTES = 32 * 2**20
@@ -38,10 +36,6 @@ FORMATS = ("PNG", "JPEG")
 NAME = "picture"
 
 logger = logging.getLogger(__name__)
-
-
-class WeightsError(UserError):
-    """The weights that a version was registered with are not there; the message is one sentence."""
 
 
 class RequestError(MlflowException):
@@ -61,29 +55,6 @@ class RequestError(MlflowException):
     @message.setter
     def message(self, value: str) -> None:
         del value
-
-
-def open_weights(path: str, md5: str) -> Path:
-    """The folder of a version's weights, if it holds what was registered.
-
-    Args:
-        path: relative to the project's root.
-        md5: of the registered weights.
-
-    Raises:
-        WeightsError: if it holds nothing or something else.
-    """
-    folder = project_root() / path
-    try:
-        found = digest(folder)
-    except FileNotFoundError:
-        raise WeightsError(f"no weights at {folder}; expected md5 {md5}, which dvc pull or dvc checkout gets") from None
-    if found != md5:
-        raise WeightsError(
-            f"{folder} holds weights of md5 {found}, this version is of md5 {md5}, which dvc pull or dvc checkout "
-            "gets at the commit whose dvc.lock names it"
-        )
-    return folder
 
 
 def decode_picture(text: str, name: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from layers.errors import UserError
 from training.params import Params
-from training.tracking import tracking_uri
+from training.tracking import digest, project_root, tracking_uri
 
 SOURCE = "models:/"
 # A server that is gone would be asked again for four minutes.
@@ -30,6 +30,10 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 class RegistryError(UserError):
     """The registry cannot give what was asked for; the message is one sentence."""
+
+
+class WeightsError(UserError):
+    """The weights that a version was registered with are not there; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,29 @@ def scores_of(report: Mapping[str, Any]) -> dict[str, float]:
         if value is not None and np.isfinite(value):
             found[name] = float(value)
     return found
+
+
+def open_weights(path: str, md5: str) -> Path:
+    """The folder of a version's weights, if it holds what was registered.
+
+    Args:
+        path: relative to the project's root.
+        md5: of the registered weights.
+
+    Raises:
+        WeightsError: if it holds nothing or something else.
+    """
+    folder = project_root() / path
+    try:
+        found = digest(folder)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights at {folder}; expected md5 {md5}, which dvc pull or dvc checkout gets") from None
+    if found != md5:
+        raise WeightsError(
+            f"{folder} holds weights of md5 {found}, this version is of md5 {md5}, which dvc pull or dvc checkout "
+            "gets at the commit whose dvc.lock names it"
+        )
+    return folder
 
 
 def reason_of(error: Exception) -> str:

@@ -22,10 +22,9 @@ from tests.servers import serving
 from tests.stages.imports import ROOT
 from tests.stages.workspace import environment, run
 from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
-from training import serving as served
 from training.decomposer import Decomposer
 from training.tracking import digest, tracking_uri
-from training.versions import Registry
+from training.versions import Registry, WeightsError
 
 SIZES = {"min_side": 32, "max_side": 96, "max_pixels": 6144}
 MODEL = "models:/smoke-decomposer@champion"
@@ -178,10 +177,10 @@ def test_other_weights_are_refused(here):
     kept = here / "kept"
     (here / FOLDER).rename(kept)
     try:
-        with pytest.raises(served.WeightsError, match=rf"no weights at .*; expected md5 {registered}, which dvc pull"):
+        with pytest.raises(WeightsError, match=rf"no weights at .*; expected md5 {registered}, which dvc pull"):
             mlflow.pyfunc.load_model(MODEL)
         save_tiny(here / FOLDER, seed=7)
-        with pytest.raises(served.WeightsError) as caught:
+        with pytest.raises(WeightsError) as caught:
             mlflow.pyfunc.load_model(MODEL)
         assert digest(FOLDER) in str(caught.value) and registered in str(caught.value)
         assert "dvc pull or dvc checkout" in str(caught.value)

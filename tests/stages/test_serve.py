@@ -1,0 +1,41 @@
+"""What is looked at before the server starts; tests/training/test_serving.py has the server itself."""
+
+import os
+import shutil
+
+import pytest
+
+from stages.serve import main
+from tests.training.registered import FOLDER, enter_project, evaluate
+from training.tracking import tracking_uri
+from training.versions import Registry
+
+
+class Started(Exception):
+    """Stands for the process becoming another."""
+
+
+def test_it_hands_over_only_what_is_there(tmp_path, bucketed_root, monkeypatch, capsys):
+    def execve(program, command, env):
+        raise Started(command, env)
+
+    monkeypatch.setattr(os, "execve", execve)
+    params = enter_project(tmp_path / "project", bucketed_root, monkeypatch)
+
+    def refused(*arguments):
+        assert main(list(arguments)) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    nobody = "error: no version of smoke-decomposer is champion; python -m stages.promote makes one"
+    assert refused() == nobody
+    evaluate(params)
+    assert refused() == nobody
+    Registry(params).set_alias("champion", 1)
+    assert refused("--port", "0") == "error: --port: got 0, expected 1 to 65535"
+    with pytest.raises(Started) as started:
+        main(["--port", "5005"])
+    command, env = started.value.args
+    assert "models:/smoke-decomposer/1" in command and command[-4:] == ["--host", "127.0.0.1", "--port", "5005"]
+    assert env["MLFLOW_TRACKING_URI"] == tracking_uri()
+    shutil.rmtree(FOLDER)
+    assert "error: no weights at " in refused()
