@@ -23,7 +23,7 @@ from layers.errors import UserError
 from stages.cli import stage_command
 from stages.tune_apply import apply_trial, choose, queue_experiments
 from stages.tune_space import suggest, with_values
-from stages.tune_storage import RUN_ID, VALUES, WORKER, StorageError, shown, signature
+from stages.tune_storage import ERROR, RUN_ID, VALUES, WORKER, StorageError, shown, signature
 from stages.tune_study import Plan, StudyError, load_study, make_plan, open_study, ranked, run_id_of, study_name
 from stages.tune_summary import summary
 from stages.tune_trial import TRIALS, TrialFailed, launch, launch_command
@@ -31,6 +31,8 @@ from training.params import Params, ParamsError, flatten, parse_params
 from training.params_tune import TUNED
 from training.study_runs import close_trial, still_running, tag_study
 from training.tracking import Run, stage_run
+
+INTERRUPTED = "interrupted"
 
 
 def measured(report: dict, plan: Plan) -> list[float]:
@@ -88,9 +90,12 @@ class Objective:
                         self._report(trial, event)
         except TrialFailed as error:
             raise self._failed(trial, str(error)) from None
-        values = measured(report, plan)
-        self.study_run.metrics(dict(zip(plan.objectives, values, strict=True)), trial.number)
-        return values
+        except KeyboardInterrupt:
+            trial.set_user_attr(ERROR, INTERRUPTED)
+            raise
+        figures = measured(report, plan)
+        self.study_run.metrics(dict(zip(plan.objectives, figures, strict=True)), trial.number)
+        return figures
 
     def _report(self, trial: optuna.Trial, event: dict) -> None:
         (value,) = measured(event["metrics"], self.plan)
@@ -101,15 +106,35 @@ class Objective:
 
     @staticmethod
     def _failed(trial: optuna.Trial, reason: str) -> TrialFailed:
-        trial.set_user_attr("error", reason)
+        trial.set_user_attr(ERROR, reason)
         return TrialFailed(reason)
 
     def close(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Tag the MLflow run of a trial that has ended."""
-        tags = {"optuna.error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}
+        """Tag the MLflow run of a trial that has ended, and say how it ended."""
+        error = trial.user_attrs.get(ERROR)
+        tags = {"optuna.error": error} if error else {}
         for number in trial.system_attrs.get("retry_history", [])[-1:]:
             tags["optuna.retry_of"] = str(number)
         close_trial(self.study_run.run_id, trial.number, trial.state.name, trial.user_attrs.get(VALUES, {}), tags)
+        said = error or ""
+        if trial.state == TrialState.COMPLETE:
+            said = ", ".join(f"{n} {v:.4f}" for n, v in zip(self.plan.objectives, trial.values, strict=True))
+        elif trial.state == TrialState.PRUNED:
+            said = f"after epoch {max(trial.intermediate_values)} of {self.plan.epochs}"
+        print(f"trial {trial.number}: {trial.state.name.lower()}: {said}", flush=True)
+
+    def give_back(self, study: optuna.Study) -> None:
+        """Enqueue the trial again that was interrupted in this process: it did not fail."""
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+            if trial.user_attrs.get(WORKER) == signature() and trial.user_attrs.get(ERROR) == INTERRUPTED:
+                self.close(study, trial)
+                study.enqueue_trial(trial.params)
+
+
+def _logged(params: Params, stage: str) -> Params:
+    """What MLflow is told: the stage that is tuned, the storage without its password."""
+    settings = params.tune.model_copy(update={"stage": stage, "storage": shown(params.tune.storage)})
+    return params.model_copy(update={"tune": settings})
 
 
 def run_study(params: Params, stage: str, trials: int) -> None:
@@ -117,17 +142,20 @@ def run_study(params: Params, stage: str, trials: int) -> None:
     plan = make_plan(params, stage)
     parse_params(plan.base, "tune.budget")
     launch_command(params.launcher, stage)
+    # Optuna would print a traceback for every trial that failed; close() says it in a line.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = open_study(params, plan)
-    logged = params.model_copy(
-        update={"tune": params.tune.model_copy(update={"stage": stage, "storage": shown(params.tune.storage)})}
-    )
     try:
-        with stage_run("tune", logged, inputs={}, resume_run_id=run_id_of(study)) as parent:
+        with stage_run("tune", _logged(params, stage), inputs={}, resume_run_id=run_id_of(study)) as parent:
             if parent.run_id != run_id_of(study):
                 study.set_user_attr(RUN_ID, parent.run_id)
                 tag_study(parent.run_id, {"optuna.study": plan.name, "optuna.storage": shown(params.tune.storage)})
             objective = Objective(plan, parent)
-            study.optimize(objective, n_trials=trials, catch=(TrialFailed,), callbacks=[objective.close])
+            try:
+                study.optimize(objective, n_trials=trials, catch=(TrialFailed,), callbacks=[objective.close])
+            except KeyboardInterrupt:
+                objective.give_back(study)
+                raise
             others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if others:
                 numbers = ", ".join(str(trial.number) for trial in others)
@@ -136,11 +164,6 @@ def run_study(params: Params, stage: str, trials: int) -> None:
                 _report(study, parent)
         if others:
             still_running(run_id_of(study))
-    except KeyboardInterrupt:
-        for trial in study.get_trials(deepcopy=False):
-            if trial.user_attrs.get(WORKER) == signature():
-                close_trial(run_id_of(study), trial.number, trial.state.name, trial.user_attrs.get(VALUES, {}), {})
-        raise
     except optuna.exceptions.StorageInternalError as error:
         raise StorageError(
             f"tune.storage: {shown(params.tune.storage)} does not answer any more: {str(error).splitlines()[0]}; "
@@ -150,8 +173,8 @@ def run_study(params: Params, stage: str, trials: int) -> None:
 
 def _report(study: optuna.Study, parent: Run) -> None:
     if not ranked(study):
-        failed = [trial for trial in study.trials if "error" in trial.user_attrs]
-        last = f"; the last one {failed[-1].user_attrs['error']}" if failed else ""
+        failed = [trial for trial in study.trials if ERROR in trial.user_attrs]
+        last = f"; the last one {failed[-1].user_attrs[ERROR]}" if failed else ""
         raise StudyError(
             f"tune: none of {len(study.trials)} trials of {study.study_name} has ended well{last}; "
             f"logs are in {TRIALS / study.study_name}"
@@ -180,7 +203,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         queue_experiments(study, ranked(study)[: arguments.as_dvc_experiments])
     elif arguments.report:
         study = load_study(params, study_name(params, stage))
-        with stage_run("tune", params, inputs={}, resume_run_id=run_id_of(study)) as parent:
+        with stage_run("tune", _logged(params, stage), inputs={}, resume_run_id=run_id_of(study)) as parent:
             _report(study, parent)
     else:
         run_study(params, stage, arguments.trials or params.tune.trials)

@@ -14,6 +14,7 @@ import plotly.io
 from optuna.trial import TrialState
 
 from stages.tune_apply import yaml_lines
+from stages.tune_storage import ERROR, VALUES
 from stages.tune_study import ranked, values_of
 from training.tracking import Run
 
@@ -95,13 +96,13 @@ def draw_plots(study: optuna.Study, folder: Path) -> list[Path]:
 def write_trials(study: optuna.Study, path: Path) -> Path:
     """Write a table of all trials: number, state, objectives, parameters, why it failed."""
     names = list(study.user_attrs["objectives"])
-    searched = list(dict.fromkeys(key for trial in study.trials for key in trial.user_attrs.get("values", {})))
+    searched = list(dict.fromkeys(key for trial in study.trials for key in trial.user_attrs.get(VALUES, {})))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trial", "state", *names, *searched, "error"])
         for trial in study.trials:
-            values, found = trial.user_attrs.get("values", {}), trial.values or [""] * len(names)
-            error = trial.user_attrs.get("error", "")
+            values, found = trial.user_attrs.get(VALUES, {}), trial.values or [""] * len(names)
+            error = trial.user_attrs.get(ERROR, "")
             writer.writerow([trial.number, trial.state.name, *found, *(values.get(key, "") for key in searched), error])
     return path
 

@@ -34,6 +34,7 @@ GRACE_SECONDS = 120
 RETRIES = 1
 WORKER = "worker"
 VALUES = "values"
+ERROR = "error"
 RUN_ID = "mlflow_run_id"
 JOURNAL = "journal:"
 OPEN_ATTEMPTS = 5

@@ -108,11 +108,13 @@ def test_several_objectives_have_a_front_and_no_best_trial(root, tuned, capsys):
 
 
 def test_everything_a_study_found_is_an_artifact(root, tuned, capsys):
-    params = params_file(root, "artifacts")
+    params = params_file(root, "artifacts", pruner=None)
     assert tuned(params, "--trials", "4") == 0
     first = capsys.readouterr().out
     assert tuned(params, "--report") == 0
-    assert capsys.readouterr().out == first
+    again = capsys.readouterr().out
+    assert first.endswith(again) and again.startswith("tune: best psnr_white")
+    assert [line.split(": psnr")[0] for line in first.splitlines()[:4]] == [f"trial {n}: complete" for n in range(4)]
     (parent,) = runs(root, optuna__study="train_vae-artifacts", stage="tune")
     folder = Path(parent.info.artifact_uri) / "study"
     kinds = {"optimization_history", "param_importances", "parallel_coordinate", "slice", "intermediate_values"}
@@ -124,6 +126,22 @@ def test_everything_a_study_found_is_an_artifact(root, tuned, capsys):
     best = study(root, SQLITE, "artifacts").best_params
     assert yaml.safe_load((folder / "best.yaml").read_text()) == best
     assert parent.data.metrics["trials"] == 4 and parent.data.tags["optuna.storage"] == SQLITE
+
+
+def test_an_interrupted_trial_is_given_back(root, tuned, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    params = params_file(root, "interrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "launch", interrupted)
+        assert tuned(params, "--trials", "3") == 130
+    trials = study(root, SQLITE, "interrupted").trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
+    assert tuned(params, "--trials", "1") == 0
+    trials = study(root, SQLITE, "interrupted").trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"] and trials[0].params == trials[1].params
 
 
 def test_a_study_under_other_conditions_is_refused(root, tuned, capsys):
