@@ -186,6 +186,7 @@ def _open(stage: str, params: Params, inputs: Mapping[str, str], resume_run_id: 
     if parent_id is None and stage in pipeline.STAGES:
         tags[pipeline.KEY] = pipeline.pipeline_key(params)
         parent_id = pipeline_id = pipeline.join_pipeline(client, experiment_id, params, tags[pipeline.KEY])
+        pipeline.credit_reused(client, experiment_id, pipeline_id, inputs, params.prepare_buckets.output_root)
     if parent_id:
         tags[MLFLOW_PARENT_RUN_ID] = parent_id
     if resume_run_id:

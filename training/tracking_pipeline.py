@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 import subprocess
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Param, Run
+from mlflow.entities import Metric, Param, Run
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -25,10 +27,16 @@ from training.tracking_store import store_lock
 
 STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
 PACKAGES = ("layers", "metrics", "models", "stages", "training")
+# What later stages read, beside the bucketed dataset, whose path is a parameter.
+MAKERS = {
+    "models/weights/vae": "train_vae",
+    "models/weights/decompose": "train_decompose",
+    "models/weights/refine": "refine",
+}
 PIPELINE = "pipeline"
 KEY = "pipeline.key"
 MAX_PARAM_LENGTH = 6000
-MAX_PARAMS = 100  # of one request; MLflow refuses more
+MAX_PARAMS, MAX_METRICS = 100, 1000  # of one request; MLflow refuses more
 
 
 def git(*arguments: str) -> str:
@@ -98,6 +106,56 @@ def children(client: MlflowClient, experiment_id: str, parent_id: str) -> list[R
     """Runs below a parent, the latest first."""
     condition = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
     return client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
+
+
+def credit_reused(
+    client: MlflowClient, experiment_id: str, parent_id: str, inputs: Mapping[str, str], buckets: str
+) -> None:
+    """Say of stages that DVC had no need to run whose results stand in for them.
+
+    The pipeline's run gets ``reused.<stage>``, the id of the run that made what is read, and that run's report, so that
+    pipelines can be compared whole. Found by the md5s of inputs: the first run that read the same was in the pipeline
+    in which it was made. Of files that came without runs nothing is said.
+
+    Args:
+        client: of the store.
+        experiment_id: where to look.
+        parent_id: the pipeline's run.
+        inputs: path to md5 of what a stage of it reads.
+        buckets: path of the bucketed dataset.
+    """
+    here = {run.data.tags.get("stage") for run in children(client, experiment_id, parent_id)}
+    here |= {key.removeprefix("reused.") for key in client.get_run(parent_id).data.tags if key.startswith("reused.")}
+    for path, md5 in inputs.items():
+        maker = STAGES[0] if path == buckets else MAKERS.get(path)
+        if maker is None or maker in here:
+            continue
+        condition = f"tags.`input.{path}.md5` = '{md5}' and tags.`{KEY}` LIKE '%'"
+        first = client.search_runs([experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"])
+        for origin in first:
+            made = _made_in(client, experiment_id, origin.data.tags[MLFLOW_PARENT_RUN_ID])
+            for stage in STAGES[: STAGES.index(maker) + 1]:
+                if stage in made and stage not in here:
+                    _credit(client, parent_id, stage, made[stage])
+                    here.add(stage)
+
+
+def _made_in(client: MlflowClient, experiment_id: str, parent_id: str) -> dict[str, str]:
+    """Stage to id of the run whose results a pipeline has."""
+    tags = client.get_run(parent_id).data.tags
+    reused = {key.removeprefix("reused."): run_id for key, run_id in tags.items() if key.startswith("reused.")}
+    for run in reversed(children(client, experiment_id, parent_id)):
+        if run.info.status == "FINISHED":
+            reused[run.data.tags.get("stage", "")] = run.info.run_id
+    return reused
+
+
+def _credit(client: MlflowClient, parent_id: str, stage: str, run_id: str) -> None:
+    known, moment = client.get_run(run_id).data.metrics, int(time.time() * 1000)
+    report = [Metric(key, value, moment, 0) for key, value in known.items() if key.startswith(f"{stage}/")]
+    for first in range(0, len(report), MAX_METRICS):
+        client.log_batch(parent_id, metrics=report[first : first + MAX_METRICS], synchronous=True)
+    client.set_tag(parent_id, f"reused.{stage}", run_id)
 
 
 def close_abandoned(client: MlflowClient, experiment_id: str, parent_id: str, stage: str) -> None:

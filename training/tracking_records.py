@@ -18,9 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from PIL import Image
 
-from training.tracking_pipeline import settle
-
-MAX_METRICS = 1000  # of one request; MLflow refuses more
+from training.tracking_pipeline import MAX_METRICS, settle
 
 Record = dict[str, Any]
 

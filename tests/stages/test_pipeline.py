@@ -161,6 +161,8 @@ def test_an_experiment_in_a_temporary_folder_lands_in_the_main_store(clone):
     assert sorted(run.data.tags["stage"] for run in fresh) == ["evaluate", "pipeline", "refine"]
     assert len({run.data.tags["pipeline.key"] for run in fresh}) == 1, "both stages see the same code"
     assert {run.data.tags["dvc.exp_name"] for run in fresh} == {"softer"}
+    whole = next(run for run in fresh if run.data.tags["stage"] == "pipeline")
+    assert "train_vae/psnr_white" in whole.data.metrics, "of the first repro, whose VAE it uses"
     (refined,) = (run for run in fresh if run.data.tags["stage"] == "refine")
     assert refined.data.params["refine.loss.recomposition"] == "0.25"
     assert Path(refined.info.artifact_uri).is_dir() and refined.info.artifact_uri.startswith(str(clone))

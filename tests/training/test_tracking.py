@@ -108,6 +108,34 @@ def test_other_parameters_code_or_experiments_are_another_pipeline(store, monkey
     assert [parent.info.run_name for parent in parents[2:]] == ["softer", "softer"]
 
 
+def test_what_dvc_had_no_need_to_run_is_credited_to_the_run_that_made_it(store, tmp_path):
+    open_stage, found = store
+    buckets, vae = {"data/rgba_layers": "1"}, {"models/weights/vae": "2"}
+
+    def go(stage, value, inputs, **changes):
+        report = tmp_path / f"{stage}.json"
+        report.write_text(json.dumps({"value": value}))
+        with open_stage(stage, inputs, **changes) as run:
+            run.report(report)
+        return run.run_id
+
+    first = [go("prepare_buckets", 1, {}), go("train_vae", 2, buckets), go("train_decompose", 3, buckets | vae)]
+    for seed in (1, 2):
+        go("train_decompose", 3 + seed, buckets | vae, train_decompose={"seed": seed})
+    go("train_decompose", 9, {"models/weights/vae": "of unknown origin"}, train_decompose={"seed": 3})
+    parents = found()[1]
+    for parent, value in zip(parents[1:3], (4, 5), strict=True):
+        tags = parent.data.tags
+        assert [tags["reused.prepare_buckets"], tags["reused.train_vae"]] == first[:2]
+        assert parent.data.metrics == {
+            "prepare_buckets/value": 1,
+            "train_vae/value": 2,
+            "train_decompose/value": value,
+        }
+    for parent in (parents[0], parents[3]):
+        assert not [key for key in parent.data.tags if key.startswith("reused.")]
+
+
 def test_a_study_is_the_parent_of_its_trials(store, monkeypatch):
     open_stage, found = store
     with open_stage("tune") as study:
