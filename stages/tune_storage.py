@@ -174,8 +174,7 @@ def open_storage(url: str) -> BaseStorage:
         parsed = sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError:
         raise ParamsError(
-            "tune.storage: expected sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE, "
-            "and this is no URL"
+            "tune.storage: expected sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE, and this is no URL"
         ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
