@@ -131,6 +131,16 @@ class Objective:
                 study.enqueue_trial(trial.params)
 
 
+def _one_more(study: optuna.Study, objective: Objective) -> None:
+    """Run a trial; that of a worker which was silent for too long may have been given to another meanwhile."""
+    try:
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[objective.close])
+    except ValueError as error:
+        if not str(error).startswith("Cannot tell a"):
+            raise
+        print("tune: this worker was taken for dead: its trial went to another, and what it found is left out")
+
+
 def _logged(params: Params, stage: str) -> Params:
     """What MLflow is told: the stage that is tuned, the storage without its password."""
     settings = params.tune.model_copy(update={"stage": stage, "storage": shown(params.tune.storage)})
@@ -152,7 +162,8 @@ def run_study(params: Params, stage: str, trials: int) -> None:
                 tag_study(parent.run_id, {"optuna.study": plan.name, "optuna.storage": shown(params.tune.storage)})
             objective = Objective(plan, parent)
             try:
-                study.optimize(objective, n_trials=trials, catch=(TrialFailed,), callbacks=[objective.close])
+                for _ in range(trials):
+                    _one_more(study, objective)
             except KeyboardInterrupt:
                 objective.give_back(study)
                 raise

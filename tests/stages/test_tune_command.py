@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 from stages import tune
 from tests.stages.studies import params_file, runs, stub_workspace, study
@@ -142,6 +143,23 @@ def test_an_interrupted_trial_is_given_back(root, tuned, monkeypatch):
     assert tuned(params, "--trials", "1") == 0
     trials = study(root, SQLITE, "interrupted").trials
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"] and trials[0].params == trials[1].params
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on(root, tuned, monkeypatch, capsys):
+    """As after a machine was suspended: its trial is no longer its own when it wakes."""
+    launch = tune.launch
+
+    def slept(*arguments, number, **more):
+        if number == 0:
+            found = study(root, SQLITE, "slept")
+            found._storage.set_trial_state_values(found.trials[0]._trial_id, TrialState.FAIL)
+        yield from launch(*arguments, number=number, **more)
+
+    params = params_file(root, "slept")
+    monkeypatch.setattr(tune, "launch", slept)
+    assert tuned(params, "--trials", "2") == 0
+    assert "this worker was taken for dead" in capsys.readouterr().out
+    assert [trial.state.name for trial in study(root, SQLITE, "slept").trials] == ["FAIL", "COMPLETE"]
 
 
 def test_a_study_under_other_conditions_is_refused(root, tuned, capsys):
