@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock
 from mlflow.entities import LoggedModel, Metric
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
@@ -116,7 +116,7 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
         if found := client.search_model_versions(f"name = '{name}' and tags.`weights.md5` = '{md5}'"):
             return found[0]
         tags = {"weights.path": place, "weights.md5": md5, "parameters": str(count_parameters(Path(place)))}
-        logged = _log_model(params, place, md5, tags)
+        logged = _log_model(run.run_id, params, place, md5, tags)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description="Flat picture in, RGBA layers out: docs/registry.md")
         tags |= {key: value for key, value in contract_tags("", {}).items() if key.startswith(("git.", "dvc.exp"))}
@@ -125,13 +125,17 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
         return client.create_model_version(name, source, run.run_id, tags, model_id=logged.model_id)
 
 
-def _log_model(params: Params, place: str, md5: str, tags: Mapping[str, str]) -> LoggedModel:
+def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[str, str]) -> LoggedModel:
     sizes = params.prepare_buckets
     with warnings.catch_warnings():
         # That there is no input example: the signature is said outright.
         warnings.simplefilter("ignore")
-        info = mlflow.pyfunc.log_model(
+        # What mlflow.pyfunc.log_model does, but that goes by the process's active run; ours are not made so.
+        info = Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
             name="decomposer",
+            run_id=run_id,
             python_model=str(CODE),
             model_config={
                 "weights": place,

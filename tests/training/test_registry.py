@@ -54,7 +54,8 @@ def test_the_stages_themselves_register(params, monkeypatch):
     assert found.scores["psnr"] == pytest.approx(report["recomposition"]["psnr_white"], abs=1e-6)
     client = mlflow.MlflowClient(tracking_uri())
     runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
-    assert sorted(found.info.run_name for found in runs) == ["evaluate", "refine"], "a version opens no run of its own"
+    stages = sorted(found.data.tags["stage"] for found in runs)
+    assert stages == ["evaluate", "pipeline", "refine"], "a version opens no run of its own"
 
 
 @pytest.mark.parametrize("store", ["sqlite", "server"])
