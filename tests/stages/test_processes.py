@@ -35,7 +35,8 @@ def test_two_processes_write_one_run(bucketed_root, tmp_path):
     command = [TORCHRUN, "--standalone", "--nproc-per-node", "2", "-m", "stages.train_vae"]
     run(command, root, OMP_NUM_THREADS="1")
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
-    (found,) = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
+    experiment = client.get_experiment_by_name("smoke").experiment_id
+    (found,) = client.search_runs([experiment], "tags.stage = 'train_vae'")
     # 24 samples in steps of two processes with four items each.
     assert [metric.step for metric in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3]
     assert client.get_metric_history(found.info.run_id, "train/samples")[-1].value == 24
