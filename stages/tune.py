@@ -30,7 +30,7 @@ from stages.tune_trial import TRIALS, TrialFailed, launch, launch_command
 from training.params import Params, ParamsError, flatten, parse_params
 from training.params_tune import TUNED
 from training.study_runs import close_trial, still_running, tag_study
-from training.tracking import Run, stage_run
+from training.tracking import Run, report_metrics, stage_run
 
 INTERRUPTED = "interrupted"
 
@@ -94,7 +94,9 @@ class Objective:
             trial.set_user_attr(ERROR, INTERRUPTED)
             raise
         figures = measured(report, plan)
-        self.study_run.metrics(dict(zip(plan.objectives, figures, strict=True)), trial.number)
+        self.study_run.metrics(
+            report_metrics(plan.stage, dict(zip(plan.objectives, figures, strict=True))), trial.number
+        )
         return figures
 
     def _report(self, trial: optuna.Trial, event: dict) -> None:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from stages.tune_apply import yaml_lines
 from stages.tune_storage import ERROR, VALUES
 from stages.tune_study import ranked, values_of
-from training.tracking import Run
+from training.tracking import Run, report_metrics
 
 matplotlib.use("agg")
 
@@ -126,5 +126,6 @@ def publish(study: optuna.Study, folder: Path, run: Run) -> None:
         run.artifact(path, ARTIFACTS)
     best, names = ranked(study)[0], list(study.user_attrs["objectives"])
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    figures = {f"best/{name}": value for name, value in zip(names, best.values, strict=True)}
-    run.metrics({**(figures if len(names) == 1 else {"front": len(ranked(study))}), "trials": len(complete)})
+    figures = report_metrics(study.user_attrs["stage"], dict(zip(names, best.values, strict=True)))
+    best_of = {f"best/{name}": value for name, value in figures.items()}
+    run.metrics({**(best_of if len(names) == 1 else {"front": len(ranked(study))}), "trials": len(complete)})

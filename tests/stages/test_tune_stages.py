@@ -47,6 +47,6 @@ def test_a_trial_is_a_run_below_the_study_and_a_poor_one_is_ended(bucketed_root,
     assert all(run.data.tags["optuna.study"] == "train_vae-real" for run in nested.values())
     drawn = pruned.params["train_vae.optimisation.learning_rate"]
     assert float(nested[1].data.params["train_vae.optimisation.learning_rate"]) == drawn
-    assert nested[0].data.metrics["final/psnr_white"] == pytest.approx(done.value, abs=1e-6)
-    assert "val/psnr_white" in nested[1].data.metrics and "final/psnr_white" not in nested[1].data.metrics
+    assert nested[0].data.metrics["train_vae/psnr_white"] == pytest.approx(done.value, abs=1e-6)
+    assert "val/psnr_white" in nested[1].data.metrics and "train_vae/psnr_white" not in nested[1].data.metrics
     assert list(done.intermediate_values) == [1, 2, 3] and len(pruned.intermediate_values) < 3
