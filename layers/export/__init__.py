@@ -1,0 +1,79 @@
+"""Layers as files that editors open: PNG, PSD, PPTX, ORA (OpenRaster) and ZIP.
+
+A stack is bottom to top, ``(H, W, 4)`` uint8 with straight alpha, all of one size. Every file is made in memory and
+written in one rename, so a failure leaves nothing half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from layers.errors import UserError
+from layers.export.archive import encode_zip, png_name
+from layers.export.ora import encode_ora
+from layers.export.pptx import encode_pptx
+from layers.export.psd import encode_psd
+from layers.images import encode_png, write_whole
+
+ENCODERS: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], bytes]] = {
+    "psd": encode_psd,
+    "pptx": encode_pptx,
+    "ora": encode_ora,
+    "zip": encode_zip,
+}
+FORMATS = ("png", *ENCODERS)
+
+
+def layer_names(count: int) -> list[str]:
+    """Names of layers nobody named: the lowest is the background."""
+    return ["background", *(f"layer {index}" for index in range(1, count))]
+
+
+def export(
+    layers: Sequence[np.ndarray], target: Path, formats: Sequence[str], names: Sequence[str] | None = None
+) -> list[Path]:
+    """Write a stack in several formats.
+
+    Args:
+        layers: at least one, bottom to top.
+        target: path without a suffix; ``png`` makes a folder of that name, with a file a layer on the whole canvas.
+        formats: of :data:`FORMATS`.
+        names: of the layers; ``None`` for those of :func:`layer_names`.
+
+    Returns:
+        What was written: a path a format, of ``png`` the folder.
+
+    Raises:
+        UserError: for an unknown format.
+        ValueError: if there is no layer, or layers differ in size or are no RGBA pictures.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UserError(f"format {unknown[0]!r}: expected one of {', '.join(FORMATS)}")
+    check_stack(layers)
+    names = layer_names(len(layers)) if names is None else list(names)
+    written = []
+    for name in formats:
+        if name == "png":
+            written.append(target)
+            target.mkdir(parents=True, exist_ok=True)
+            for index, (layer, said) in enumerate(zip(layers, names, strict=True)):
+                write_whole(target / png_name(index, said), encode_png(layer))
+        else:
+            written.append(target.with_name(f"{target.name}.{name}"))
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            write_whole(written[-1], ENCODERS[name](layers, names))
+    return written
+
+
+def check_stack(layers: Sequence[np.ndarray]) -> None:
+    """Raise ValueError unless ``layers`` are one or more ``(H, W, 4)`` uint8 pictures of one size."""
+    if not layers:
+        raise ValueError("a stack without layers; expected at least one")
+    for index, layer in enumerate(layers):
+        if layer.ndim != 3 or layer.shape[2] != 4 or layer.dtype != np.uint8 or layer.size == 0:
+            raise ValueError(f"layer {index}: expected (H, W, 4) uint8, got {layer.shape} of {layer.dtype}")
+        if layer.shape != layers[0].shape:
+            raise ValueError(f"layer {index} is {layer.shape[1]}x{layer.shape[0]} pixels, layer 0 is not")

@@ -1,0 +1,125 @@
+"""Pictures that people have: any mode, turned by EXIF, in CMYK or 16 bits, as ``(H, W, 4)`` uint8 sRGB.
+
+Datasets are read by :mod:`layers.images`, which refuses what it cannot read without doubt. Here somebody wants a
+picture decomposed, so what is in doubt is converted as every viewer does.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from layers.images import MAX_PIXELS, PictureError
+
+MIN_SIDE = 8  # pixels: less has no layers
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+
+
+def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode any still picture that Pillow reads.
+
+    Args:
+        data: the file's bytes.
+        name: for messages.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Returns:
+        ``(H, W, 4)`` uint8 in sRGB, straight alpha, turned as EXIF says; 16 bits are rounded to 8, an embedded colour
+        profile is applied.
+
+    Raises:
+        PictureError: one sentence: no picture, truncated, animated, too small or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+                if width * height > max_pixels:
+                    raise PictureError(f"{name}: {width}x{height} pixels, expected at most {max_pixels}")
+                if min(width, height) < MIN_SIDE:
+                    raise PictureError(f"{name}: {width}x{height} pixels, expected at least {MIN_SIDE} a side")
+                if (frames := getattr(picture, "n_frames", 1)) > 1:
+                    raise PictureError(f"{name}: {frames} frames, expected a still picture")
+                picture.load()
+                return np.asarray(_rgba(ImageOps.exif_transpose(picture)))
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{name}: more pixels than {max_pixels}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
+        words = str(error).split(" <_io.")[0] or type(error).__name__
+        raise PictureError(f"{name}: not a readable picture ({words})") from None
+
+
+def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a file with :func:`decode_picture`.
+
+    Raises:
+        PictureError: also if there is no such file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path.name}: not a readable picture ({type(error).__name__})") from None
+    return decode_picture(data, path.name, max_pixels)
+
+
+def find_pictures(paths: list[str]) -> list[Path]:
+    """Files that arguments name: files, all pictures below folders, globs; each once, in order.
+
+    Raises:
+        PictureError: if an argument names nothing.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.is_file():
+            files = [path]
+        else:
+            root = Path(path.anchor) if path.is_absolute() else Path()
+            pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else given
+            files = sorted(p for p in root.glob(pattern) if p.is_file()) if any(c in given for c in "*?[") else []
+        if not files:
+            raise PictureError(f"{given}: no picture; expected a file, a folder with pictures or a pattern")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def _rgba(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bits(picture)
+    profile = picture.info.get("icc_profile")
+    if profile:
+        picture = _to_srgb(picture, profile)
+    return picture.convert("RGBA")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or floats: 16-bit range where it is meant, else by what is in it."""
+    values = np.asarray(picture, dtype=np.float64)
+    top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
+    top = 1.0 if picture.mode == "F" and values.max() <= 1.0 else max(top, values.max())
+    return Image.fromarray(np.rint(np.clip(values / top, 0.0, 1.0) * 255.0).astype(np.uint8))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Apply an embedded profile; one that is broken or does not fit the mode is left aside, as viewers do."""
+    alpha = picture.convert("RGBA").getchannel("A") if "A" in picture.mode or "transparency" in picture.info else None
+    colours = picture.convert("RGB") if picture.mode in ("RGBA", "P", "PA") else picture
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        colours = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
+    if alpha is not None:
+        colours.putalpha(alpha)
+    return colours

@@ -1,0 +1,163 @@
+"""Layers of a small decomposition brought to the picture's own resolution, with the picture's own colours.
+
+A network sees a few hundred pixels a side. What it finds is *where* layers are; how they look is in the picture. So
+edges of alpha are taken from edges of the picture (:func:`guided_alpha`), and colours are moved as little as possible
+until the layers flatten to it again (:func:`fit_colours`): where a layer is opaque and on top, they are the picture's.
+
+Arrays are float in [0, 1], channels last, straight alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from layers.compositing import resize, to_float, to_uint8
+
+RADIUS = 2  # of the window that alpha is explained in, pixels of the small picture
+EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
+ROUNDS = 6
+TOLERANCE = 1.0 / 255.0
+
+
+def guided_alpha(
+    alpha: np.ndarray, guide: np.ndarray, large_guide: np.ndarray, radius: int = RADIUS, epsilon: float = EPSILON
+) -> np.ndarray:
+    """Enlarge alpha along the edges of a picture: fast guided filter (He and Sun 2015, arXiv 1505.00996).
+
+    In each window alpha is explained as an affine function of the colours (He et al. 2013, eq. 14 to 16); the
+    coefficients are averaged, enlarged and applied to the large picture.
+
+    Args:
+        alpha: ``(h, w)``.
+        guide: ``(h, w, 3)``, the picture as small as ``alpha``.
+        large_guide: ``(H, W, 3)``, the picture.
+        radius: of the window, pixels of ``alpha``.
+        epsilon: see :data:`EPSILON`.
+
+    Returns:
+        ``(H, W)`` in [0, 1].
+    """
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return uniform_filter(values, (2 * radius + 1,) * 2 + (0,) * (values.ndim - 2), mode="nearest")
+
+    guide, alpha = guide.astype(np.float64), alpha.astype(np.float64)
+    centre, level = mean(guide), mean(alpha)
+    covariance = mean(guide[..., :, None] * guide[..., None, :]) - centre[..., :, None] * centre[..., None, :]
+    shared = mean(guide * alpha[..., None]) - centre * level[..., None]
+    slope = np.linalg.solve(covariance + epsilon * np.eye(3), shared[..., None])[..., 0]
+    offset = level - (slope * centre).sum(-1)
+    coefficients = np.concatenate([mean(slope), mean(offset)[..., None]], axis=-1)
+    large = _enlarged(coefficients, large_guide.shape[:2])
+    return np.clip((large[..., :3] * large_guide).sum(-1) + large[..., 3], 0.0, 1.0).astype(np.float32)
+
+
+def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear, ends held: coefficients beyond their range would be edges that the picture has not."""
+    for axis, length in enumerate(size):
+        given = values.shape[axis]
+        places = np.clip((np.arange(length) + 0.5) * given / length - 0.5, 0.0, given - 1.0)
+        low = np.minimum(places.astype(int), max(given - 2, 0))
+        share = (places - low).reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+        upper = np.minimum(low + 1, given - 1)
+        values = values.take(low, axis) * (1.0 - share) + values.take(upper, axis) * share
+    return values
+
+
+def visible_weights(alphas: np.ndarray) -> np.ndarray:
+    """Share that each layer has in a pixel of the flat picture.
+
+    Args:
+        alphas: ``(L, H, W)``, bottom to top.
+
+    Returns:
+        ``(L, H, W)``: alpha times the transmittance of all layers above; the sum is the flat picture's alpha.
+    """
+    above = np.cumprod(1.0 - alphas[:0:-1], axis=0)[::-1]
+    return alphas * np.concatenate([above, np.ones_like(alphas[:1])])
+
+
+def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Make a stack as opaque as its picture.
+
+    The bottom layer fills what the others leave open. Where the others alone are more opaque, the bottom is 0 and what
+    they let through is raised to one power for all, so that their order of opacity stays.
+
+    Args:
+        alphas: ``(L, H, W)``, bottom to top.
+        flat: ``(H, W)``, the picture's alpha.
+
+    Returns:
+        ``(L, H, W)``.
+    """
+    through = np.prod(1.0 - alphas[1:], axis=0)
+    open_share = np.divide(1.0 - flat, through, out=np.ones_like(through), where=through > 1e-6)
+    # Nothing shows through: what the bottom is there, no picture tells.
+    bottom = np.where(through > 1e-6, np.clip(1.0 - open_share, 0.0, 1.0), alphas[0])
+    too_much = through < 1.0 - flat
+    if not too_much.any():
+        return np.concatenate([bottom[None], alphas[1:]])
+    logs = np.log(np.clip(1.0 - alphas[1:].astype(np.float64), 1e-9, 1.0))
+    power = np.divide(np.log(np.clip(1.0 - flat, 1e-9, 1.0)), logs.sum(0), out=np.ones_like(logs[0]), where=too_much)
+    upper = np.where(too_much, 1.0 - np.exp(logs * power), alphas[1:])
+    return np.concatenate([np.where(too_much, 0.0, bottom)[None], upper]).astype(alphas.dtype)
+
+
+def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Move colours as little as possible until the layers flatten to the picture.
+
+    The smallest change (in squares) that removes a pixel's error e is w_i e / sum w_k^2 for layer i with share w_i;
+    what leaves [0, 1] is clipped and the rest shared out again. Where that does not end, all layers take the picture's
+    colour.
+
+    Args:
+        colours: ``(L, H, W, 3)``.
+        alphas: ``(L, H, W)``.
+        picture: ``(H, W, 4)``.
+
+    Returns:
+        ``(L, H, W, 3)``.
+    """
+    weights = visible_weights(alphas)[..., None]
+    squares = np.square(weights).sum(0)
+    colours = colours.copy()
+    aim = picture[..., :3] * weights.sum(0)
+    for _ in range(ROUNDS):
+        error = aim - (weights * colours).sum(0)
+        if np.abs(error).max() < TOLERANCE / 4.0:
+            break
+        step = np.divide(error, squares, out=np.zeros_like(error), where=squares > 1e-8)
+        colours = np.clip(colours + weights * step, 0.0, 1.0)
+    left = np.abs(aim - (weights * colours).sum(0)).max(-1) > TOLERANCE
+    colours[:, left] = picture[left][..., :3]
+    return colours
+
+
+def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarray]:
+    """Bring layers to a picture's resolution and make them flatten to it.
+
+    Args:
+        layers: ``(h, w, 4)`` uint8, bottom to top, of the whole picture at any size.
+        picture: ``(H, W, 4)`` uint8.
+
+    Returns:
+        ``(H, W, 4)`` uint8 each.
+    """
+    size, target = picture.shape[:2], to_float(picture)
+    small_size = layers[0].shape[:2]
+    small = target if size == small_size else resize(target, small_size)
+    floats = [to_float(layer) for layer in layers]
+    if size == small_size:
+        alphas = np.stack([layer[..., 3] for layer in floats])
+        colours = np.stack([layer[..., :3] for layer in floats])
+    else:
+        guides = small[..., :3] * small[..., 3:], target[..., :3] * target[..., 3:]
+        alphas = np.stack([guided_alpha(layer[..., 3], *guides) for layer in floats])
+        colours = np.stack([resize(layer, size)[..., :3] for layer in floats])
+    # Rounded before colours are fitted, so that they make up for it.
+    alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
+    colours = fit_colours(colours, alphas, target)
+    return [to_uint8(np.concatenate([c, a[..., None]], axis=-1)) for c, a in zip(colours, alphas, strict=True)]

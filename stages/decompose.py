@@ -1,0 +1,154 @@
+"""Take pictures apart into layers that editors open.
+
+    python -m stages.decompose PICTURE… --layers 3 --out DIR --format png,psd,pptx,ora,zip
+
+PICTURE is a file, a folder or a pattern; any mode and size of picture that Pillow reads. Layers come at the picture's
+own resolution with its own colours, and flatten to it again (layers/restore.py). The model is ``evaluate.model`` of
+params.yaml, another folder, or a hub repository in the released layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from layers.errors import UserError
+from layers.export import FORMATS, export
+from layers.export.crop import flattened
+from layers.images import PictureError
+from layers.picture_files import find_pictures, read_picture_file
+from stages.cli import stage_command
+from stages.sources import bucket_limits
+from training.decomposer import Decomposer
+from training.params import Params
+from training.picture_layers import layers_of
+
+MAX_LAYERS = 20  # the released model was trained with no more
+
+
+class DecomposeError(UserError):
+    """An argument, or a picture, that cannot be decomposed; the message says which and why."""
+
+
+def checked(arguments: argparse.Namespace) -> list[str]:
+    """The formats asked for.
+
+    Raises:
+        DecomposeError: if an argument is out of bounds.
+    """
+    if not 1 <= arguments.layers <= MAX_LAYERS:
+        raise DecomposeError(f"--layers: got {arguments.layers}, expected 1 to {MAX_LAYERS}")
+    for name in ("steps", "batch_size", "recursive"):
+        if getattr(arguments, name) < (0 if name == "recursive" else 1):
+            raise DecomposeError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, expected more")
+    formats = [name for name in arguments.format.split(",") if name]
+    if not formats or (unknown := [name for name in formats if name not in FORMATS]):
+        raise DecomposeError(f"--format: got {unknown[0] if formats else 'nothing'!r}, expected {', '.join(FORMATS)}")
+    return formats
+
+
+def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where the layers of each picture go: ``<out>/<stem>``; pictures of one stem are numbered."""
+    taken: dict[str, int] = {}
+    found = {}
+    for path in paths:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        found[path] = out / (path.stem if count == 1 else f"{path.stem}_{count}")
+    return found
+
+
+def read(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], list[np.ndarray], dict[Path, str]]]:
+    """Batches of pictures, and of those that cannot be read the reason."""
+    for first in range(0, len(paths), batch_size):
+        pictures, refused = {}, {}
+        for path in paths[first : first + batch_size]:
+            try:
+                pictures[path] = read_picture_file(path)
+            except PictureError as error:
+                refused[path] = str(error)
+        yield list(pictures), list(pictures.values()), refused
+
+
+def split_again(
+    layers: list[np.ndarray], depth: int, decompose: Callable[[list[np.ndarray]], list[list[np.ndarray]]]
+) -> tuple[list[np.ndarray], list[str]]:
+    """Decompose each layer once more, ``depth`` times over; names say which layer a part is of (paper, fig. 1)."""
+    parts = [(layer, str(index)) for index, layer in enumerate(layers)]
+    for _ in range(depth):
+        visible = [index for index, (layer, _) in enumerate(parts) if layer[..., 3].any()]
+        again = dict(zip(visible, decompose([parts[index][0] for index in visible]), strict=True))
+        parts = [
+            (part, f"{name}.{number}")
+            for index, (_, name) in enumerate(parts)
+            for number, part in enumerate(again.get(index, []))
+            if part[..., 3].any()
+        ]
+    return [layer for layer, _ in parts], [f"layer {name}" for _, name in parts]
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Read, decompose, write."""
+    formats = checked(arguments)
+    try:
+        places = targets(find_pictures(arguments.pictures), arguments.out)
+    except PictureError as error:
+        raise DecomposeError(str(error)) from None
+    if arguments.out.is_file():
+        raise DecomposeError(f"--out {arguments.out} is a file, expected a folder")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = Decomposer.from_pretrained(arguments.model or params.evaluate.model, device)
+    # Whatever comes in gets a size: small pictures are enlarged, long ones squeezed.
+    limits = dataclasses.replace(bucket_limits(params.prepare_buckets), max_aspect=math.inf, upscale=True)
+
+    def decompose(pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
+        captions = [arguments.caption] * len(pictures)
+        return layers_of(
+            model, pictures, arguments.layers, limits, captions=captions, steps=arguments.steps, seed=arguments.seed
+        )
+
+    refused: dict[Path, str] = {}
+    with tqdm(total=len(places), desc="decompose", unit="img", mininterval=1.0) as bar:
+        for paths, pictures, bad in read(list(places), arguments.batch_size):
+            refused |= bad
+            for path, picture, layers in zip(paths, pictures, decompose(pictures) if pictures else [], strict=True):
+                names = None
+                if arguments.recursive:
+                    layers, names = split_again(layers, arguments.recursive, decompose)
+                export(layers, places[path], formats, names)
+                error = np.abs(flattened(layers).astype(int) - picture)[..., :3][picture[..., 3] > 0]
+                bar.write(f"{path.name}: {len(layers)} layers, recomposed within {error.max(initial=0)} of 255")
+                bar.update()
+            bar.update(len(bad))
+    if refused:
+        raise DecomposeError("; ".join(refused.values()))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder or pattern")
+    parser.add_argument("--layers", type=int, required=True, help=f"how many, 1 to {MAX_LAYERS}")
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
+    parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
+    parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
+    parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
+    parser.add_argument("--steps", type=int, default=12, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=4)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return stage_command(run, __doc__, argv, add_arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

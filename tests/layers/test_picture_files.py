@@ -1,0 +1,103 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from layers.images import PictureError
+from layers.picture_files import decode_picture, find_pictures, read_picture_file
+
+
+def encoded(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def colours(mode="RGB", size=(20, 12)):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+def test_every_mode_is_what_pillow_shows(mode):
+    picture = colours().convert(mode)
+    found = decode_picture(encoded(picture), "x")
+    assert found.dtype == np.uint8 and np.array_equal(found, np.asarray(picture.convert("RGBA")))
+
+
+def test_transparency_of_palettes_is_alpha():
+    picture = Image.new("P", (10, 10), 1)
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.putpixel((0, 0), 0)
+    found = decode_picture(encoded(picture, transparency=0), "x")
+    assert found[0, 0, 3] == 0 and tuple(found[5, 5]) == (0, 255, 0, 255)
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(1, lambda a: a), (3, lambda a: np.rot90(a, 2)),
+                                                   (6, lambda a: np.rot90(a, -1)), (8, np.rot90),
+                                                   (2, lambda a: a[:, ::-1])])  # fmt: skip
+def test_pictures_are_turned_as_exif_says(orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = colours()
+    found = decode_picture(encoded(picture, exif=exif), "x")
+    assert np.array_equal(found[..., :3], turn(np.asarray(picture)))
+
+
+def test_sixteen_bits_are_rounded_to_eight():
+    values = np.linspace(0, 65535, 100).reshape(10, 10).astype(np.uint16)
+    found = decode_picture(encoded(Image.fromarray(values)), "x")
+    assert np.abs(found[..., 0] - values / 257.0).max() <= 0.5 and (found[..., 3] == 255).all()
+
+
+def test_cmyk_is_converted():
+    picture = colours("CMYK")
+    found = decode_picture(encoded(picture, "TIFF"), "x")
+    assert np.array_equal(found, np.asarray(picture.convert("RGBA")))
+
+
+def test_a_colour_profile_is_applied_and_alpha_kept():
+    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = colours("RGBA")
+    picture.putalpha(77)
+    same = decode_picture(encoded(picture, icc_profile=srgb), "x")
+    assert np.abs(same.astype(int) - np.asarray(picture)).max() <= 1 and (same[..., 3] == 77).all()
+    for unfit in (linear.tobytes(), b"no profile"):
+        left = decode_picture(encoded(picture, icc_profile=unfit), "x")
+        assert np.array_equal(left, np.asarray(picture)), "a profile that does not fit is left aside"
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "x: not a readable picture"),
+        (b"no picture at all", "x: not a readable picture"),
+        (encoded(colours())[:90], "x: not a readable picture"),
+        (encoded(Image.new("RGB", (1, 1))), "x: 1x1 pixels, expected at least 8 a side"),
+        (encoded(Image.new("1", (20000, 20000))), "x: more pixels than 64000000"),
+        (
+            encoded(colours(), "GIF", save_all=True, append_images=[colours("L").convert("RGB")]),
+            "x: 2 frames, expected a still picture",
+        ),
+    ],
+)
+def test_what_is_no_picture_is_one_sentence(data, sentence):
+    with pytest.raises(PictureError) as caught:
+        decode_picture(data, "x")
+    assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+
+
+def test_files_folders_and_patterns(tmp_path, monkeypatch):
+    for name in ("b.png", "a.jpg", "deep/c.webp", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    names = [str(path) for path in find_pictures(["b.png", "*.jpg", ".", str(tmp_path / "b*")])]
+    assert names == ["b.png", "a.jpg", "deep/c.webp", str(tmp_path / "b.png")]
+    for given in ("nothing", "*.gif"):
+        with pytest.raises(PictureError, match="no picture; expected a file, a folder with pictures or a pattern"):
+            find_pictures([given])
+    with pytest.raises(PictureError, match=r"gone\.png: not a readable picture"):
+        read_picture_file(tmp_path / "gone.png")

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layers.compositing import composite, resize, to_float, to_uint8
+from layers.restore import cover, fit_colours, guided_alpha, restore, visible_weights
+
+
+def psnr(one, other):
+    return 10 * np.log10(255.0**2 / max(np.square(one.astype(float) - other).mean(), 1e-12))
+
+
+def poster(height=256, width=320):
+    """A gradient, above it a red disc with a sharp edge and a soft white glow; and its layers."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    ground = np.stack([x / width * 0.5, y / height, 0.3 + 0 * x, 1 + 0 * x], -1)
+    disc = np.zeros_like(ground)
+    disc[np.hypot(y - 100, x - 130) < 60] = (0.9, 0.1, 0.2, 1.0)
+    glow = np.zeros_like(ground)
+    alpha = np.clip(1.2 - np.hypot(y - 180, x - 220) / 60, 0, 0.8)
+    glow[..., :3], glow[..., 3] = 1.0, alpha
+    layers = [ground, disc, glow]
+    return to_uint8(composite(layers)), [to_uint8(layer) for layer in layers]
+
+
+def test_alpha_that_is_affine_in_the_colours_comes_back_exactly():
+    rng = np.random.default_rng(0)
+    large = rng.random((40, 60, 3)).repeat(4, 0).repeat(4, 1)
+    slope = np.array([0.5, -0.3, 0.2])
+    small = large[::4, ::4]
+    found = guided_alpha(small @ slope + 0.3, small, large, epsilon=1e-12)
+    assert np.abs(found - np.clip(large @ slope + 0.3, 0, 1)).max() < 1e-5
+
+
+def test_edges_are_the_pictures_and_not_the_small_ones():
+    picture, layers = poster()
+    small = [to_uint8(resize(to_float(layer), (32, 40))) for layer in layers]
+    truth = to_float(layers[1])[..., 3]
+    plain = resize(to_float(small[1]), (256, 320))[..., 3]
+    guided = to_float(restore(small, picture)[1])[..., 3]
+    assert np.abs(guided - truth).mean() < 0.5 * np.abs(plain - truth).mean()
+
+
+def test_a_flat_guide_gives_the_enlarged_alpha():
+    alpha = np.tile(np.linspace(0, 1, 12), (10, 1))
+    found = guided_alpha(alpha, np.full((10, 12, 3), 0.4), np.full((40, 48, 3), 0.4))
+    assert np.abs(found[:, 8:-8] - np.tile(np.linspace(-0.034, 1.034, 48), (40, 1))[:, 8:-8]).max() < 0.05
+
+
+@st.composite
+def stacks(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    count, height, width = draw(st.integers(1, 5)), draw(st.integers(1, 7)), draw(st.integers(1, 7))
+    layers = rng.choice(np.array([0, 1, 40, 128, 254, 255], np.uint8), (count, height, width, 4))
+    picture = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    picture[..., 3] = rng.choice(np.array([0, 3, 255, 255], np.uint8), (height, width))
+    return list(layers), picture
+
+
+@given(stacks())
+def test_weights_are_what_over_does(drawn):
+    layers, _ = drawn
+    floats = [to_float(layer).astype(np.float64) for layer in layers]
+    weights = visible_weights(np.stack([layer[..., 3] for layer in floats]))
+    flat = composite(floats)
+    assert np.allclose(weights.sum(0), flat[..., 3], atol=1e-9)
+    premultiplied = (weights[..., None] * np.stack(floats)[..., :3]).sum(0)
+    assert np.allclose(premultiplied, flat[..., :3] * flat[..., 3:], atol=1e-9)
+
+
+@settings(deadline=None)
+@given(stacks())
+def test_any_stack_flattens_to_an_opaque_picture_within_a_level_or_two(drawn):
+    layers, picture = drawn
+    picture[..., 3] = 255
+    found = restore(layers, picture)
+    flat = composite([to_float(layer) for layer in found])
+    assert np.abs(flat - to_float(picture)).max() <= 2.01 / 255
+
+
+@given(stacks())
+def test_the_stack_is_as_opaque_as_the_picture(drawn):
+    layers, picture = drawn
+    alphas = np.stack([to_float(layer)[..., 3] for layer in layers])
+    flat = to_float(picture)[..., 3]
+    found = cover(alphas, flat)
+    assert np.allclose(visible_weights(found).sum(0), flat, atol=1e-4)
+    less = 1 - np.prod(1 - alphas[1:], axis=0) <= flat
+    assert np.array_equal(found[1:, less], alphas[1:, less]), "only the bottom fills what is open"
+
+
+@settings(deadline=None)
+@given(stacks())
+def test_any_stack_flattens_to_any_picture(drawn):
+    layers, picture = drawn
+    flat = composite([to_float(layer) for layer in restore(layers, picture)])
+    target = to_float(picture)
+    assert np.abs(flat[..., 3] - target[..., 3]).max() <= 2.51 / 255
+    seen = flat[..., :3] * flat[..., 3:] - target[..., :3] * target[..., 3:]
+    assert np.abs(seen).max() <= 4.01 / 255
+
+
+def test_a_stack_that_flattens_to_the_picture_already_stays_as_it_is():
+    picture, layers = poster()
+    for found, layer in zip(restore(layers, picture), layers, strict=True):
+        visible = layer[..., 3] > 0
+        assert np.abs(found[visible].astype(int) - layer[visible]).max() <= 2, "the picture is rounded"
+
+
+def test_where_a_layer_is_opaque_and_on_top_its_colour_is_the_pictures():
+    picture, layers = poster()
+    wrong = [layer.copy() for layer in layers]
+    wrong[1][..., :3] = 40
+    found = restore(wrong, picture)
+    alone = (layers[1][..., 3] == 255) & (layers[2][..., 3] == 0)
+    assert np.array_equal(found[1][alone], picture[alone])
+
+
+def test_colours_take_the_smallest_change():
+    """Closed form: two half-transparent layers share an error in proportion to their weights."""
+    alphas = np.array([1.0, 0.25]).reshape(2, 1, 1)
+    colours = np.full((2, 1, 1, 3), 0.5)
+    picture = np.array([0.6, 0.5, 0.4, 1.0]).reshape(1, 1, 4)
+    weights = np.array([0.75, 0.25])
+    expected = 0.5 + weights[:, None] / np.square(weights).sum() * np.array([0.1, 0.0, -0.1])
+    assert np.allclose(fit_colours(colours, alphas, picture)[:, 0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(32, 40), (16, 20), (100, 60)])
+def test_layers_of_any_size_flatten_to_the_picture(size):
+    picture, layers = poster()
+    small = [to_uint8(resize(to_float(layer), size)) for layer in layers]
+    found = restore(small, picture)
+    assert all(layer.shape == picture.shape for layer in found)
+    assert psnr(to_uint8(composite([to_float(layer) for layer in found])), picture) > 48.0

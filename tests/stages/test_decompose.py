@@ -1,0 +1,117 @@
+"""The command, in one process, with networks of a few thousand random weights: out come layers of the picture."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from psd_tools import PSDImage
+
+from layers.export.crop import flattened
+from stages.decompose import main
+from tests.networks import tiny_network, tiny_vae
+from tests.stages.workspace import make_workspace
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    network = tiny_network()
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    network.save_pretrained(folder)
+    tiny_vae().save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture
+def decompose(model, tmp_path, monkeypatch):
+    root = make_workspace(tmp_path / "project", evaluate={"model": str(model)})
+    monkeypatch.chdir(root)
+
+    def command(*arguments, expect=0):
+        assert main([*map(str, arguments), "--steps", "2"]) == expect
+        return root / "out"
+
+    return command
+
+
+def picture(folder, name="poster.png", size=(150, 100), mode="RGB"):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).resize(size).convert(mode)
+    folder.mkdir(exist_ok=True)
+    image.save(folder / name)
+    return folder / name
+
+
+def read(folder):
+    return [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+
+
+def test_layers_have_the_pictures_size_and_flatten_to_it(decompose, tmp_path):
+    source = picture(tmp_path / "in")
+    out = decompose(source, "--layers", 3, "--out", "out", "--format", "png,psd,pptx,ora,zip")
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["poster", "poster.ora", "poster.pptx", "poster.psd", "poster.zip"]
+    layers = read(out / "poster")
+    assert len(layers) == 3 and all(layer.shape == (100, 150, 4) for layer in layers)
+    error = np.abs(flattened(layers).astype(int)[..., :3] - np.asarray(Image.open(source)))
+    assert error.max() <= 2 and 10 * np.log10(255**2 / np.square(error).mean()) > 48.0
+    assert len(list(PSDImage.open(out / "poster.psd"))) == 3
+
+
+def test_folders_and_equal_names(decompose, tmp_path):
+    picture(tmp_path / "in", "a.png"), picture(tmp_path / "in", "a.jpg", (64, 64)), picture(tmp_path / "in", "b.png")
+    out = decompose(tmp_path / "in", "--layers", 2, "--out", "out", "--batch-size", 2)
+    assert sorted(path.name for path in out.iterdir()) == ["a", "a_2", "b"]
+    alone = decompose(tmp_path / "in" / "b.png", "--layers", 2, "--out", "alone").with_name("alone")
+    assert all(np.array_equal(one, two) for one, two in zip(read(out / "b"), read(alone / "b"), strict=True))
+
+
+def test_a_layer_is_split_again_and_all_parts_flatten_to_the_picture(decompose, tmp_path):
+    source = picture(tmp_path / "in")
+    out = decompose(source, "--layers", 2, "--out", "out", "--recursive", 1)
+    files = sorted(path.name for path in (out / "poster").iterdir())
+    assert 2 < len(files) <= 4 and files[0] == "00_layer_0_0.png"
+    error = np.abs(flattened(read(out / "poster")).astype(int)[..., :3] - np.asarray(Image.open(source)))
+    assert error.max() <= 6, "each split rounds once more"
+
+
+def test_alpha_of_the_picture_is_that_of_the_stack(decompose, tmp_path):
+    image = Image.open(picture(tmp_path / "in", mode="RGBA"))
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(tmp_path / "in" / "poster.png")
+    out = decompose(tmp_path / "in" / "poster.png", "--layers", 2, "--out", "out")
+    flat = flattened(read(out / "poster"))[..., 3].astype(int)
+    assert np.abs(flat - np.asarray(image)[..., 3]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--layers", "0"], "--layers: got 0, expected 1 to 20"),
+        (["--layers", "21"], "--layers: got 21"),
+        (["--layers", "2", "--format", "gif"], "--format: got 'gif', expected png, psd"),
+        (["--layers", "2", "--format", ""], "--format: got 'nothing'"),
+        (["--layers", "2", "--batch-size", "0"], "--batch-size: got 0"),
+        (["--layers", "2", "--recursive", "-1"], "--recursive: got -1"),
+        (["--layers", "2", "--model", "nowhere/at/all"], "no folder at nowhere/at/all"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_write_nothing(decompose, tmp_path, capsys, arguments, sentence):
+    out = decompose(picture(tmp_path / "in"), "--out", "out", *arguments, expect=2)
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and sentence in error and "\n" not in error
+    assert not out.exists()
+
+
+def test_bad_pictures_are_named_and_the_others_done(decompose, tmp_path, capsys):
+    good = picture(tmp_path / "in")
+    (tmp_path / "in" / "text.png").write_text("no picture")
+    Image.new("RGB", (1, 1)).save(tmp_path / "in" / "dot.png")
+    out = decompose(tmp_path / "in", "--layers", 2, "--out", "out", expect=2)
+    error = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert "text.png: not a readable picture" in error and "dot.png: 1x1 pixels" in error
+    assert [path.name for path in out.iterdir()] == [good.stem]
+    decompose(tmp_path / "nothing", "--layers", 2, "--out", "out", expect=2)
+    assert "nothing: no picture; expected a file, a folder" in capsys.readouterr().err
