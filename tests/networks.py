@@ -1,5 +1,7 @@
 """Networks of a few thousand random weights."""
 
+from pathlib import Path
+
 import torch
 from diffusers import QwenImageTransformer2DModel
 
@@ -30,3 +32,14 @@ def tiny_transformer(**shape) -> QwenImageTransformer2DModel:
 def tiny_network(**shape) -> VLDMMDiT:
     """A network around :func:`tiny_transformer`."""
     return VLDMMDiT(tiny_transformer(**shape)).eval()
+
+
+def save_tiny(folder: Path, seed: int = 1) -> Path:
+    """A model of a few thousand random weights, in the layout that the stages write."""
+    vae, network = tiny_vae(), tiny_network()
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    network.save_pretrained(folder)
+    vae.save_pretrained(folder / "vae")
+    return folder

@@ -2,26 +2,18 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from psd_tools import PSDImage
 
 from layers.export.crop import flattened
 from stages.decompose import main
-from tests.networks import tiny_network, tiny_vae
+from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    network = tiny_network()
-    torch.manual_seed(1)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    network.save_pretrained(folder)
-    tiny_vae().save_pretrained(folder / "vae")
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -6,28 +6,20 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from metrics.decomposition import evaluate_folders
 from stages.evaluate import main
 from stages.evaluate_panels import chosen, error_map
 from tests.layers.sources.test_crello import design, element, plain, save
-from tests.networks import tiny_network, tiny_vae
+from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
 from training.params import flatten
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    vae, network = tiny_vae(), tiny_network()
-    torch.manual_seed(1)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    network.save_pretrained(folder)
-    vae.save_pretrained(folder / "vae")
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

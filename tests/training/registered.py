@@ -2,27 +2,14 @@
 
 from pathlib import Path
 
-import torch
-
 from stages.cli import WEIGHTS
-from tests.networks import tiny_network, tiny_vae
+from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
 from training.params import Params, load_params
 from training.registry import register_evaluation, register_weights
 from training.tracking import stage_run
 
 FOLDER = WEIGHTS / "refine"
-
-
-def save_tiny(folder: Path, seed: int = 1) -> Path:
-    """A model of a few thousand random weights, in the layout that the stages write."""
-    vae, network = tiny_vae(), tiny_network()
-    torch.manual_seed(seed)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    network.save_pretrained(folder)
-    vae.save_pretrained(folder / "vae")
-    return folder
 
 
 def enter_project(root: Path, bucketed: Path, monkeypatch, **blocks) -> Params:
