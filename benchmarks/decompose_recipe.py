@@ -25,18 +25,15 @@ from tqdm import tqdm
 from benchmarks.changes import changed_params
 from layers.batches import BucketBatches
 from layers.dataset import StackDataset
-from layers.tensors import to_image
-from metrics.stack_scores import aggregate, score_sample
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS
 from stages.train_decompose import build_network, build_objective
 from training.averaging import averaged_weights, update_average
-from training.captions import Captions, caption_text, embed_captions
-from training.heldout import held_out_velocity_error
-from training.latents import LatentStacks, both_splits, decode_layers
+from training.captions import embed_captions
+from training.heldout import held_out_velocity_error, sampled_scores
+from training.latents import both_splits
 from training.loop import BETAS
-from training.sampling import decompose_latents
 from training.schedule import learning_rate
 
 DEVICE = torch.device("cpu")
@@ -83,26 +80,6 @@ def flatten_layer_axis(network: VLDMMDiT) -> None:
     positions.neg_freqs[:, :rotations] = 1.0
 
 
-@torch.no_grad()
-def sampled_scores(
-    network: VLDMMDiT, vae: RGBAVAE, data: LatentStacks, truth: StackDataset, steps: int, captions: Captions | None
-) -> str:
-    """RGB L1, alpha soft IoU and cost at 0 merges of the validation split, sampled from fixed noise."""
-    levels = []
-    for indices in BucketBatches(data.keys, 16, fill="partial", shuffle=False):
-        batch = data.batch(indices)
-        clean = batch["latents"]
-        text = caption_text(captions, batch, DEVICE)
-        found = decompose_latents(network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=0, text=text)
-        predicted = to_image(decode_layers(vae, found[:, 1:]))
-        levels += [
-            score_sample(list(mine), list(to_image(truth[i]["layers"])), 0)
-            for i, mine in zip(indices, predicted, strict=True)
-        ]
-    mean = aggregate(levels)[0]
-    return f"L1 {mean.rgb_l1:.4f}, IoU {mean.alpha_iou:.4f}, cost {mean.cost:.4f}"
-
-
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,14 +121,17 @@ def main() -> None:
             with averaged_weights(average, parameters):
                 network.eval()
                 errors = held_out_velocity_error(network, held_out, DEVICE, captions)
-                scores = sampled_scores(network, vae, held_out, truth, arguments.steps, captions)
+                sampled = sampled_scores(
+                    network, vae, held_out, truth, DEVICE, captions, samples=len(held_out.ids), steps=arguments.steps
+                )
                 network.train()
             recent = sum(running) / max(len(running), 1)
             running = []
             print(
                 f"{seen:6d} samples, {spent:5.0f} s: train {recent:.4f}, composite {errors['velocity_composite']:.4f}, "
                 f"layers {errors['velocity_layers']:.4f} "
-                f"({', '.join(f'{v:.3f}' for k, v in errors.items() if 'sigma' in k)}); {scores}",
+                f"({', '.join(f'{v:.3f}' for k, v in errors.items() if 'sigma' in k)}); "
+                + ", ".join(f"{k} {v:.4f}" for k, v in sampled.items()),
                 flush=True,
             )
             if seen >= stop:

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from models.rgba_vae import RGBAVAE
 from models.vae_blocks import AttentionBlock, Resample, ResidualBlock, UpsampleConv
 
-CHANNELS = 4
 # Pairs travel at half the deviation of a latent, so that they stay small beside the constants in the norm.
 PAIR_SCALE = 0.5
 # Of the posterior's noise, small beside the weakest components, whose deviation is about a tenth of a latent's.
@@ -41,22 +40,22 @@ CONSTANT = 4.0
 EVEN = (-0.25, 0.5, 0.25)
 
 
-def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int]) -> str | None:
-    """Why a network of these widths cannot hold the code, or None if it can."""
+def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int], channels: int = 4) -> str | None:
+    """Why a network of these widths, for pictures of 3 or 4 channels, cannot hold the code, or None if it can."""
     dims = [base_dim * factor for factor in dim_mult]
     # Pairs, and at least one constant, before the norms at both ends.
-    needs = [("level 0", 2 * CHANNELS + 1, dims[0]), ("the last level", 2 * z_dim + 1, dims[-1])]
+    needs = [("level 0", 2 * channels + 1, dims[0]), ("the last level", 2 * z_dim + 1, dims[-1])]
     needs.append(("the last strided convolution", 2 * z_dim, dims[-2]))
     for level in range(1, len(dims) - 1):
-        needs.append((f"level {level}", CHANNELS * 4**level, min(dims[level], dims[level + 1] // 2)))
-    needs.append(("a patch", z_dim, CHANNELS * 4 ** (len(dims) - 1)))
+        needs.append((f"level {level}", channels * 4**level, min(dims[level], dims[level + 1] // 2)))
+    needs.append(("a patch", z_dim, channels * 4 ** (len(dims) - 1)))
     for where, need, have in needs:
         if have < need:
             return f"{where} has {have} channels, the code needs {need}"
     return None
 
 
-def patch_axes(batches: Iterable[Tensor], levels: int, count: int) -> Tensor:
+def patch_axes(batches: Iterable[Tensor], levels: int, count: int, channels: int = 4) -> Tensor:
     """Axes of the space of a patch's strongest principal components, equally long and mixed.
 
     Mixed, because the latents will be normalised channel by channel for diffusion: a channel for each component would
@@ -64,15 +63,16 @@ def patch_axes(batches: Iterable[Tensor], levels: int, count: int) -> Tensor:
     orthonormal cosine transform gives every channel the same share of the strongest component.
 
     Args:
-        batches: pictures ``(B, 4, H, W)`` in [-1, 1].
+        batches: pictures ``(B, channels, H, W)`` in [-1, 1].
         levels: halvings of the encoder; patches have ``2^levels`` pixels a side.
         count: axes.
+        channels: of the pictures.
 
     Returns:
-        ``(4^(levels+1), count)``, orthogonal, as long as makes the code's mean square 1. The code of a patch p is
+        ``(channels 4^levels, count)``, orthogonal, as long as makes the code's mean square 1. The code of a patch p is
         ``pinv(axes) @ p``, the patch of a code z is ``axes @ z``. Moments are about 0, so the code holds the mean.
     """
-    size = CHANNELS * 4**levels
+    size = channels * 4**levels
     moment, number = torch.zeros(size, size, dtype=torch.float64), 0
     for images in batches:
         patches = images.double()
@@ -87,14 +87,14 @@ def patch_axes(batches: Iterable[Tensor], levels: int, count: int) -> Tensor:
 
 @torch.no_grad()
 def init_as_linear_code(vae: RGBAVAE, axes: Tensor) -> RGBAVAE:
-    """Set the weights of a VAE of four channels to the code of ``axes``; returns it.
+    """Set the weights of a VAE to the code of ``axes``; returns it.
 
     Args:
         vae: a network for which :func:`lack_of_room` is None. The first halves of residual blocks and attention keep
             their random weights; they act when training moves the second halves.
-        axes: from :func:`patch_axes`, ``(4^(levels+1), z_dim)``.
+        axes: from :func:`patch_axes`, ``(channels 4^levels, z_dim)``.
     """
-    levels, z_dim = len(vae.config.dim_mult) - 1, vae.config.z_dim
+    levels, z_dim, channels = len(vae.config.dim_mult) - 1, vae.config.z_dim, vae.config.input_channels
     for module in vae.modules():
         if isinstance(module, ResidualBlock):
             _zero(module.conv2)
@@ -109,7 +109,7 @@ def init_as_linear_code(vae: RGBAVAE, axes: Tensor) -> RGBAVAE:
     downs = [block for block in vae.encoder.down_blocks if isinstance(block, Resample)]
     analysis = torch.linalg.pinv(axes.double()).float() * PAIR_SCALE
     for level, down in enumerate(downs):
-        width = CHANNELS * 4**level
+        width = channels * 4**level
         _gather(down.resample[1], torch.cat([analysis, -analysis]) if level == levels - 1 else torch.eye(4 * width))
     # The constants: in what the strided convolution has to spare, and in what the block after it adds.
     narrow = downs[-1].resample[1].bias
@@ -121,10 +121,10 @@ def init_as_linear_code(vae: RGBAVAE, axes: Tensor) -> RGBAVAE:
 
     ups = [module for module in vae.decoder.modules() if isinstance(module, UpsampleConv)]
     for level, up in zip(reversed(range(levels)), ups, strict=True):
-        width = CHANNELS * 4**level
+        width = channels * 4**level
         _spread(up, axes if level == levels - 1 else torch.eye(4 * width), width, pairs=level == 0)
-    ups[-1].bias[2 * CHANNELS :] = CONSTANT
-    _read_pairs(vae.decoder.conv_out, CHANNELS, 1.0)
+    ups[-1].bias[2 * channels :] = CONSTANT
+    _read_pairs(vae.decoder.conv_out, channels, 1.0)
     return vae
 
 

@@ -42,7 +42,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
         network = VLDMMDiT.from_pretrained(INPUT)
         condition = read_text_condition(INPUT)
-        captions = embed_captions(condition, train.texts + held_out.texts, CACHE / "texts", session.accelerator)
+        asked = [said[:1] for said in train.texts + held_out.texts]
+        captions = embed_captions(condition, asked, CACHE / "texts", session.accelerator)
         distance = Perceptual("alex").to(device) if settings.loss.lpips > 0.0 else None
         objective = RefineObjective(network, vae, settings, captions, distance)
         order = BucketBatches(

@@ -12,8 +12,10 @@ this run.
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import sys
+from itertools import chain, islice
 
 import torch
 from torch import nn
@@ -27,8 +29,8 @@ from models.vld_mmdit import VLDMMDiT, build_transformer
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
 from training.captions import Captions, embed_captions, save_text_condition
 from training.flow_objective import FlowObjective
-from training.heldout import held_out_velocity_error, preview
-from training.latents import both_splits
+from training.heldout import held_out_velocity_error, preview, sampled_scores
+from training.latents import LatentStacks, both_splits, empty_latents
 from training.loop import fit
 from training.memory import meta_transformer, outline
 from training.memory_plan import describe, plan_memory
@@ -97,7 +99,21 @@ def build_network(
 def build_objective(network: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, captions: Captions | None) -> nn.Module:
     """What the network is trained by; pictures are compared where a term of them has a weight."""
     pixels = PixelTerms(vae, settings.loss.model_dump(), settings.alignment, settings.decode_scale)
-    return FlowObjective(network, settings, captions, pixels if pixels.names else None)
+    empty = functools.lru_cache(functools.partial(empty_latents, vae)) if settings.surplus.share else None
+    return FlowObjective(network, settings, captions, pixels if pixels.names else None, empty)
+
+
+def texts_asked_for(
+    train: LatentStacks, held_out: LatentStacks, settings: TrainDecompose, world_size: int
+) -> list[list[str]]:
+    """What has to be encoded: every caption, and of the samples of the first phase what is said of each layer."""
+    optimisation = settings.optimisation
+    joint = optimisation.batch_size * world_size
+    steps = -(-settings.curriculum.text_to_rgba // (joint * optimisation.gradient_accumulation))
+    order = BucketBatches(train.keys, joint, seed=settings.seed)
+    first = set(chain.from_iterable(islice(order.endless(), steps * optimisation.gradient_accumulation)))
+    said = [texts if index in first else texts[:1] for index, texts in enumerate(train.texts)]
+    return said + [texts[:1] for texts in held_out.texts]
 
 
 def print_plan(params: Params) -> None:
@@ -127,16 +143,21 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
-        captions = embed_captions(settings.text, train.texts + held_out.texts, CACHE / "texts", session.accelerator)
+        asked = texts_asked_for(train, held_out, settings, session.world_size)
+        captions = embed_captions(settings.text, asked, CACHE / "texts", session.accelerator)
         half = session.accelerator.mixed_precision == "bf16"
         network = build_network(settings, vae.config.z_dim, captions, half)
+        truth = StackDataset(root, "val")
         order = BucketBatches(
             train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
             session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
-            return held_out_velocity_error(network, held_out, device, captions)
+            errors = held_out_velocity_error(network, held_out, device, captions)
+            return errors | sampled_scores(
+                network, vae, held_out, truth, device, captions, **settings.validation.model_dump()
+            )
 
         progress, trained = fit(
             build_objective(network, vae, settings, captions),
@@ -166,7 +187,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             parameters = sum(p.numel() for p in trained.parameters())
             session.run.report(write_report("train_decompose", {**final, "parameters": parameters}))
             session.run.artifact(write_table("train_decompose", progress.history))
-            print(f"train_decompose: held-out velocity error of layers {final['velocity_layers']:.4f}; {OUTPUT}")
+            cost = f", cost of their alignment {final['cost']:.4f}" if "cost" in final else ""
+            print(f"train_decompose: held-out velocity error of layers {final['velocity_layers']:.4f}{cost}; {OUTPUT}")
 
 
 def main(argv: list[str] | None = None) -> int:

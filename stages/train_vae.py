@@ -22,6 +22,7 @@ from layers.dataset import RgbaComponentDataset, StackDataset, endless_component
 from layers.images import write_png
 from metrics.perceptual import Perceptual
 from models.linear_code import lack_of_room
+from models.opaque_vae import as_rgba
 from models.rgba_vae import RGBAVAE, VAEConfig, widen_to_rgba
 from stages.cli import REPORTS, WEIGHTS, stage_command, write_report, write_table
 from training.latents import latent_statistics
@@ -41,13 +42,19 @@ STATISTICS_BATCHES = 128
 def build_vae(settings: TrainVAE) -> RGBAVAE:
     """The start of training: random weights, or an RGB or RGBA checkpoint widened to four channels.
 
+    Where only the decoder is to be trained, the encoder is frozen, and with it the latent space.
+
     Raises:
         ParamsError: if the network is to start as a linear code and has no room for it.
     """
     if settings.rgb_checkpoint is not None:
-        return widen_to_rgba(RGBAVAE.from_pretrained(settings.rgb_checkpoint), settings.alpha_bias_init)
+        vae = widen_to_rgba(RGBAVAE.from_pretrained(settings.rgb_checkpoint), settings.alpha_bias_init)
+        if settings.trained == "decoder":
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
+        return vae
     if settings.init == "linear_code" and (
-        reason := lack_of_room(settings.base_dim, settings.z_dim, settings.dim_mult)
+        reason := lack_of_room(settings.base_dim, settings.z_dim, settings.dim_mult, settings.channels)
     ):
         raise ParamsError(f"train_vae.init: linear_code needs a wider network, or init random: {reason}")
     torch.manual_seed(settings.seed)
@@ -57,7 +64,7 @@ def build_vae(settings: TrainVAE) -> RGBAVAE:
         dim_mult=tuple(settings.dim_mult),
         num_res_blocks=settings.num_res_blocks,
         temperal_downsample=(False,) * (len(settings.dim_mult) - 1),
-        input_channels=4,
+        input_channels=settings.channels,
         latents_mean=(0.0,) * settings.z_dim,
         latents_std=(1.0,) * settings.z_dim,
     )
@@ -79,11 +86,14 @@ def start(vae: RGBAVAE, dataset: RgbaComponentDataset, settings: TrainVAE, sessi
     )
 
 
-def pictures(dataset: RgbaComponentDataset, order: BucketBatches, device: torch.device) -> Iterator[torch.Tensor]:
-    """Layers and composites of the training split, as training sees them, for the statistics of the latents."""
+def pictures(
+    dataset: RgbaComponentDataset, order: BucketBatches, channels: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Composites, and of a network with alpha layers too, of the training split, for the statistics of the latents."""
+    names = ("component", "composite") if channels == 4 else ("composite",)
     for indices in islice(order.batches(0), STATISTICS_BATCHES):
         items = [dataset[index] for index in indices]
-        yield torch.stack([item[name] for item in items for name in ("component", "composite")]).to(device)
+        yield torch.stack([item[name][:channels] for item in items for name in names]).to(device)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -121,7 +131,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             # Even if a resumed run has no epoch left to draw: DVC expects the folder.
             GRIDS.mkdir(parents=True, exist_ok=True)
         progress, _ = fit(
-            VAEObjective(vae, settings),
+            VAEObjective(as_rgba(vae), settings),
             vae,
             batches=lambda start: endless_component_batches(dataset, order, start, optimisation.num_workers),
             settings=optimisation,
@@ -137,7 +147,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
         if session.accelerator.is_main_process:
             vae.eval()
-            vae.set_latent_statistics(*latent_statistics(vae, pictures(dataset, order, device)))
+            if settings.trained == "all":
+                vae.set_latent_statistics(*latent_statistics(vae, pictures(dataset, order, settings.channels, device)))
             shutil.rmtree(OUTPUT, ignore_errors=True)
             vae.save_pretrained(OUTPUT / "vae")
             final = validate(vae, held_out, perceptual, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from models.vld_mmdit import Text, VLDMMDiT
 from training.captions import Captions
 from training.flow import draw_sigmas, interpolate, predict_clean, velocity
 from training.losses import slot_errors, weighted_slot_error
-from training.params_decompose import Curriculum, TrainDecompose
+from training.params_decompose import Curriculum, Surplus, TrainDecompose
 from training.pixel_terms import PixelTerms
 
 Phase = Literal["text_to_rgba", "text_to_layers", "image_to_layers"]
@@ -24,6 +24,24 @@ def phase_at(curriculum: Curriculum, seen: int) -> Phase:
     if seen < curriculum.text_to_rgba:
         return "text_to_rgba"
     return "text_to_layers" if seen < curriculum.text_to_rgba + curriculum.text_to_layers else "image_to_layers"
+
+
+def with_surplus(clean: Tensor, empty: Tensor, settings: Surplus) -> Tensor:
+    """A batch of stacks, with probability ``share`` with empty layers on top.
+
+    Args:
+        clean: ``(B, L + 1, C, h, w)``.
+        empty: ``(C, h, w)``.
+        settings: ``max_layers`` bounds how many layers there are then; the number of empty ones is drawn evenly.
+
+    Returns:
+        ``(B, L + 1 + k, C, h, w)``; drawn from torch's global generator.
+    """
+    room = settings.max_layers - (clean.shape[1] - 1)
+    if room < 1 or torch.rand(()) >= settings.share:
+        return clean
+    count = int(torch.randint(1, room + 1, ()))
+    return torch.cat([clean, empty.to(clean).expand(len(clean), count, *empty.shape)], dim=1)
 
 
 def error_curves(errors: Tensor, sigma: Tensor) -> dict[str, Tensor]:
@@ -54,6 +72,8 @@ class FlowObjective(nn.Module):
         settings: of the stage.
         captions: token states by text; ``None`` for a network without text.
         pixels: terms of predicted pictures; ``None`` for none.
+        empty: latents ``(C, h, w)`` of a picture without a visible pixel, by (h, w); needed where ``surplus`` has a
+            share.
     """
 
     def __init__(
@@ -62,9 +82,11 @@ class FlowObjective(nn.Module):
         settings: TrainDecompose,
         captions: Captions | None = None,
         pixels: PixelTerms | None = None,
+        empty: Callable[[tuple[int, int]], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.settings, self.captions, self.pixels = network, settings, captions, pixels
+        self.empty = empty
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss terms of a batch.
@@ -79,6 +101,8 @@ class FlowObjective(nn.Module):
         if phase == "text_to_rgba":
             slots = torch.randint(clean.shape[1], (len(clean),))
             clean = clean[torch.arange(len(clean)), slots.to(clean.device)][:, None]
+        elif self.empty is not None:
+            clean = with_surplus(clean, self.empty(tuple(clean.shape[-2:])), self.settings.surplus)
         condition = clean[:, 0] if phase == "image_to_layers" else None
         noise = torch.randn_like(clean)
         sigma = draw_sigmas(len(clean), **self.settings.timestep.model_dump(), device=clean.device)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from layers.batches import BucketBatches
+from layers.dataset import StackDataset
 from layers.tensors import to_image
 from layers.view import grid
+from metrics.stack_scores import aggregate, score_sample
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from training.captions import Captions, caption_text
@@ -70,6 +72,54 @@ def held_out_velocity_error(
         }
 
     return averages(data, device, measure)
+
+
+@torch.no_grad()
+def sampled_scores(
+    network: VLDMMDiT,
+    vae: RGBAVAE,
+    data: LatentStacks,
+    truth: StackDataset,
+    device: torch.device,
+    captions: Captions | None = None,
+    *,
+    samples: int,
+    steps: int,
+    batch_size: int = 16,
+) -> dict[str, float]:
+    """Decompose held-out pictures from fixed noise and score their layers by the protocol at 0 merges.
+
+    Args:
+        network: predicts velocities.
+        vae: decodes.
+        data: latents of the split.
+        truth: its pictures.
+        device: of the networks.
+        captions: of a network with text.
+        samples: so many, from the split's first on; 0 for none.
+        steps: of the Euler sampler.
+        batch_size: pictures at once.
+
+    Returns:
+        ``rgb_l1``, ``alpha_iou`` and ``cost`` (docs/evaluation.md); nothing if ``samples`` is 0.
+    """
+    places = {truth.name(index): index for index in range(len(truth))} if samples else {}
+    rows = []
+    for indices in BucketBatches(data.keys[:samples], batch_size, fill="partial", shuffle=False):
+        batch = data.batch(indices, device)
+        clean, text = batch["latents"], caption_text(captions, batch, device)
+        found = decompose_latents(
+            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=NOISE_SEED, text=text
+        )
+        stacks = to_image(decode_layers(vae, found[:, 1:].float()))
+        rows += [
+            score_sample(list(stack), list(to_image(truth[places[name]]["layers"])), 0)
+            for name, stack in zip(batch["id"], stacks, strict=True)
+        ]
+    if not rows:
+        return {}
+    mean = aggregate(rows)[0]
+    return {"rgb_l1": mean.rgb_l1, "alpha_iou": mean.alpha_iou, "cost": mean.cost}
 
 
 @torch.no_grad()

@@ -48,6 +48,14 @@ def decode_layers(vae: RGBAVAE, latents: Tensor) -> Tensor:
     return vae.decode(vae.denormalise(latents.flatten(0, 1)), clamp=True).unflatten(0, latents.shape[:2])
 
 
+@torch.no_grad()
+def empty_latents(vae: RGBAVAE, size: tuple[int, int]) -> Tensor:
+    """Normalised latents ``(C, h, w)`` of a picture of which nothing is visible, ``size`` being (h, w)."""
+    sides = [side * vae.spatial_factor for side in size]
+    picture = torch.full((1, 4, *sides), -1.0, device=vae.latents_mean.device)
+    return vae.normalise(vae.encode(picture).mode())[0]
+
+
 @dataclass(frozen=True)
 class LatentStacks:
     """The latents of a split, read from the cache batch by batch.

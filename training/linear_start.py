@@ -11,11 +11,12 @@ from torch import nn
 from tqdm import tqdm
 
 from models.linear_code import init_as_linear_code, patch_axes
+from models.opaque_vae import as_rgba
 from models.rgba_vae import RGBAVAE
 from training.loop import BETAS, step_seed
 from training.params_vae import TrainVAE
 from training.schedule import learning_rate
-from training.vae_objective import VAEObjective
+from training.vae_objective import VAEObjective, replay_opaque
 
 WARMUP_SHARE = 0.025
 
@@ -40,13 +41,14 @@ def start_as_linear_code(
         progress: whether to show a bar.
     """
     start, batch_size = settings.linear_start, settings.optimisation.batch_size
+    channels = vae.config.input_channels
     pictures = (
-        torch.cat([batch["component"], batch["composite"]])
+        torch.cat([replay_opaque(batch["component"], settings.opaque_share), batch["composite"]])[:, :channels]
         for batch in islice(batches(), -(-start.axes_samples // batch_size))
     )
-    init_as_linear_code(vae, patch_axes(pictures, len(vae.config.dim_mult) - 1, vae.config.z_dim))
+    init_as_linear_code(vae, patch_axes(pictures, len(vae.config.dim_mult) - 1, vae.config.z_dim, channels))
     cheap = settings.loss.model_copy(update={"lpips": 0.0, "reference_kl": 0.0, "gan": 0.0})
-    objective = VAEObjective(vae, settings.model_copy(update={"loss": cheap})).to(device)
+    objective = VAEObjective(as_rgba(vae), settings.model_copy(update={"loss": cheap})).to(device)
     vae.enable_residual_branches(False)
     parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=start.learning_rate, betas=BETAS, weight_decay=0.0)

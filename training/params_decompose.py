@@ -41,6 +41,20 @@ class Curriculum(Block):
     text_to_layers: Natural
 
 
+class Surplus(Block):
+    """Empty layers on top of some stacks, so that a network asked for too many leaves the rest empty."""
+
+    share: Share
+    max_layers: Count
+
+
+class SampledValidation(Block):
+    """Held-out pictures that are decomposed after each epoch and scored by the protocol."""
+
+    samples: Natural
+    steps: Count
+
+
 class AlignmentLoss(Block):
     """How the order-aware alignment loss aligns and merges."""
 
@@ -81,12 +95,14 @@ class TrainDecompose(Block):
     lora: Lora
     text: TextCondition
     curriculum: Curriculum
+    surplus: Surplus
     timestep: Timestep
     loss: DecomposeLoss
     alignment: AlignmentLoss
     decode_scale: Annotated[float, Field(gt=0, le=1)]
     gradient_checkpointing: bool
     compile: bool
+    validation: SampledValidation
     optimisation: Optimisation
 
     @model_validator(mode="after")

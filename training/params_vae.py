@@ -40,6 +40,7 @@ class TrainVAE(Block):
     """Stage train_vae."""
 
     seed: Natural
+    channels: Literal[3, 4]
     base_dim: Count
     z_dim: Count
     dim_mult: Annotated[list[Count], Field(min_length=2)]
@@ -48,6 +49,7 @@ class TrainVAE(Block):
     linear_start: LinearStart
     rgb_checkpoint: str | None
     alpha_bias_init: float
+    trained: Literal["all", "decoder"]
     opaque_share: Share
     loss: VAELoss
     lpips_trunk: Literal["alex", "vgg", "squeeze"]
@@ -62,5 +64,18 @@ class TrainVAE(Block):
             raise ValueError(
                 f"loss.reference_kl 0 where rgb_checkpoint is null: there is no trained encoder to stay near to, "
                 f"got {self.loss.reference_kl}"
+            )
+        if self.trained == "decoder" and self.rgb_checkpoint is None:
+            raise ValueError(
+                "trained all where rgb_checkpoint is null: an encoder from nothing has to learn, got decoder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_opaque(self) -> TrainVAE:
+        if self.channels == 3 and (self.opaque_share != 1.0 or self.rgb_checkpoint is not None):
+            raise ValueError(
+                f"with channels 3 opaque_share 1.0 and rgb_checkpoint null, an RGB VAE from nothing; got "
+                f"{self.opaque_share} and {self.rgb_checkpoint}"
             )
         return self

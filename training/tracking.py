@@ -1,7 +1,7 @@
 """MLflow runs: one a stage, below the run of its pipeline (design contract 7). How to use them: docs/tracking.md.
 
-Only the modules ``training/tracking*`` import mlflow: ``tracking_store`` says where runs are, ``tracking_pipeline``
-what their parent is, ``tracking_records`` and ``tracking_spool`` how what is logged gets there, even after an outage.
+``tracking_store`` says where runs are, ``tracking_pipeline`` what their parent is, ``tracking_records`` and
+``tracking_spool`` how what is logged gets there, even after an outage. Outside this package nothing imports mlflow.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from layers.tensors import split_alpha
 from metrics.perceptual import Perceptual
 from models.discriminator import PatchDiscriminator
+from models.opaque_vae import OpaqueVAE
 from models.rgba_vae import RGBAVAE, DiagonalGaussian
 from training.losses import (
     abmse,
@@ -62,7 +63,7 @@ class VAEObjective(nn.Module):
         settings: the stage's parameters.
     """
 
-    def __init__(self, vae: RGBAVAE, settings: TrainVAE) -> None:
+    def __init__(self, vae: RGBAVAE | OpaqueVAE, settings: TrainVAE) -> None:
         super().__init__()
         self.vae, self.settings, self.weights = vae, settings, settings.loss
         self.perceptual = Perceptual(settings.lpips_trunk) if self.weights.lpips else None

@@ -14,6 +14,7 @@ from layers.tensors import to_image
 from layers.view import grid
 from metrics.perceptual import Perceptual
 from metrics.rgba_scores import mean_metrics, reconstruction_metrics
+from models.opaque_vae import as_rgba
 from models.rgba_vae import RGBAVAE
 from training.latents import LatentMoments
 
@@ -41,20 +42,23 @@ def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, device
 
     Returns:
         Of composites ``psnr_white``, and over the nine backgrounds of AlphaVAE ``psnr``, ``ssim``, ``lpips``; of layers
-        the same with the prefix ``layer_``, and ``alpha_l1``; of the latents ``latent_std_least`` and
-        ``latent_std_most`` over channels, ``latent_mean_most`` (largest absolute mean in deviations) and
-        ``posterior_std`` (mean noise of the posterior in deviations of the latents).
+        the same with the prefix ``layer_``, and ``alpha_l1``, if the network has alpha; of the latents
+        ``latent_std_least`` and ``latent_std_most`` over channels, ``latent_mean_most`` (largest absolute mean in
+        deviations) and ``posterior_std`` (mean noise of the posterior in deviations of the latents).
     """
+    network, transparent = as_rgba(vae), vae.config.input_channels == 4
     flat_rows, layer_rows = [], []
     moments = LatentMoments(vae.config.z_dim)
     noise, pictures = torch.zeros(vae.config.z_dim, device=device), 0
     for images, composites in _batches(dataset, device):
-        posterior = vae.encode(images)
+        if not transparent:
+            images = images[:composites]
+        posterior = network.encode(images)
         moments.add(posterior.mean)
         noise, pictures = noise + (0.5 * posterior.logvar).exp().mean((2, 3)).sum(0), pictures + len(images)
-        rows = reconstruction_metrics(vae.decode(posterior.mode()).float(), images, distance=perceptual)
+        rows = reconstruction_metrics(network.decode(posterior.mode()).float(), images, distance=perceptual)
         flat_rows, layer_rows = flat_rows + rows[:composites], layer_rows + rows[composites:]
-    flat, single = mean_metrics(flat_rows), mean_metrics(layer_rows)
+    flat, single = mean_metrics(flat_rows), mean_metrics(layer_rows) if transparent else {}
     mean, std = moments.result()
     del flat["alpha_l1"]
     return {
@@ -74,6 +78,6 @@ def reconstruction_grid(vae: RGBAVAE, dataset: StackDataset, device: torch.devic
     for index in range(min(GRID_SAMPLES, len(dataset))):
         item = dataset[index]
         images = torch.stack([item["composite"], item["layers"][-1]]).to(device)
-        true, ours = to_image(images), to_image(vae(images))
+        true, ours = to_image(images), to_image(as_rgba(vae)(images))
         rows.append([true[0], ours[0], true[1], ours[1]])
     return grid(rows, scale=2)

@@ -8,7 +8,14 @@ from layers.dataset import StackDataset
 from layers.manifest import DatasetError
 from tests.networks import tiny_vae
 from training.cache import DamagedCacheError
-from training.latents import both_splits, cached_stacks, encode_missing, encode_stack, open_cache
+from training.latents import (
+    both_splits,
+    cached_stacks,
+    empty_latents,
+    encode_missing,
+    encode_stack,
+    open_cache,
+)
 
 
 @pytest.fixture
@@ -108,3 +115,9 @@ def test_a_flipped_bit_is_noticed_and_made_good(vae, bucketed_root, tmp_path):
         for index in range(4):
             reopened.stack(index)
     assert torch.equal(load(vae, bucketed_root, tmp_path)[0].stack(3), before)
+
+
+def test_an_empty_layer_has_the_latents_of_an_empty_picture(vae):
+    empty = torch.cat([torch.full((1, 3, 8, 16), -1.0), torch.full((1, 1, 8, 16), -1.0)], dim=1)
+    expected = encode_stack(vae, empty, empty[:, None])[0, 1]
+    assert torch.allclose(empty_latents(vae, (2, 4)), expected, atol=1e-6)

@@ -10,9 +10,9 @@ from models.text_encoders import NULL_TEXT
 from tests.networks import tiny_network, tiny_vae
 from training.cache import TensorCache, text_key
 from training.captions import Captions
-from training.flow_objective import FlowObjective, error_curves, phase_at
+from training.flow_objective import FlowObjective, error_curves, phase_at, with_surplus
 from training.params import load_params
-from training.params_decompose import Curriculum
+from training.params_decompose import Curriculum, Surplus
 from training.pixel_terms import NAMES, PixelTerms
 from training.refine_objective import RefineObjective
 
@@ -246,3 +246,32 @@ def test_kept_layers_cost_nothing_when_the_network_keeps_them_and_something_othe
         terms = objective.terms(clean, noise, sigma, edit, index)
         assert terms["edit_kept"].item() == pytest.approx(0.5, rel=1e-3), "1 - sigma times a difference of 1"
         assert terms["edit_velocity"].item() == pytest.approx(4.0, rel=1e-3), "the error of x_0, over sigma, squared"
+
+
+def test_surplus_layers_are_empty_on_top_and_as_often_as_asked():
+    clean, empty = torch.randn(2, 3, 4, 4, 4), torch.randn(4, 4, 4)
+    torch.manual_seed(0)
+    counts = []
+    for _ in range(400):
+        shown = with_surplus(clean, empty, Surplus(share=0.5, max_layers=4))
+        assert torch.equal(shown[:, :3], clean) and all(torch.equal(slot, empty) for slot in shown[0, 3:])
+        counts.append(shown.shape[1] - 3)
+    assert set(counts) == {0, 1, 2}, "2 layers, and at most 4 of them"
+    assert counts.count(0) / 400 == pytest.approx(0.5, abs=0.08)
+    assert counts.count(1) / 400 == pytest.approx(0.25, abs=0.08)
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.0, 6), (1.0, 2)])
+def test_there_is_no_surplus_without_a_share_or_without_room(share, most):
+    clean = torch.randn(2, 3, 4, 4, 4)
+    assert with_surplus(clean, torch.randn(4, 4, 4), Surplus(share=share, max_layers=most)) is clean
+
+
+def test_the_objective_asks_for_empty_layers_where_there_is_a_surplus():
+    clean, empty = torch.randn(2, 3, 4, 4, 4), torch.randn(4, 4, 4)
+    network = Perfect(torch.cat([clean, empty.expand(2, 1, -1, -1, -1)], dim=1))
+    settings = decompose_settings(surplus=Surplus(share=1.0, max_layers=3))
+    asked = []
+    terms = FlowObjective(network, settings, empty=lambda size: asked.append(size) or empty)(batch_of(clean))
+    assert asked == [(4, 4)] and terms["velocity_layer_3"] < 1e-8
+    assert torch.equal(network.calls[0]["condition"], clean[:, 0])
