@@ -20,6 +20,7 @@ RADIUS = 2  # of the window that alpha is explained in, pixels of the small pict
 EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
 ROUNDS = 6
 TOLERANCE = 1.0 / 255.0
+EMPTY = 0.002  # mean share of the flat picture, below which a layer counts as empty
 
 
 def guided_alpha(
@@ -78,6 +79,12 @@ def visible_weights(alphas: np.ndarray) -> np.ndarray:
     """
     above = np.cumprod(1.0 - alphas[:0:-1], axis=0)[::-1]
     return alphas * np.concatenate([above, np.ones_like(alphas[:1])])
+
+
+def without_empty(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leave out of a stack, ``(h, w, 4)`` uint8, the layers above the bottom that show in next to no pixel."""
+    shares = visible_weights(np.stack([to_float(layer)[..., 3] for layer in layers])).mean((1, 2))
+    return [layers[0], *(layer for layer, share in zip(layers[1:], shares[1:], strict=True) if share >= EMPTY)]
 
 
 def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:

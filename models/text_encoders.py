@@ -99,9 +99,12 @@ class TextEncoder:
             truncation=True,
             max_length=self.dropped_tokens + self.max_sequence_length,
             return_tensors="pt",
-        ).to(self.model.device)
-        states = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        mask = tokens.attention_mask[:, self.dropped_tokens :].bool()
+        )
+        # Weights that wait in main memory are on no device; their hooks move what they are called with.
+        device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
+        ids, real = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        states = self.model(input_ids=ids, attention_mask=real).last_hidden_state
+        mask = real[:, self.dropped_tokens :].bool().to(states.device)
         return states[:, self.dropped_tokens :].masked_fill(~mask[..., None], 0.0), mask
 
 

@@ -1,6 +1,7 @@
 """Take pictures apart into layers that editors open.
 
-    python -m stages.decompose PICTURE… --layers 3 --out DIR --format png,psd,pptx,ora,zip
+    python -m stages.decompose PICTURE… --layers 3|auto --out DIR --format png,psd,pptx,ora,zip
+    python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
 
 PICTURE is a file, a folder or a pattern; any mode and size of picture that Pillow reads. Layers come at the picture's
 own resolution with its own colours, and flatten to it again (layers/restore.py). The model is ``evaluate.model`` of
@@ -10,8 +11,6 @@ params.yaml, another folder, or a hub repository in the released layout.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,16 +25,32 @@ from layers.export.crop import flattened
 from layers.images import PictureError
 from layers.picture_files import find_pictures, read_picture_file
 from stages.cli import stage_command
-from stages.sources import bucket_limits
 from training.decomposer import Decomposer
+from training.offloading import OFFLOADS
 from training.params import Params
-from training.picture_layers import layers_of
+from training.picture_layers import STEPS, layers_asked, layers_of
 
 MAX_LAYERS = 20  # the released model was trained with no more
+AUTO = "auto"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DecomposeError(UserError):
     """An argument, or a picture, that cannot be decomposed; the message says which and why."""
+
+
+def layer_count(text: str) -> int | None:
+    """The number that ``--layers`` asks for; ``None`` for auto.
+
+    Raises:
+        DecomposeError: if it is neither.
+    """
+    if text == AUTO:
+        return None
+    # Digits of other scripts are digits to Python.
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LAYERS):
+        raise DecomposeError(f"--layers: got {text}, expected {AUTO} or 1 to {MAX_LAYERS}")
+    return int(text)
 
 
 def checked(arguments: argparse.Namespace) -> list[str]:
@@ -44,11 +59,11 @@ def checked(arguments: argparse.Namespace) -> list[str]:
     Raises:
         DecomposeError: if an argument is out of bounds.
     """
-    if not 1 <= arguments.layers <= MAX_LAYERS:
-        raise DecomposeError(f"--layers: got {arguments.layers}, expected 1 to {MAX_LAYERS}")
     for name in ("steps", "batch_size", "recursive"):
         if getattr(arguments, name) < (0 if name == "recursive" else 1):
             raise DecomposeError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, expected more")
+    if not 0.0 <= arguments.guidance < float("inf"):
+        raise DecomposeError(f"--guidance: got {arguments.guidance}, expected a scale from 0 on, 1 for none")
     formats = [name for name in arguments.format.split(",") if name]
     if not formats or (unknown := [name for name in formats if name not in FORMATS]):
         raise DecomposeError(f"--format: got {unknown[0] if formats else 'nothing'!r}, expected {', '.join(FORMATS)}")
@@ -96,7 +111,7 @@ def split_again(
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Read, decompose, write."""
-    formats = checked(arguments)
+    formats, count = checked(arguments), layer_count(arguments.layers)
     try:
         places = targets(find_pictures(arguments.pictures), arguments.out)
     except PictureError as error:
@@ -104,14 +119,22 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if arguments.out.is_file():
         raise DecomposeError(f"--out {arguments.out} is a file, expected a folder")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = Decomposer.from_pretrained(arguments.model or params.evaluate.model, device)
-    # Whatever comes in gets a size: small pictures are enlarged, long ones squeezed.
-    limits = dataclasses.replace(bucket_limits(params.prepare_buckets), max_aspect=math.inf, upscale=True)
+    # Networks of another's are large: half the memory, where a GPU computes with it at full speed.
+    precision = arguments.precision or ("bf16" if device.type == "cuda" else "fp32")
+    source = arguments.model or params.evaluate.model
+    model = Decomposer.from_pretrained(source, device, PRECISIONS[precision], arguments.offload)
+    layers_asked(model, count)
+    model.check_guidance(arguments.guidance)
 
     def decompose(pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
-        captions = [arguments.caption] * len(pictures)
         return layers_of(
-            model, pictures, arguments.layers, limits, captions=captions, steps=arguments.steps, seed=arguments.seed
+            model,
+            pictures,
+            count,
+            captions=[arguments.caption] * len(pictures),
+            steps=arguments.steps,
+            seed=arguments.seed,
+            guidance=arguments.guidance,
         )
 
     refused: dict[Path, str] = {}
@@ -134,15 +157,23 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder or pattern")
-    parser.add_argument("--layers", type=int, required=True, help=f"how many, 1 to {MAX_LAYERS}")
+    parser.add_argument("--layers", required=True, help=f"how many, 1 to {MAX_LAYERS}, or {AUTO}")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
     parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
     parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
     parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
-    parser.add_argument("--steps", type=int, default=12, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the sampler (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (default: bf16 on a GPU, else fp32)")
+    parser.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        default="none",
+        help="keep weights in main memory: of whole networks or of all blocks but one; for small GPUs",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

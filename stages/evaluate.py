@@ -95,7 +95,7 @@ def setting_of(
         "source": pictures.description,
         "model": settings.model,
         "layers_asked": "as many as the sample has, counted as the protocol groups them",
-        "text": model.condition.encoder,
+        "text": model.condition.encoder if settings.captions else "none",
         "steps": settings.steps,
         "seed": settings.seed,
         "sizes": sorted({m.bucket for m in measured}),

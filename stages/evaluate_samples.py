@@ -78,7 +78,8 @@ class Measured:
 def decompose(model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate) -> list[Decomposed]:
     """Decompose a batch of one size and one number of layers."""
     pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
-    ids, captions = ([getattr(sample, name) for sample in samples] for name in ("sample_id", "caption"))
+    ids = [sample.sample_id for sample in samples]
+    captions = [sample.caption for sample in samples] if settings.captions else None
     start = time.perf_counter()
     layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, steps=settings.steps, seed=settings.seed)
     seconds = (time.perf_counter() - start) / len(samples)

@@ -26,6 +26,7 @@ from training.progress import make_plan
 from training.refine_objective import RefineObjective, held_out_terms
 from training.registry import register_weights
 from training.session import training_session
+from training.trained_for import read_trained_for, save_trained_for
 
 INPUT = WEIGHTS / "decompose"
 OUTPUT = WEIGHTS / "refine"
@@ -75,6 +76,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             shutil.rmtree(OUTPUT, ignore_errors=True)
             trained.save_pretrained(OUTPUT)
             save_text_condition(condition, OUTPUT)
+            save_trained_for(read_trained_for(INPUT), OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
             session.run.report(write_report("refine", {"before": before, "after": after}))
             session.run.artifact(write_table("refine", progress.history))

@@ -39,6 +39,7 @@ from training.params_decompose import TrainDecompose
 from training.pixel_terms import PixelTerms
 from training.progress import make_plan
 from training.session import training_session
+from training.trained_for import of_buckets, save_trained_for
 
 INPUT = WEIGHTS / "vae"
 OUTPUT = WEIGHTS / "decompose"
@@ -182,6 +183,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 merge_lora(trained.transformer)
             trained.save_pretrained(OUTPUT)
             save_text_condition(settings.text, OUTPUT)
+            surplus = settings.surplus.max_layers if settings.surplus.share else None
+            save_trained_for(of_buckets(train.keys, surplus), OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
             final = progress.best
             parameters = sum(p.numel() for p in trained.parameters())

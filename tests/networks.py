@@ -7,6 +7,7 @@ from diffusers import QwenImageTransformer2DModel
 
 from models.rgba_vae import RGBAVAE, VAEConfig
 from models.vld_mmdit import VLDMMDiT, build_transformer
+from training.trained_for import TrainedFor, save_trained_for
 
 
 def tiny_vae() -> RGBAVAE:
@@ -42,4 +43,5 @@ def save_tiny(folder: Path, seed: int = 1) -> Path:
         torch.nn.init.normal_(parameter, std=0.05)
     network.save_pretrained(folder)
     vae.save_pretrained(folder / "vae")
+    save_trained_for(TrainedFor(min_side=32, max_side=96, max_pixels=6144, surplus_layers=3), folder)
     return folder

@@ -41,9 +41,13 @@ class Captions:
         return [text if kept else NULL_TEXT for text, kept in zip(texts, keep, strict=True)]
 
 
-def open_text_encoder(settings: TextCondition, device: torch.device | str) -> TextEncoder | None:
+def open_text_encoder(
+    settings: TextCondition, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> TextEncoder | None:
     """The encoder that a network was or will be trained with; ``None`` for a network without text."""
-    return load_text_encoder(settings.encoder, settings.source, device=device, max_sequence_length=settings.max_tokens)
+    return load_text_encoder(
+        settings.encoder, settings.source, device=device, dtype=dtype, max_sequence_length=settings.max_tokens
+    )
 
 
 def embed_captions(

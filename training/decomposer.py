@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from accelerate.hooks import UserCpuOffloadHook
 from torch import Tensor
 
+from layers.errors import UserError
 from models.rgba_vae import RGBAVAE
-from models.text_encoders import TextEncoder
-from models.vld_mmdit import VLDMMDiT
+from models.text_encoders import NULL_TEXT, TextEncoder
+from models.vld_mmdit import Text, VLDMMDiT
 from training.captions import open_text_encoder, read_text_condition
+from training.offloading import Offload, place
 from training.params_decompose import TextCondition
-from training.sampling import decompose_pictures
+from training.sampling import Guidance, decompose_pictures
+from training.trained_for import TrainedFor, read_trained_for
+
+
+class GuidanceError(UserError):
+    """A network without text cannot be guided by it."""
 
 
 @dataclass(frozen=True)
@@ -22,42 +30,73 @@ class Decomposer:
 
     Attributes:
         network: VLD-MMDiT.
-        vae: RGBA-VAE.
+        vae: RGBA-VAE, in float32.
         encoder: of captions; ``None`` for a network without text.
         condition: what text the network was trained with.
-        device: of the networks.
+        trained_for: sizes and layers that it was trained with.
+        device: where they compute.
+        dtype: of the network's and the encoder's weights; what lies between its steps is float32.
+        hooks: what takes weights off the device after use.
     """
 
     network: VLDMMDiT
     vae: RGBAVAE
     encoder: TextEncoder | None
     condition: TextCondition
+    trained_for: TrainedFor
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    hooks: list[UserCpuOffloadHook] = field(default_factory=list)
 
     @classmethod
-    def from_pretrained(cls, source: str, device: torch.device) -> Decomposer:
+    def from_pretrained(
+        cls,
+        source: str,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        offload: Offload = "none",
+    ) -> Decomposer:
         """Load what the stages write, or the released layout: ``vae/``, ``transformer/`` and what text they read.
 
         Args:
             source: folder, or a hub repository ``owner/name``.
-            device: where to compute.
+            device: where to compute; ``None`` takes a GPU if there is one.
+            dtype: float32 or bfloat16, of the network and the text encoder; the released network is 38 GiB in bfloat16.
+            offload: for GPUs smaller than the networks, see :func:`training.offloading.place`; the VAE stays there.
 
         Raises:
             FileNotFoundError: if something is missing.
         """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         vae = RGBAVAE.from_pretrained(source, "vae").to(device).eval()
-        network = VLDMMDiT.from_pretrained(source).to(device).eval()
+        network = VLDMMDiT.from_pretrained(source, dtype).eval()
         condition = read_text_condition(source)
-        return cls(network, vae, open_text_encoder(condition, device), condition, device)
+        encoder = open_text_encoder(condition, "cpu", dtype)
+        modules = [network.transformer] if encoder is None else [encoder.model, network.transformer]
+        hooks = place(modules, device, offload)
+        return cls(network, vae, encoder, condition, read_trained_for(source), device, dtype, hooks)
 
     @property
     def multiple(self) -> int:
         """Pixels that both sides of a picture are a multiple of."""
         return self.vae.spatial_factor * self.network.patch_size
 
+    def check_guidance(self, scale: float) -> None:
+        """Refuse, with a :class:`GuidanceError`, to guide a network without text."""
+        if scale != 1.0 and self.encoder is None:
+            raise GuidanceError(f"guidance: got {scale:g}, expected 1: this network was trained without captions")
+
     @torch.no_grad()
     def decompose(
-        self, pictures: Tensor, layer_count: int, ids: Sequence[str], captions: Sequence[str], *, steps: int, seed: int
+        self,
+        pictures: Tensor,
+        layer_count: int,
+        ids: Sequence[str],
+        captions: Sequence[str] | None,
+        *,
+        steps: int,
+        seed: int,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
@@ -65,14 +104,39 @@ class Decomposer:
             pictures: sides are multiples of :attr:`multiple`.
             layer_count: L.
             ids: names of the pictures: the noise of each depends on its name and the seed alone, not on the batch.
-            captions: what the pictures show; not read by a network without text.
+            captions: what the pictures show, where "" says nothing, as training does where it leaves a caption out;
+                ``None`` for none. Not read by a network without text.
             steps: of the Euler sampler.
             seed: of the noise.
+            guidance: scale of classifier-free guidance by the caption; 1 is none.
+
+        Raises:
+            GuidanceError: for guidance of a network without text.
         """
-        text = None if self.encoder is None else self.encoder.encode(captions)
-        return decompose_pictures(
-            self.network, self.vae, pictures.to(self.device), layer_count, ids, steps=steps, seed=seed, text=text
-        ).cpu()
+        self.check_guidance(guidance)
+        text = self._text(captions or [""] * len(pictures))
+        guide = None if guidance == 1.0 else Guidance(guidance, self._text([""] * len(pictures)))
+        layers = decompose_pictures(
+            self.network,
+            self.vae,
+            pictures.to(self.device),
+            layer_count,
+            ids,
+            steps=steps,
+            seed=seed,
+            text=text,
+            guidance=guide,
+            dtype=self.dtype,
+        )
+        for hook in self.hooks:
+            hook.offload()
+        return layers.cpu()
+
+    def _text(self, captions: Sequence[str]) -> Text | None:
+        if self.encoder is None:
+            return None
+        states, mask = self.encoder.encode([caption or NULL_TEXT for caption in captions])
+        return states.to(self.device), mask.to(self.device)
 
     @torch.no_grad()
     def reconstruct(self, layers: Tensor) -> Tensor:

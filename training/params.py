@@ -37,6 +37,7 @@ class Evaluate(Block):
     split: Literal["train", "val"]
     steps: Count
     seed: Natural
+    captions: bool
     batch_size: Count
     max_merges: Natural
     others: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], str]

@@ -1,4 +1,4 @@
-"""The tool people came for: pictures of any size in, layers of that size out."""
+"""The tool people came for: pictures of any size in, layers of that size out; the command and the page call it."""
 
 from __future__ import annotations
 
@@ -7,52 +7,77 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from layers.buckets import BucketLimits
+from layers.errors import UserError
 from layers.evaluation_set import shown_to_model, stretched_size
-from layers.restore import restore
+from layers.restore import restore, without_empty
 from layers.tensors import to_image, to_tensor
 from training.decomposer import Decomposer
 
 # A picture has no name that would mean anything: its noise hangs on the seed alone.
 NAME = "picture"
+STEPS = 12
+
+
+class LayerCountError(UserError):
+    """The network cannot choose how many layers there are."""
+
+
+def layers_asked(model: Decomposer, layer_count: int | None) -> int:
+    """How many layers the network is asked for: the number, or where it may choose as many as it was trained for.
+
+    Raises:
+        LayerCountError: if the network has never seen a layer stay empty, and is to choose.
+    """
+    count = model.trained_for.surplus_layers if layer_count is None else layer_count
+    if count is None:
+        raise LayerCountError(
+            "layers: got auto, expected a number: this network was trained without surplus layers "
+            "(train_decompose.surplus.share)"
+        )
+    return count
 
 
 def layers_of(
     model: Decomposer,
     pictures: Sequence[np.ndarray],
-    layer_count: int,
-    limits: BucketLimits,
+    layer_count: int | None = None,
     *,
     captions: Sequence[str] | None = None,
-    steps: int = 12,
+    steps: int = STEPS,
     seed: int = 0,
+    guidance: float = 1.0,
 ) -> list[list[np.ndarray]]:
     """Decompose pictures of any size; their layers come back at that size and flatten to them again.
 
-    The network sees each picture stretched to a size within ``limits``; what it finds is brought back by
+    The network sees each picture stretched to a size it was trained at; what it finds is brought back by
     :func:`layers.restore.restore`.
 
     Args:
         model: the networks.
         pictures: ``(H, W, 4)`` uint8, straight alpha.
-        layer_count: of each.
-        limits: of the size the network is shown.
+        layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, and what
+            stays empty is dropped.
         captions: what they show; ``None`` for nothing said.
         steps: of the Euler sampler.
         seed: of the noise; equal pictures have equal layers, whatever else is in the list.
+        guidance: by the caption, see :meth:`training.decomposer.Decomposer.decompose`.
 
     Returns:
         For each picture its layers, ``(H, W, 4)`` uint8, bottom to top.
+
+    Raises:
+        LayerCountError: see :func:`layers_asked`.
+        GuidanceError: for guidance of a network without text.
     """
-    sizes = [stretched_size(picture.shape[:2], limits) for picture in pictures]
-    said = [""] * len(pictures) if captions is None else captions
+    count = layers_asked(model, layer_count)
+    sizes = [stretched_size(picture.shape[:2], model.trained_for.limits) for picture in pictures]
     found: list[list[np.ndarray]] = [[] for _ in pictures]
     for size in dict.fromkeys(sizes):
         alike = [index for index, own in enumerate(sizes) if own == size]
         shown = torch.stack([to_tensor(shown_to_model(pictures[index], size)) for index in alike])
-        stacks = model.decompose(
-            shown, layer_count, [NAME] * len(alike), [said[index] for index in alike], steps=steps, seed=seed
-        )
+        said = None if captions is None else [captions[index] for index in alike]
+        stacks = model.decompose(shown, count, [NAME] * len(alike), said, steps=steps, seed=seed, guidance=guidance)
         for index, stack in zip(alike, stacks, strict=True):
-            found[index] = restore(list(to_image(stack)), pictures[index])
+            layers = list(to_image(stack))
+            found[index] = restore(without_empty(layers) if layer_count is None else layers, pictures[index])
     return found

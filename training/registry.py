@@ -126,7 +126,6 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
 
 
 def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[str, str]) -> LoggedModel:
-    sizes = params.prepare_buckets
     with warnings.catch_warnings():
         # That there is no input example: the signature is said outright.
         warnings.simplefilter("ignore")
@@ -137,11 +136,7 @@ def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[
             name="decomposer",
             run_id=run_id,
             python_model=str(CODE),
-            model_config={
-                "weights": place,
-                "md5": md5,
-                "limits": {key: getattr(sizes, key) for key in ("min_side", "max_side", "max_pixels")},
-            },
+            model_config={"weights": place, "md5": md5},
             signature=signature(params),
             pip_requirements=str(CODE.parents[1] / "requirements.txt"),
             params=dict(tags),

@@ -105,13 +105,16 @@ def decompose_pictures(
     text: Text | None = None,
     guidance: Guidance | None = None,
     noise: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
-    The other arguments are those of :func:`decompose_latents`.
+    ``dtype`` is that of the network's weights; the VAE and what lies between the steps are float32. The other arguments
+    are those of :func:`decompose_latents`.
     """
     condition = vae.normalise(vae.encode(pictures).mode())
-    latents = decompose_latents(
-        network, condition, layer_count, ids, steps=steps, seed=seed, text=text, guidance=guidance, noise=noise
-    )
-    return decode_layers(vae, latents[:, 1:])
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=dtype != torch.float32):
+        latents = decompose_latents(
+            network, condition, layer_count, ids, steps=steps, seed=seed, text=text, guidance=guidance, noise=noise
+        )
+    return decode_layers(vae, latents[:, 1:].float())

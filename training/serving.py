@@ -6,7 +6,6 @@ import base64
 import binascii
 import io
 import logging
-import math
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +18,9 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
-from layers.buckets import BucketLimits
-from layers.evaluation_set import at_scored_size, shown_to_model, stretched_size
 from layers.images import PictureError, decode_rgba, encode_png
-from layers.tensors import to_image, to_tensor
 from training.decomposer import Decomposer
+from training.picture_layers import layers_of
 from training.versions import open_weights
 
 MAX_PICTURES = 8
@@ -32,8 +29,6 @@ MAX_PIXELS = 4096 * 4096
 MAX_CAPTION = 4000
 BOUNDS = {"layers": (1, 20), "steps": (1, 200), "seed": (0, 2**63 - 1)}
 FORMATS = ("PNG", "JPEG")
-# A picture from a request has no name: its noise depends on the seed alone.
-NAME = "picture"
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +108,12 @@ class ServedDecomposer(PythonModel):
         self._model = Decomposer.from_pretrained(
             str(folder), torch.device("cuda" if torch.cuda.is_available() else "cpu")
         )
-        # Whatever comes in gets a size: a server has no manifest to drop it into.
-        self._limits = BucketLimits(**config["limits"], max_aspect=math.inf, upscale=True)
         self._one_at_a_time = threading.Lock()
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Decompose the pictures of a request, each stretched to a size the network takes and its layers back.
+        """Decompose the pictures of a request (training/picture_layers.py).
 
         Args:
             context: not read.
@@ -149,9 +142,8 @@ class ServedDecomposer(PythonModel):
 
     def _decompose(self, picture: np.ndarray, layers: int, steps: int, seed: int, caption: str) -> dict[str, Any]:
         height, width = picture.shape[:2]
-        shown = to_tensor(shown_to_model(picture, stretched_size((height, width), self._limits)))[None]
         # Requests come in threads of their own; side by side they would need the memory of all.
         with self._one_at_a_time:
-            (stack,) = self._model.decompose(shown, layers, [NAME], [caption], steps=steps, seed=seed)
-        files = [encode_png(layer) for image in to_image(stack) for layer in at_scored_size([image], (height, width))]
-        return {"width": width, "height": height, "layers": [base64.b64encode(file).decode() for file in files]}
+            (stack,) = layers_of(self._model, [picture], layers, captions=[caption], steps=steps, seed=seed)
+        files = [base64.b64encode(encode_png(layer)).decode() for layer in stack]
+        return {"width": width, "height": height, "layers": files}

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layers.compositing import composite, resize, to_float, to_uint8
-from layers.restore import cover, fit_colours, guided_alpha, restore, visible_weights
+from layers.restore import cover, fit_colours, guided_alpha, restore, visible_weights, without_empty
 
 
 def psnr(one, other):
@@ -134,3 +134,14 @@ def test_layers_of_any_size_flatten_to_the_picture(size):
     found = restore(small, picture)
     assert all(layer.shape == picture.shape for layer in found)
     assert psnr(to_uint8(composite([to_float(layer) for layer in found])), picture) > 48.0
+
+
+def test_layers_that_show_nowhere_are_left_out():
+    bottom, disc = np.zeros((2, 40, 40, 4), np.uint8)
+    bottom[...], disc[10:20, 10:20] = 255, (200, 0, 0, 255)
+    dust = np.zeros_like(bottom)
+    dust[3, 3:6] = 255
+    hidden = disc // 2
+    kept = without_empty([bottom, hidden, disc, dust, np.zeros_like(bottom)])
+    assert [layer is given for layer, given in zip(kept, (bottom, disc), strict=True)] == [True, True]
+    assert without_empty([np.zeros_like(bottom)])[0].max() == 0, "the bottom stays"

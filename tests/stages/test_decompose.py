@@ -1,5 +1,7 @@
 """The command, in one process, with networks of a few thousand random weights: out come layers of the picture."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from layers.export.crop import flattened
 from stages.decompose import main
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
+from training.trained_for import read_trained_for, save_trained_for
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +84,16 @@ def test_alpha_of_the_picture_is_that_of_the_stack(decompose, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--layers", "0"], "--layers: got 0, expected 1 to 20"),
+        (["--layers", "0"], "--layers: got 0, expected auto or 1 to 20"),
         (["--layers", "21"], "--layers: got 21"),
+        (["--layers", "many"], "--layers: got many"),
+        (["--layers", "2.5"], "--layers: got 2.5"),
+        (["--layers", "2", "--guidance", "-1"], "--guidance: got -1.0"),
+        (["--layers", "2", "--guidance", "nan"], "--guidance: got nan"),
+        (
+            ["--layers", "2", "--guidance", "4"],
+            "guidance: got 4, expected 1: this network was trained without captions",
+        ),
         (["--layers", "2", "--format", "gif"], "--format: got 'gif', expected png, psd"),
         (["--layers", "2", "--format", ""], "--format: got 'nothing'"),
         (["--layers", "2", "--batch-size", "0"], "--batch-size: got 0"),
@@ -107,3 +118,25 @@ def test_bad_pictures_are_named_and_the_others_done(decompose, tmp_path, capsys)
     assert [path.name for path in out.iterdir()] == [good.stem]
     decompose(tmp_path / "nothing", "--layers", 2, "--out", "out", expect=2)
     assert "nothing: no picture; expected a file, a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--offload", "models"], ["--offload", "blocks"], ["--precision", "bf16"]])
+def test_where_weights_wait_changes_nothing_and_half_precision_little(decompose, tmp_path, options):
+    source = picture(tmp_path / "in")
+    plain = read(decompose(source, "--layers", 2, "--out", "out") / "poster")
+    other = read(decompose(source, "--layers", 2, "--out", "other", *options).with_name("other") / "poster")
+    difference = max(np.abs(a.astype(int) - b).mean() for a, b in zip(plain, other, strict=True))
+    assert difference == 0.0 if options[0] == "--offload" else 0.0 < difference < 4.0
+
+
+def test_auto_takes_what_the_network_fills(decompose, tmp_path, model):
+    out = decompose(picture(tmp_path / "in"), "--layers", "auto", "--out", "out")
+    assert 1 <= len(read(out / "poster")) <= 3, "the folder says that it was trained for three"
+
+
+def test_auto_wants_a_network_that_has_seen_empty_layers(decompose, tmp_path, model, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    save_trained_for(read_trained_for(model).model_copy(update={"surplus_layers": None}), other)
+    decompose(picture(tmp_path / "in"), "--layers", "auto", "--out", "out", "--model", other, expect=2)
+    assert "layers: got auto, expected a number" in capsys.readouterr().err

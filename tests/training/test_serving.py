@@ -14,19 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from layers.buckets import BucketLimits
-from layers.evaluation_set import at_scored_size, shown_to_model, stretched_size
+from layers.export.crop import flattened
 from layers.images import decode_rgba, encode_png
-from layers.tensors import to_image, to_tensor
 from tests.servers import serving
 from tests.stages.imports import ROOT
 from tests.stages.workspace import environment, run
 from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
+from training import picture_layers
 from training.decomposer import Decomposer
 from training.tracking import digest, tracking_uri
 from training.versions import Registry, WeightsError
 
-SIZES = {"min_side": 32, "max_side": 96, "max_pixels": 6144}
 MODEL = "models:/smoke-decomposer@champion"
 
 
@@ -35,7 +33,7 @@ def project(tmp_path_factory, bucketed_root):
     """A project whose champion is a tiny model."""
     root = tmp_path_factory.mktemp("served") / "project"
     with pytest.MonkeyPatch.context() as patch:
-        params = enter_project(root, bucketed_root, patch, prepare_buckets=SIZES)
+        params = enter_project(root, bucketed_root, patch)
         evaluate(params)
         Registry(params).set_alias("champion", 1)
     return root
@@ -88,13 +86,10 @@ def ask(uri, *pictures, **params):
 
 
 def direct(root, image, layers, steps, seed):
-    """The same by hand."""
+    """The same in this process."""
     model = Decomposer.from_pretrained(str(root / FOLDER), torch.device("cpu"))
-    size = stretched_size(image.shape[:2], BucketLimits(**SIZES, max_aspect=10.0, upscale=True))
-    assert size[0] != size[1], "else swapped sides would not show"
-    shown = to_tensor(shown_to_model(image, size))[None]
-    (stack,) = model.decompose(shown, layers, ["picture"], [""], steps=steps, seed=seed)
-    return at_scored_size(list(to_image(stack)), image.shape[:2])
+    (stack,) = picture_layers.layers_of(model, [image], layers, steps=steps, seed=seed)
+    return stack
 
 
 def layers_of(answer):
@@ -110,6 +105,7 @@ def test_layers_over_http_are_those_of_the_decomposer(server, project):
     first, second = answer["predictions"]
     assert (first["width"], first["height"]) == (70, 50) == (second["width"], second["height"])
     np.testing.assert_array_equal(layers_of(first), direct(project, image, 3, 2, 5))
+    assert np.abs(flattened(layers_of(first)).astype(int) - image).max() <= 2
     assert len(second["layers"]) == 3
     status, answer = ask(server, {"picture": [encoded(encode_png(image))]}, layers=3, steps=2, seed=5)
     assert answer["predictions"] == [first], "MLflow's other form, and alone as beside others"
