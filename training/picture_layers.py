@@ -20,7 +20,7 @@ NAME = "picture"
 def layers_of(
     model: Decomposer,
     pictures: Sequence[np.ndarray],
-    layer_count: int,
+    layer_count: int | None,
     limits: BucketLimits,
     *,
     captions: Sequence[str] | None = None,
@@ -35,7 +35,7 @@ def layers_of(
     Args:
         model: the networks.
         pictures: ``(H, W, 4)`` uint8, straight alpha.
-        layer_count: of each.
+        layer_count: of each; ``None``: three, until it can be found out.
         limits: of the size the network is shown.
         captions: what they show; ``None`` for nothing said.
         steps: of the Euler sampler.
@@ -44,6 +44,7 @@ def layers_of(
     Returns:
         For each picture its layers, ``(H, W, 4)`` uint8, bottom to top.
     """
+    layer_count = 3 if layer_count is None else layer_count  # MERGE: stands in for auto, on this line alone
     sizes = [stretched_size(picture.shape[:2], limits) for picture in pictures]
     said = [""] * len(pictures) if captions is None else captions
     found: list[list[np.ndarray]] = [[] for _ in pictures]
