@@ -1,13 +1,13 @@
 # make repro   the whole pipeline on the embedded default     make test   all tests
 # make ui      the runs in MLflow                             make tune   a small Optuna study
-# make serve   the promoted model over HTTP, on loopback
+# make serve   the promoted model over HTTP, on loopback      make app   a page to decompose and edit pictures, on loopback
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test lint ui serve tune setup requirements clean
+.PHONY: repro test lint ui serve app tune setup requirements clean
 
 repro: $(READY)
 	dvc repro
@@ -25,6 +25,9 @@ ui: $(READY)
 
 serve: $(READY)
 	$(BIN)/python -m stages.serve
+
+app: $(READY)
+	$(BIN)/python -m stages.app
 
 tune: $(READY)
 	dvc repro prepare_buckets

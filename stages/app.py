@@ -1,0 +1,57 @@
+"""Open the page: drop a picture, look at its layers, edit them, download them. On loopback alone.
+
+    python -m stages.app [--model FOLDER] [--port 7860]
+
+The model is ``evaluate.model`` of params.yaml, another folder, or a hub repository in the released layout. Pictures are
+read in memory, nothing is written, and the page asks no other server for anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import torch
+
+from stages.cli import stage_command
+from training.decomposer import Decomposer
+from training.params import Params
+from training.picture_layers import STEPS
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Check, load the networks, serve until interrupted."""
+    # Gradio reads these when it is imported, which takes seconds: not before arguments are looked at.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    from stages.app_page import looks, make_page
+    from stages.app_server import HOST, build_server, listen, serve
+    from stages.app_session import PageError
+
+    if not 0 <= arguments.port < 65536:
+        raise PageError(f"--port: got {arguments.port}, expected 1 to 65535, or 0 for any that is free")
+    if arguments.steps < 1:
+        raise PageError(f"--steps: got {arguments.steps}, expected more")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with listen(arguments.port) as opened:
+        model = Decomposer.from_pretrained(arguments.model or params.evaluate.model, device)
+        blocks, page = make_page(model, arguments.steps, arguments.seed)
+        server = build_server(blocks, page.uploads, page.downloads, looks())
+        print(f"app: http://{HOST}:{opened.getsockname()[1]}", flush=True)
+        serve(server, opened)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
+    parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return stage_command(run, __doc__, argv, _add_arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
