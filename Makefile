@@ -14,7 +14,7 @@ repro: $(READY)
 	@echo "Numbers: metrics/reports/*.json, pictures: metrics/reports/panels; runs and curves: make ui"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

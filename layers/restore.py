@@ -20,7 +20,8 @@ RADIUS = 2  # of the window that alpha is explained in, pixels of the small pict
 EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
 ROUNDS = 6
 TOLERANCE = 1.0 / 255.0
-EMPTY = 0.002  # mean share of the flat picture, below which a layer counts as empty
+FAINT = 0.2  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
+EMPTY = 0.003  # share of the picture that a layer has to be seen in
 
 
 def guided_alpha(
@@ -83,8 +84,9 @@ def visible_weights(alphas: np.ndarray) -> np.ndarray:
 
 def without_empty(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Leave out of a stack, ``(h, w, 4)`` uint8, the layers above the bottom that show in next to no pixel."""
-    shares = visible_weights(np.stack([to_float(layer)[..., 3] for layer in layers])).mean((1, 2))
-    return [layers[0], *(layer for layer, share in zip(layers[1:], shares[1:], strict=True) if share >= EMPTY)]
+    shares = visible_weights(np.stack([to_float(layer)[..., 3] for layer in layers]))
+    seen = (shares > FAINT).mean((1, 2))
+    return [layers[0], *(layer for layer, share in zip(layers[1:], seen[1:], strict=True) if share >= EMPTY)]
 
 
 def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:

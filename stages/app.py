@@ -2,8 +2,8 @@
 
     python -m stages.app [--model FOLDER] [--port 7860]
 
-The model is ``evaluate.model`` of params.yaml, another folder, or a hub repository in the released layout. Pictures are
-read in memory, nothing is written, and the page asks no other server for anything.
+The model is the one that ships with the project, another folder, or a hub repository in the released layout.
+Pictures are read in memory, nothing is written, and the page asks no other server for anything.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import torch
 
 from stages.cli import stage_command
+from stages.decompose import SHIPPED
 from training.decomposer import Decomposer
 from training.params import Params
 from training.picture_layers import STEPS
@@ -22,6 +23,7 @@ from training.picture_layers import STEPS
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check, load the networks, serve until interrupted."""
+    del params
     # Gradio reads these when it is imported, which takes seconds: not before arguments are looked at.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     from stages.app_page import looks, make_page
@@ -34,7 +36,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         raise PageError(f"--steps: got {arguments.steps}, expected more")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with listen(arguments.port) as opened:
-        model = Decomposer.from_pretrained(arguments.model or params.evaluate.model, device)
+        model = Decomposer.from_pretrained(arguments.model, device)
         blocks, page = make_page(model, arguments.steps, arguments.seed)
         server = build_server(blocks, page.uploads, page.downloads, looks())
         print(f"app: http://{HOST}:{opened.getsockname()[1]}", flush=True)
@@ -42,7 +44,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
+    parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the sampler (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -4,8 +4,8 @@
     python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
 
 PICTURE is a file, a folder or a pattern; any mode and size of picture that Pillow reads. Layers come at the picture's
-own resolution with its own colours, and flatten to it again (layers/restore.py). The model is ``evaluate.model`` of
-params.yaml, another folder, or a hub repository in the released layout.
+own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one that ships with
+the project, another folder such as models/weights/refine, or a hub repository in the released layout.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from training.picture_layers import STEPS, layers_asked, layers_of
 
 MAX_LAYERS = 20  # the released model was trained with no more
 AUTO = "auto"
+SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -111,6 +112,7 @@ def split_again(
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Read, decompose, write."""
+    del params
     formats, count = checked(arguments), layer_count(arguments.layers)
     try:
         places = targets(find_pictures(arguments.pictures), arguments.out)
@@ -121,8 +123,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # Networks of another's are large: half the memory, where a GPU computes with it at full speed.
     precision = arguments.precision or ("bf16" if device.type == "cuda" else "fp32")
-    source = arguments.model or params.evaluate.model
-    model = Decomposer.from_pretrained(source, device, PRECISIONS[precision], arguments.offload)
+    model = Decomposer.from_pretrained(arguments.model, device, PRECISIONS[precision], arguments.offload)
     layers_asked(model, count)
     model.check_guidance(arguments.guidance)
 
@@ -160,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", required=True, help=f"how many, 1 to {MAX_LAYERS}, or {AUTO}")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
-    parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
+    parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
     parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
     parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")

@@ -141,7 +141,7 @@ def test_layers_that_show_nowhere_are_left_out():
     bottom[...], disc[10:20, 10:20] = 255, (200, 0, 0, 255)
     dust = np.zeros_like(bottom)
     dust[3, 3:6] = 255
-    hidden = disc // 2
-    kept = without_empty([bottom, hidden, disc, dust, np.zeros_like(bottom)])
+    hidden, haze = disc // 2, np.full_like(bottom, 40)
+    kept = without_empty([bottom, hidden, disc, dust, haze, np.zeros_like(bottom)])
     assert [layer is given for layer, given in zip(kept, (bottom, disc), strict=True)] == [True, True]
     assert without_empty([np.zeros_like(bottom)])[0].max() == 0, "the bottom stays"

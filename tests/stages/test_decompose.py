@@ -21,11 +21,11 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def decompose(model, tmp_path, monkeypatch):
-    root = make_workspace(tmp_path / "project", evaluate={"model": str(model)})
+    root = make_workspace(tmp_path / "project")
     monkeypatch.chdir(root)
 
     def command(*arguments, expect=0):
-        assert main([*map(str, arguments), "--steps", "2"]) == expect
+        assert main(["--model", str(model), *map(str, arguments), "--steps", "2"]) == expect
         return root / "out"
 
     return command
