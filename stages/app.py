@@ -12,8 +12,6 @@ import argparse
 import os
 import sys
 
-import torch
-
 from stages.cli import stage_command
 from stages.decompose import SHIPPED
 from training.decomposer import Decomposer
@@ -34,9 +32,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         raise PageError(f"--port: got {arguments.port}, expected 1 to 65535, or 0 for any that is free")
     if arguments.steps < 1:
         raise PageError(f"--steps: got {arguments.steps}, expected more")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with listen(arguments.port) as opened:
-        model = Decomposer.from_pretrained(arguments.model, device)
+        model = Decomposer.from_pretrained(arguments.model)
         blocks, page = make_page(model, arguments.steps, arguments.seed)
         server = build_server(blocks, page.uploads, page.downloads, looks())
         print(f"app: http://{HOST}:{opened.getsockname()[1]}", flush=True)

@@ -6,17 +6,18 @@ Pictures are inside, as PNGs that are transparent where layers are; the checkerb
 from __future__ import annotations
 
 import base64
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from layers.edit import Entry, flattened, reduced, smaller
 from layers.images import encode_png
 from stages.app_session import Session
+from stages.templates import templates_in
 
 TEMPLATE = Path(__file__).with_name("app_view.html.j2")
 CANVAS_SIDE = 960  # pixels at most of the picture on the page
@@ -93,12 +94,6 @@ def _fitted(size: Sequence[int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+@functools.cache
 def _template():
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE.name).module
+    return templates_in(TEMPLATE.parent).get_template(TEMPLATE.name).module

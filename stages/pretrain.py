@@ -31,7 +31,7 @@ from layers.errors import UserError
 from stages.cli import REPORTS, WEIGHTS, stage_command
 from stages.pretrain_ship import ship
 from stages.tune_space import with_values
-from stages.tune_trial import launch_command
+from stages.tune_trial import OUTPUTS, environment_in, launch_command
 from training.param_types import Block
 from training.params import Params, load_params, parse_params
 from training.tracking import project_root, tracking_uri
@@ -39,9 +39,6 @@ from training.tracking import project_root, tracking_uri
 RECIPE = Path("models") / "pretrained" / "recipe.yaml"
 HOME = Path("data") / "pretraining"
 KEPT, RECORD = "kept", "step.json"
-CODE = Path(__file__).resolve().parents[1]
-# Where a training stage writes, below the folder it runs in.
-OUTPUTS = {"train_vae": WEIGHTS / "vae", "train_decompose": WEIGHTS / "decompose", "refine": WEIGHTS / "refine"}
 INPUTS = {"train_decompose": WEIGHTS / "vae", "refine": WEIGHTS / "decompose", "evaluate": WEIGHTS / "refine"}
 
 
@@ -145,14 +142,7 @@ def run_stage(step: Step, params: Params, home: Path) -> float:
         shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(home / KEPT / step.start, place, ignore=shutil.ignore_patterns(RECORD))
-    environment = {
-        **os.environ,
-        # The folder's own models/ and metrics/ hold outputs, not packages.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": str(CODE),
-        "DVC_ROOT": str(home.resolve()),
-        "MLFLOW_TRACKING_URI": tracking_uri(),
-    }
+    environment = {**os.environ, **environment_in(home), "MLFLOW_TRACKING_URI": tracking_uri()}
     command = launch_command("python" if step.stage in ("prepare_buckets", "evaluate") else params.launcher, step.stage)
     start = time.monotonic()
     code = subprocess.run(command, cwd=home, env=environment, check=False).returncode
@@ -169,7 +159,7 @@ def keep(step: Step, record: dict[str, Any], home: Path, seconds: float) -> None
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     if step.stage in OUTPUTS:
-        shutil.copytree(home / OUTPUTS[step.stage], part)
+        shutil.copytree(home / WEIGHTS / OUTPUTS[step.stage], part)
     part.mkdir(parents=True, exist_ok=True)
     report = json.loads((home / REPORTS / f"{step.stage}.json").read_text(encoding="utf-8"))
     hardware = {"machine": platform.machine(), "processors": os.cpu_count(), "python": platform.python_version()}

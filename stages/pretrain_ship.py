@@ -15,11 +15,8 @@ from safetensors.torch import save_file
 CARD = "README.md"
 # Of a step's report, what its line of the card says.
 FIGURES = {
-    "prepare_buckets": (),
     "train_vae": ("psnr_white", "layer_psnr_white", "lpips"),
     "train_decompose": ("velocity_layers", "velocity_composite", "cost", "alpha_iou", "rgb_l1"),
-    "refine": (),
-    "evaluate": (),
 }
 
 
@@ -53,7 +50,7 @@ def figures_of(record: Mapping[str, Any]) -> str:
             f"cost {row[0]['cost']:.4f}"
             for name, row in rows.items()
         )
-    return ", ".join(f"{name} {report[name]:.4f}" for name in FIGURES[stage] if name in report)
+    return ", ".join(f"{name} {report[name]:.4f}" for name in FIGURES.get(stage, ()) if name in report)
 
 
 def card_of(name: str, records: Mapping[str, Mapping[str, Any]], recipe: str) -> str:

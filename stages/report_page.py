@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from stages.report_charts import CURVES, REFERENCES, costs_of, draw_curves, draw_scatter, lines_of
+from stages.templates import templates_in
 
 TEMPLATE = Path(__file__).with_name("report_page.html.j2")
 EMPTY = "–"
@@ -103,14 +103,7 @@ def write_page(
         ValueError: if a panel is not ``(H, W, 3)`` uint8.
     """
     lines, costs = lines_of(curves), costs_of(samples)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates_in(TEMPLATE.parent)
     environment.filters["number"] = number
     html = environment.get_template(TEMPLATE.name).render(
         report=report,

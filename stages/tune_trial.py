@@ -55,6 +55,16 @@ def launch_command(launcher: str, stage: str) -> list[str]:
     return [*words, "-m", f"stages.{stage}"]
 
 
+def environment_in(folder: Path) -> dict[str, str]:
+    """Environment in which a stage takes ``folder`` for the project's root, with the code of this checkout."""
+    return {
+        # The folder's own models/ and metrics/ hold outputs, not packages.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": str(CODE),
+        "DVC_ROOT": str(folder.resolve()),
+    }
+
+
 def trial_folder(study: str, number: int) -> Path:
     """Where a trial works; its number is unique over all workers of a study."""
     return project_root() / TRIALS / study / f"trial_{number:04d}"
@@ -156,10 +166,7 @@ def launch(
     environment = {
         **trial_environment(study, number, study_run),
         "PATH": _search_path(),
-        # The folder's own models/ and metrics/ hold outputs, not packages.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": str(CODE),
-        "DVC_ROOT": str(folder),
+        **environment_in(folder),
         VALIDATION_LOG: str(announced),
     }
     try:

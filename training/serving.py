@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
@@ -105,9 +104,7 @@ class ServedDecomposer(PythonModel):
         """
         config = context.model_config
         folder = open_weights(config["weights"], config["md5"])
-        self._model = Decomposer.from_pretrained(
-            str(folder), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        self._model = Decomposer.from_pretrained(str(folder))
         self._one_at_a_time = threading.Lock()
 
     def predict(
