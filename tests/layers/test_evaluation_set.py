@@ -17,8 +17,8 @@ from layers.sources.source import Source
 from layers.stack import Layer, LayeredSample
 from layers.storage import read_picture
 from metrics.alignment import flatten_peels
-from tests.layers.sources.test_crello import design, element, noise, plain, save
-from tests.layers.sources.test_crello import source as crello
+from tests.layers.sources.crello_designs import design, element, noise, plain, save
+from tests.layers.sources.crello_designs import source as crello
 
 LIMITS = BucketLimits(min_side=64, max_side=96, max_pixels=6144, max_aspect=2.3)
 ENLARGED = BucketLimits(min_side=64, max_side=96, max_pixels=6144, max_aspect=2.3, upscale=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from metrics.decomposition import evaluate_folders
 from stages.evaluate import main
 from stages.evaluate_panels import chosen, error_map
-from tests.layers.sources.test_crello import design, element, plain, save
+from tests.layers.sources.crello_designs import design, element, plain, save
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
 from training.params import flatten
