@@ -1,4 +1,4 @@
-"""Parameters of params.yaml with changes from a benchmark's command line."""
+"""Parameters of the recipe from nothing with changes from a benchmark's command line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import yaml
 from stages.tune_space import with_values
 from training.params import Params, load_params, parse_params
 
+RECIPE = "presets/from_nothing.yaml"
+
 
 def changed_params(stage: str, changes: Sequence[str]) -> Params:
-    """params.yaml with ``KEY=VALUE`` changes of one stage's block, as in ``optimisation.batch_size=4``.
+    """:data:`RECIPE` with ``KEY=VALUE`` changes of one stage's block, as in ``optimisation.batch_size=4``.
 
     Raises:
         ParamsError: if there is no such key, or the value does not fit it.
     """
     pairs = (change.split("=", 1) for change in changes)
     values = {f"{stage}.{path}": yaml.safe_load(value) for path, value in pairs}
-    return parse_params(with_values(load_params().model_dump(), values))
+    return parse_params(with_values(load_params(RECIPE).model_dump(), values))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.decompose_recipe [--samples 8000] [--every 2000] [--without SWITCH] [KEY=VALUE ...]
 
-The recipe is the block train_decompose of params.yaml; ``KEY=VALUE`` changes it, as in
+The recipe is the block train_decompose of presets/from_nothing.yaml; ``KEY=VALUE`` changes it, as in
 ``optimisation.batch_size=4``. ``--without`` takes away what the paper's ablation takes away (table 2): ``layer_rope``
 gives all slots and the condition the same index, ``rgba_condition`` shows the flat picture in another latent space than
 the layers', here a linear code of RGB patches. The network learns from the cached latents of ``models/weights/vae``

@@ -2,10 +2,10 @@
 
     python -m benchmarks.loop_overhead [--steps 30] [--rounds 5]
 
-``fit`` with the settings of params.yaml takes turns with a bare loop over the same batches: the network on tensors made
-before, a mean square, backward, clipping and AdamW. Latents are read from the cache of ``models/weights/vae`` (``dvc
-repro train_vae``). Printed are medians of seconds a step and of the paired ratios. The loop's resume points and
-validations, which have intervals of their own, are left out.
+``fit`` with the settings of presets/from_nothing.yaml takes turns with a bare loop over the same batches: the network
+on tensors made before, a mean square, backward, clipping and AdamW. Latents are read from the cache of
+``models/weights/vae`` (``dvc repro train_vae``). Printed are medians of seconds a step and of the paired ratios. The
+loop's resume points and validations, which have intervals of their own, are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from benchmarks.changes import RECIPE
 from layers.batches import BucketBatches
 from models.rgba_vae import RGBAVAE
 from stages.cli import CACHE, WEIGHTS
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    params = load_params()
+    params = load_params(RECIPE)
     settings = params.train_decompose
     block = settings.optimisation.model_copy(update={"checkpoint_every": 10**9})
     accelerator = Accelerator(cpu=True)

@@ -2,11 +2,12 @@
 
     python -m benchmarks.vae_recipe [--recipe default|first|both] [--seconds 360] [KEY=VALUE ...]
 
-``default`` is the block train_vae of params.yaml, started as ``stages.train_vae`` starts it; ``KEY=VALUE`` changes it,
-as in ``init=random optimisation.learning_rate=1.0e-3``. ``first`` is the recipe the project began with: width 24, 16
-pictures a step, AdamW 3e-4, squared error and 0.2 times absolute error of RGBA and over white, KL 1e-5, cosine over
-19,200 pictures. Both learn from the bucketed data (``dvc repro prepare_buckets``), held in memory; the clock runs while
-they train, the start included, and stands while they are measured on the validation split, on averaged weights.
+``default`` is the block train_vae of presets/from_nothing.yaml, started as ``stages.train_vae`` starts it;
+``KEY=VALUE`` changes it, as in ``init=random optimisation.learning_rate=1.0e-3``. ``first`` is the recipe the project
+began with: width 24, 16 pictures a step, AdamW 3e-4, squared error and 0.2 times absolute error of RGBA and over white,
+KL 1e-5, cosine over 19,200 pictures. Both learn from the bucketed data (``dvc repro prepare_buckets``), held in memory;
+the clock runs while they train, the start included, and stands while they are measured on the validation split, on
+averaged weights.
 """
 
 from __future__ import annotations

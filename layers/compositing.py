@@ -57,6 +57,15 @@ def composite(layers: Sequence[np.ndarray]) -> np.ndarray:
     return flat
 
 
+def flattened(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """What a stack ``(H, W, 4)`` uint8, bottom to top, shows: ``(H, W, 4)`` uint8.
+
+    Raises:
+        ValueError: if there is no layer.
+    """
+    return to_uint8(composite([to_float(layer) for layer in layers]))
+
+
 def over_background(image: np.ndarray, rgb: Sequence[float]) -> np.ndarray:
     """Composite ``(..., 4)`` over one opaque colour (three values in [0, 1]); returns ``(..., 3)``."""
     alpha = image[..., 3:]

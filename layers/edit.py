@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from layers.compositing import flattened as flat
 from layers.errors import UserError
 from layers.export import check_stack, layer_names
-from layers.export.crop import flattened as flat
 
 Colour = tuple[int, int, int]
 

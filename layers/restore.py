@@ -115,6 +115,42 @@ def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
     return np.concatenate([np.where(too_much, 0.0, bottom)[None], upper]).astype(alphas.dtype)
 
 
+def opaque_enough(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Raise alpha where what lies below shows through in a colour that the picture does not have.
+
+    Over a colour B, no colour of [0, 1] makes a pixel P at less alpha than (P - B) / (1 - B) where P is brighter and
+    (B - P) / B where it is darker: letters of alpha 0.8 would leave their ghost in the layers below, for these are all
+    that can still be moved. From the top down, a layer and those above it that show more than what is below them are
+    raised to that alpha, by one power for all, so that their order of opacity stays. Elsewhere the layers below have
+    their texture from the picture, and so do those of a picture that is not opaque itself.
+
+    Args:
+        alphas: ``(L, H, W)``, bottom to top.
+        colours: ``(L, H, W, 3)``, as they were predicted.
+        picture: ``(H, W, 4)``.
+
+    Returns:
+        ``(L, H, W)``.
+    """
+    alphas = alphas.copy()
+    aim, opaque = picture[..., :3], picture[..., 3] == 1.0
+    for first in range(len(alphas) - 1, 0, -1):
+        shares = visible_weights(alphas[:first])[..., None]
+        below = (shares * colours[:first]).sum(0) / np.maximum(shares.sum(0), 1e-6)
+        gap = aim - below
+        room = np.where(gap > 0.0, 1.0 - below, below)
+        # What is rounded is no gap.
+        needed = np.clip((np.abs(gap) - TOLERANCE) / np.maximum(room, 1e-3), 0.0, 1.0).max(-1)
+        through = np.prod(1.0 - alphas[first:], axis=0)
+        raised = opaque & (through < FAINT) & (1.0 - needed < through)
+        if not raised.any():
+            continue
+        logs = np.log(np.clip(1.0 - alphas[first:, raised].astype(np.float64), 1e-9, 1.0))
+        power = np.log(np.clip(1.0 - needed[raised], 1e-4, 1.0)) / logs.sum(0)
+        alphas[first:, raised] = 1.0 - np.exp(logs * power)
+    return alphas
+
+
 def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Move colours as little as possible until the layers flatten to the picture.
 
@@ -166,6 +202,7 @@ def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarra
         guides = small[..., :3] * small[..., 3:], target[..., :3] * target[..., 3:]
         alphas = np.stack([guided_alpha(layer[..., 3], *guides) for layer in floats])
         colours = np.stack([resize(layer, size)[..., :3] for layer in floats])
+    alphas = opaque_enough(cover(alphas, target[..., 3]), colours, target)
     # Rounded before colours are fitted, so that they make up for it.
     alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
     colours = fit_colours(colours, alphas, target)

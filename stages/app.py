@@ -16,7 +16,7 @@ from stages.cli import stage_command
 from stages.decompose import SHIPPED
 from training.decomposer import Decomposer
 from training.params import Params
-from training.picture_layers import STEPS
+from training.picture_layers import Effort, usual_effort
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -30,11 +30,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     if not 0 <= arguments.port < 65536:
         raise PageError(f"--port: got {arguments.port}, expected 1 to 65535, or 0 for any that is free")
-    if arguments.steps < 1:
-        raise PageError(f"--steps: got {arguments.steps}, expected more")
+    for name in ("steps", "tries"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise PageError(f"--{name}: got {value}, expected more")
     with listen(arguments.port) as opened:
         model = Decomposer.from_pretrained(arguments.model)
-        blocks, page = make_page(model, arguments.steps, arguments.seed)
+        usual = usual_effort(model)
+        effort = Effort(arguments.steps or usual.steps, arguments.tries or usual.tries)
+        blocks, page = make_page(model, effort, arguments.seed)
         server = build_server(blocks, page.uploads, page.downloads, looks())
         print(f"app: http://{HOST}:{opened.getsockname()[1]}", flush=True)
         serve(server, opened)
@@ -43,7 +47,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="of the sampler (default: 2; of networks for large pictures 50)")
+    parser.add_argument("--tries", type=int, help="of which the most agreed is kept (default: 8; for large pictures 1)")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -20,11 +20,23 @@ import numpy as np
 
 from layers.errors import UserError
 from stages.app_server import Shelf
-from stages.app_session import AUTO, MAX_BYTES, MAX_PIXELS, PageError, Session, decomposed, edited, packed, split
+from stages.app_session import (
+    AUTO,
+    MAX_BYTES,
+    MAX_CAPTION,
+    MAX_PIXELS,
+    PageError,
+    Session,
+    decomposed,
+    edited,
+    packed,
+    split,
+    worded,
+)
 from stages.app_view import canvas, layer_list, note
 from stages.decompose import MAX_LAYERS
 from training.decomposer import Decomposer
-from training.picture_layers import layers_of
+from training.picture_layers import Effort, layers_of
 
 HERE = Path(__file__)
 FORMATS = {
@@ -50,14 +62,14 @@ class Page:
 
     Attributes:
         model: the networks.
-        steps: of their sampler.
+        effort: steps and tries of their sampler.
         seed: of their noise.
         uploads: decoded pictures by name.
         downloads: packed files by name.
     """
 
     model: Decomposer
-    steps: int
+    effort: Effort
     seed: int
     uploads: Shelf
     downloads: Shelf
@@ -74,9 +86,11 @@ class Page:
 
         return answer(session, work)
 
-    def on_decompose(self, session: Session, count: str, progress: gr.Progress = PROGRESS) -> list[Any]:
+    def on_decompose(
+        self, session: Session, count: str, caption: str | None, progress: gr.Progress = PROGRESS
+    ) -> list[Any]:
         """The button under the picture."""
-        return answer(session, lambda: decomposed(session, count, self._decompose(progress)))
+        return answer(session, lambda: decomposed(session, count, self._decompose(progress, worded(caption))))
 
     def on_split(
         self, session: Session, count: str, event: gr.EventData, progress: gr.Progress = PROGRESS
@@ -96,17 +110,21 @@ class Page:
             return "", note(sentence(error), wrong=True)
         return name, note(f"layers.{form} holds the layers that are not hidden.")
 
-    def _decompose(self, progress: gr.Progress) -> Callable[[np.ndarray, int | None], list[np.ndarray]]:
+    def _decompose(
+        self, progress: gr.Progress, caption: str = ""
+    ) -> Callable[[np.ndarray, int | None], list[np.ndarray]]:
         def decompose(picture: np.ndarray, count: int | None) -> list[np.ndarray]:
-            with steps_shown(self.model, self.steps, progress):
-                (layers,) = layers_of(self.model, [picture], count, steps=self.steps, seed=self.seed)
+            with steps_shown(self.model, self.effort, progress):
+                (layers,) = layers_of(
+                    self.model, [picture], count, captions=[caption], seed=self.seed, **self.effort._asdict()
+                )
             return layers
 
         return decompose
 
 
 @contextmanager
-def steps_shown(model: Decomposer, steps: int, progress: Callable[..., Any]):
+def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any]):
     """Count the network's calls while it samples: a step each."""
     progress(0.0, desc="Looking at the picture")
     done = 0
@@ -114,7 +132,7 @@ def steps_shown(model: Decomposer, steps: int, progress: Callable[..., Any]):
     def count(*_: Any) -> None:
         nonlocal done
         done += 1
-        progress(min(0.95, done / (steps + 1)), desc="Finding layers")
+        progress(min(0.95, done / (effort.steps * effort.tries + 1)), desc="Finding layers")
 
     hook = model.network.register_forward_hook(count)
     try:
@@ -164,6 +182,13 @@ def build_page(page: Page) -> gr.Blocks:
                     info=f"{AUTO}, or 1 to {MAX_LAYERS}; for splitting too",
                     elem_id="count",
                 )
+                caption = gr.Textbox(
+                    label="Caption",
+                    info="what the picture shows, if you like to say it",
+                    max_length=MAX_CAPTION,
+                    visible=page.model.encoder is not None,
+                    elem_id="caption",
+                )
                 button = gr.Button("Decompose", variant="primary", elem_id="decompose")
                 words = gr.HTML(note("Drop a picture to begin."), elem_id="note", js_on_load=None)
                 gr.HTML("Download what is not hidden:", elem_id="save", js_on_load=None)
@@ -181,7 +206,7 @@ def build_page(page: Page) -> gr.Blocks:
         slow = common | {"show_progress": "full", "show_progress_on": board}
         quick = common | {"show_progress": "hidden", "trigger_mode": "multiple"}
         drop.upload(page.on_upload, session, seen, **quick)
-        button.click(page.on_decompose, [session, count], seen, **slow)
+        button.click(page.on_decompose, [session, count, caption], seen, **slow)
         stack.submit(page.on_split, [session, count], seen, **slow)
         stack.click(page.on_edit, session, seen, **quick)
         board.click(page.on_edit, session, seen, **quick)
@@ -197,7 +222,7 @@ def looks() -> dict[str, Any]:
     return {"theme": theme, "css": HERE.with_suffix(".css").read_text(encoding="utf-8")}
 
 
-def make_page(model: Decomposer, steps: int, seed: int) -> tuple[gr.Blocks, Page]:
+def make_page(model: Decomposer, effort: Effort, seed: int) -> tuple[gr.Blocks, Page]:
     """The page of a model; see :class:`Page` for the arguments."""
-    page = Page(model, steps, seed, Shelf(), Shelf())
+    page = Page(model, effort, seed, Shelf(), Shelf())
     return build_page(page), page

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from layers.compositing import flattened as flat
 from layers.edit import (
     EditError,
     Stack,
@@ -27,7 +28,6 @@ from layers.edit import (
 )
 from layers.errors import UserError
 from layers.export import ENCODERS
-from layers.export.crop import flattened as flat
 from stages.decompose import MAX_LAYERS
 
 AUTO = "auto"
@@ -35,6 +35,7 @@ MAX_BYTES = 32 * 2**20  # of an upload
 MAX_PIXELS = 12_000_000  # of a picture: a telephone's
 MAX_STACK_PIXELS = 120_000_000  # of all layers together: 480 MB
 MAX_ENTRIES = 40
+MAX_CAPTION = 500  # characters
 
 Decompose = Callable[[np.ndarray, int | None], list[np.ndarray]]
 
@@ -70,6 +71,18 @@ def layer_choice(said: Any) -> int | None:
     if not re.fullmatch(r"[0-9]{1,3}", words) or not 1 <= int(words) <= MAX_LAYERS:
         raise PageError(f"layers: got {words[:20]!r}, expected {AUTO} or 1 to {MAX_LAYERS}")
     return int(words)
+
+
+def worded(said: Any) -> str:
+    """What a visitor says of the picture; "" is nothing.
+
+    Raises:
+        PageError: if it is no text, or longer than :data:`MAX_CAPTION`.
+    """
+    words = "" if said is None else said
+    if not isinstance(words, str) or len(words) > MAX_CAPTION:
+        raise PageError(f"caption: expected a text of at most {MAX_CAPTION} characters")
+    return words.strip()
 
 
 def decomposed(session: Session, said: Any, decompose: Decompose) -> tuple[Session, str]:

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from layers.compositing import flattened
 from layers.errors import UserError
 from layers.export import FORMATS, export
-from layers.export.crop import flattened
 from layers.images import PictureError
 from layers.picture_files import find_pictures, read_picture_file
 from stages.cli import stage_command
 from training.decomposer import Decomposer
 from training.offloading import OFFLOADS
 from training.params import Params
-from training.picture_layers import STEPS, layers_asked, layers_of
+from training.picture_layers import layers_asked, layers_of
 
 MAX_LAYERS = 20  # the released model was trained with no more
 AUTO = "auto"
@@ -60,9 +60,10 @@ def checked(arguments: argparse.Namespace) -> list[str]:
     Raises:
         DecomposeError: if an argument is out of bounds.
     """
-    for name in ("steps", "batch_size", "recursive"):
-        if getattr(arguments, name) < (0 if name == "recursive" else 1):
-            raise DecomposeError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, expected more")
+    for name in ("steps", "tries", "batch_size", "recursive"):
+        value = getattr(arguments, name)
+        if value is not None and value < (0 if name == "recursive" else 1):
+            raise DecomposeError(f"--{name.replace('_', '-')}: got {value}, expected more")
     if not 0.0 <= arguments.guidance < float("inf"):
         raise DecomposeError(f"--guidance: got {arguments.guidance}, expected a scale from 0 on, 1 for none")
     formats = [name for name in arguments.format.split(",") if name]
@@ -134,6 +135,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             count,
             captions=[arguments.caption] * len(pictures),
             steps=arguments.steps,
+            tries=arguments.tries,
             seed=arguments.seed,
             guidance=arguments.guidance,
         )
@@ -165,7 +167,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
     parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="of the sampler (default: 2; of networks for large pictures 50)")
+    parser.add_argument("--tries", type=int, help="of which the most agreed is kept (default: 8; for large pictures 1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (default: bf16 on a GPU, else fp32)")

@@ -2,7 +2,7 @@
 
     python -m stages.evaluate                                            # the bucketed validation split
     python -m stages.evaluate --source crello --location DIR             # the published setting on Crello
-    python -m stages.evaluate --model FOLDER|owner/name --other layerd=DIR
+    python -m stages.evaluate --model FOLDER|owner/name --baseline NAME=MODEL --other layerd=DIR
 
 Writes ``metrics/reports/evaluate.json``, ``evaluate_samples.csv``, ``decomposition.csv``, ``panels/`` and the page
 ``report.html``; of another source ``evaluate_<source>.json`` and so on. The number of layers asked of the model is the
@@ -49,11 +49,12 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
     raw = params.model_dump()
     if arguments.model is not None:
         raw["evaluate"]["model"] = arguments.model
-    for other in arguments.other:
-        name, _, folder = other.partition("=")
-        if not (name and folder):
-            raise ParamsError(f"--other: got {other!r}, expected NAME=FOLDER")
-        raw["evaluate"]["others"][name] = folder
+    for option, what in (("other", "FOLDER"), ("baseline", "MODEL")):
+        for row in getattr(arguments, option):
+            name, _, place = row.partition("=")
+            if not (name and place):
+                raise ParamsError(f"--{option}: got {row!r}, expected NAME={what}")
+            raw["evaluate"][f"{option}s"][name] = place
     if arguments.source is not None:
         block = raw["prepare_buckets"]
         block["source"] = arguments.source
@@ -97,6 +98,7 @@ def setting_of(
         "layers_asked": "as many as the sample has, counted as the protocol groups them",
         "text": model.condition.encoder if settings.captions else "none",
         "steps": settings.steps,
+        "tries": settings.tries,
         "seed": settings.seed,
         "sizes": sorted({m.bucket for m in measured}),
         "device": model.device.type,
@@ -123,13 +125,18 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(f"evaluate.others.{name}: no folder at {folder}; expected <id>/*.png in it")
     model = Decomposer.from_pretrained(settings.model, device)
+    baselines = {name: Decomposer.from_pretrained(place, device) for name, place in settings.baselines.items()}
     pictures = open_set(params, arguments)
-    read = [settings.model, *([params.prepare_buckets.output_root] if arguments.source is None else [])]
+    read = [
+        settings.model,
+        *settings.baselines.values(),
+        *([params.prepare_buckets.output_root] if arguments.source is None else []),
+    ]
     with stage_run("evaluate", params, inputs={path: digest(path) for path in read if Path(path).exists()}) as run:
         measured = []
         with tqdm(total=len(pictures), desc="evaluate", unit="img", mininterval=1.0) as bar:
             batches = pictures.batches(settings.batch_size)
-            for sample in evaluated(model, batches, others, Perceptual().to(device), settings):
+            for sample in evaluated(model, batches, others, Perceptual().to(device), settings, baselines):
                 measured.append(sample)
                 bar.update()
         if not measured:
@@ -137,7 +144,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         setting = setting_of(pictures, measured, model, settings)
         report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(device)}
         curves, rows = curve_rows(report), sample_rows(measured)
-        panels = panels_of(model, pictures, measured, settings)
+        panels = panels_of(model, pictures, measured, settings, baselines)
         write_panels(REPORTS / f"panels{suffix}", panels)
         run.report(write_report(f"evaluate{suffix}", report))
         run.artifact(write_table(f"decomposition{suffix}", curves))
@@ -160,6 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be chosen beside params.yaml."""
     parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
     parser.add_argument("--other", action="append", default=[], metavar="NAME=DIR", help="somebody else's layers too")
+    parser.add_argument("--baseline", action="append", default=[], metavar="NAME=MODEL", help="another model's too")
     parser.add_argument("--source", help="designs of a source of prepare_buckets at their own size, such as crello")
     parser.add_argument("--location", help="where the source lies: folder or URL")
     parser.add_argument("--count", type=int, help="at most so many designs of the source")

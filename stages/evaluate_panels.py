@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from layers.compositing import over_background, to_float
+from layers.compositing import flattened, over_background, to_float
 from layers.evaluation_set import EvaluationSet
 from layers.view import grid
-from stages.evaluate_samples import MODEL, NOTHING, Decomposed, Measured, decompose
+from stages.evaluate_samples import MODEL, NO_MODELS, NOTHING, Decomposed, Measured, decompose
 from stages.report_page import Panel
 from training.decomposer import Decomposer
 from training.params import Evaluate
@@ -39,10 +39,12 @@ def error_map(picture: np.ndarray, recomposition: np.ndarray) -> np.ndarray:
 def draw(result: Decomposed) -> np.ndarray:
     """The panel of one sample, ``(H, W, 3)`` uint8."""
     sample, again = result.sample, result.recomposition
+    beside = [[flattened(layers), *layers] for layers in result.beside.values()]
     return grid(
-        [[sample.picture, *sample.layers], [again, *result.predicted], [error_map(sample.picture, again)]],
+        [[sample.picture, *sample.layers], *beside, [again, *result.predicted], [error_map(sample.picture, again)]],
         [
             "input, true layers bottom to top",
+            *(f"{name}: recomposed, predicted layers" for name in result.beside),
             "recomposed, predicted layers bottom to top",
             "error of the recomposition over white, times 4",
         ],
@@ -51,14 +53,18 @@ def draw(result: Decomposed) -> np.ndarray:
 
 
 def panels_of(
-    model: Decomposer, pictures: EvaluationSet, measured: Sequence[Measured], settings: Evaluate
+    model: Decomposer,
+    pictures: EvaluationSet,
+    measured: Sequence[Measured],
+    settings: Evaluate,
+    baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> list[Panel]:
     """Draw ``settings.panels`` samples; they are decomposed again, to the same layers, instead of all being kept."""
     costs = [m.levels[MODEL][0].cost for m in measured]
     panels = []
     for title, index in chosen(costs, settings.panels) if settings.panels else ():
         found = measured[index]
-        (result,) = decompose(model, [pictures.read(found.sample_id)], settings)
+        (result,) = decompose(model, [pictures.read(found.sample_id)], settings, baselines)
         level, order = found.levels[MODEL][0], found.structure.order_agreement
         panels.append(
             Panel(

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 
-from layers.compositing import composite, to_float, to_uint8
+from layers.compositing import flattened
 from layers.evaluation_set import EvaluationSample, at_scored_size, shown_to_model
 from layers.images import write_png
 from layers.tensors import to_image, to_tensor
@@ -24,6 +25,7 @@ from training.params import Evaluate
 
 MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
 WHITE = ("white",)
+NO_MODELS: Mapping[str, Decomposer] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,19 @@ class Decomposed:
         predicted: the model's layers.
         through_vae: the true layers, encoded and decoded.
         seconds: wall time of the model for this picture, its share of a batch.
+        beside: layers of other models, by their names.
     """
 
     sample: EvaluationSample
     predicted: list[np.ndarray]
     through_vae: list[np.ndarray]
     seconds: float
+    beside: dict[str, list[np.ndarray]]
 
     @property
     def recomposition(self) -> np.ndarray:
         """The predicted layers flattened."""
-        return to_uint8(composite([to_float(layer) for layer in self.predicted]))
+        return flattened(self.predicted)
 
 
 @dataclass(frozen=True)
@@ -75,20 +79,39 @@ class Measured:
     seconds: float
 
 
-def decompose(model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate) -> list[Decomposed]:
-    """Decompose a batch of one size and one number of layers."""
+def predicted_layers(
+    model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate
+) -> list[list[np.ndarray]]:
+    """A model's layers of each sample of a batch, at the sizes that are scored."""
     pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
     ids = [sample.sample_id for sample in samples]
     captions = [sample.caption for sample in samples] if settings.captions else None
+    effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
+    layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, **effort)
+    return [
+        at_scored_size(list(to_image(stack)), sample.picture.shape[:2])
+        for sample, stack in zip(samples, layers, strict=True)
+    ]
+
+
+def decompose(
+    model: Decomposer,
+    samples: Sequence[EvaluationSample],
+    settings: Evaluate,
+    baselines: Mapping[str, Decomposer] = NO_MODELS,
+) -> list[Decomposed]:
+    """Decompose a batch of one size and one number of layers, by the model and by those that stand beside it."""
     start = time.perf_counter()
-    layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, steps=settings.steps, seed=settings.seed)
+    predicted = predicted_layers(model, samples, settings)
     seconds = (time.perf_counter() - start) / len(samples)
+    beside = {name: predicted_layers(other, samples, settings) for name, other in baselines.items()}
     found = []
-    for sample, stack in zip(samples, layers, strict=True):
+    for number, sample in enumerate(samples):
         size = sample.picture.shape[:2]
         shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in sample.layers])
         through_vae = at_scored_size(list(to_image(model.reconstruct(shown))), size)
-        found.append(Decomposed(sample, at_scored_size(list(to_image(stack)), size), through_vae, seconds))
+        others = {name: stacks[number] for name, stacks in beside.items()}
+        found.append(Decomposed(sample, predicted[number], through_vae, seconds, others))
     return found
 
 
@@ -116,7 +139,7 @@ def write_prediction(folder: Path, result: Decomposed) -> None:
 def measure(
     results: Sequence[Decomposed], others: Mapping[str, Path], distance: Distance, settings: Evaluate
 ) -> list[Measured]:
-    """Score a batch: the model's row, the two that stand beside it, and those of other folders.
+    """Score a batch: the model's row, the two that stand beside it, and those of other models and folders.
 
     Args:
         results: of :func:`decompose`.
@@ -127,6 +150,7 @@ def measure(
     tasks, missing = [], [{} for _ in results]
     for number, result in enumerate(results):
         stacks = {MODEL: result.predicted, NOTHING: [result.sample.picture], CEILING: result.through_vae}
+        stacks |= result.beside
         for name, folder in others.items():
             stack = read_prediction(folder, result.sample)
             if isinstance(stack, str):
@@ -180,10 +204,11 @@ def evaluated(
     others: Mapping[str, Path],
     distance: Distance,
     settings: Evaluate,
+    baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> Iterator[Measured]:
     """Measure sample after sample; writes predictions where settings say so."""
     for samples in batches:
-        results = decompose(model, samples, settings)
+        results = decompose(model, samples, settings, baselines)
         if settings.predictions is not None:
             for result in results:
                 write_prediction(Path(settings.predictions), result)

@@ -46,6 +46,7 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
             name: {key: list(bootstrap_interval([getattr(sample[0], key) for sample in levels])) for key in CURVES}
             for name, levels in rows.items()
         },
+        "difference": {name: differences(rows[MODEL], levels) for name, levels in rows.items() if name != MODEL},
         "missing": {
             name: {m.sample_id: m.missing[name] for m in measured if name in m.missing} for name in _others(measured)
         },
@@ -64,6 +65,21 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
         },
         "seconds_per_picture": float(np.mean([m.seconds for m in measured])),
     }
+
+
+def differences(
+    model: Sequence[Sequence[MergeLevel]], other: Sequence[Sequence[MergeLevel]]
+) -> dict[str, dict[str, float]]:
+    """The model minus another row at 0 merges, picture by picture: mean and its 95 % interval.
+
+    Paired, so that how hard a picture is drops out: two intervals of means may overlap where this one leaves 0 out.
+    """
+    found = {}
+    for key in CURVES:
+        values = [getattr(ours[0], key) - getattr(theirs[0], key) for ours, theirs in zip(model, other, strict=True)]
+        low, high = bootstrap_interval(values)
+        found[key] = {"mean": float(np.mean(values)), "low": low, "high": high}
+    return found
 
 
 def _others(measured: Sequence[Measured]) -> list[str]:

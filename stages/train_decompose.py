@@ -38,7 +38,7 @@ from training.params import Params, ParamsError
 from training.params_decompose import TrainDecompose
 from training.pixel_terms import PixelTerms
 from training.progress import make_plan
-from training.session import training_session
+from training.session import training_session, with_checkpoint
 from training.trained_for import of_buckets, save_trained_for
 
 INPUT = WEIGHTS / "vae"
@@ -140,7 +140,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         return
     settings, root = params.train_decompose, params.prepare_buckets.output_root
     optimisation = settings.optimisation
-    with training_session("train_decompose", params, [root, str(INPUT)]) as session:
+    inputs = with_checkpoint([root, str(INPUT)], settings.checkpoint)
+    with training_session("train_decompose", params, inputs) as session:
         device = session.accelerator.device
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)

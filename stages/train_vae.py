@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -30,7 +29,7 @@ from training.linear_start import start_as_linear_code
 from training.loop import fit
 from training.params import Params, ParamsError, TrainVAE
 from training.progress import make_plan
-from training.session import Session, training_session
+from training.session import Session, training_session, with_checkpoint
 from training.vae_objective import VAEObjective
 from training.vae_validation import reconstruction_grid, validate
 
@@ -102,8 +101,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     settings, root = params.train_vae, params.prepare_buckets.output_root
     optimisation = settings.optimisation
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
-    # A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
-    inputs = [root, *(path for path in [settings.rgb_checkpoint] if path and Path(path).exists())]
+    inputs = with_checkpoint([root], settings.rgb_checkpoint)
     vae = build_vae(settings)
     # Small, and called by encode and decode, which FSDP does not see.
     with training_session("train_vae", params, inputs, shard=False) as session:

@@ -7,6 +7,8 @@ from diffusers import QwenImageTransformer2DModel
 
 from models.rgba_vae import RGBAVAE, VAEConfig
 from models.vld_mmdit import VLDMMDiT, build_transformer
+from training.captions import save_text_condition
+from training.params_decompose import TextCondition
 from training.trained_for import TrainedFor, save_trained_for
 
 
@@ -35,13 +37,15 @@ def tiny_network(**shape) -> VLDMMDiT:
     return VLDMMDiT(tiny_transformer(**shape)).eval()
 
 
-def save_tiny(folder: Path, seed: int = 1) -> Path:
-    """A model of a few thousand random weights, in the layout that the stages write."""
-    vae, network = tiny_vae(), tiny_network()
+def save_tiny(folder: Path, seed: int = 1, text: bool = False) -> Path:
+    """A model of a few thousand random weights, in the layout that the stages write; with text it reads captions."""
+    vae, network = tiny_vae(), tiny_network(joint_attention_dim=384 if text else 8)
     torch.manual_seed(seed)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     network.save_pretrained(folder)
     vae.save_pretrained(folder / "vae")
+    if text:
+        save_text_condition(TextCondition(encoder="minilm", source=None, max_tokens=16, dropout=0.5), folder)
     save_trained_for(TrainedFor(min_side=32, max_side=96, max_pixels=6144, surplus_layers=3), folder)
     return folder

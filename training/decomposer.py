@@ -14,6 +14,7 @@ from models.rgba_vae import RGBAVAE
 from models.text_encoders import NULL_TEXT, TextEncoder
 from models.vld_mmdit import Text, VLDMMDiT
 from training.captions import open_text_encoder, read_text_condition
+from training.consensus import most_agreed
 from training.offloading import Offload, place
 from training.params_decompose import TextCondition
 from training.sampling import Guidance, decompose_pictures
@@ -22,6 +23,11 @@ from training.trained_for import TrainedFor, read_trained_for
 
 class GuidanceError(UserError):
     """A network without text cannot be guided by it."""
+
+
+def names_of_tries(ids: Sequence[str], tries: int) -> list[list[str]]:
+    """Names that noise is drawn for, try after try; the first one's are the pictures' own."""
+    return [list(ids), *([f"{name}#{number}" for name in ids] for number in range(1, tries))]
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Decomposer:
         steps: int,
         seed: int,
         guidance: float = 1.0,
+        tries: int = 1,
     ) -> Tensor:
         """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
@@ -109,6 +116,7 @@ class Decomposer:
             steps: of the Euler sampler.
             seed: of the noise.
             guidance: scale of classifier-free guidance by the caption; 1 is none.
+            tries: decompositions from different noise, of which :func:`training.consensus.most_agreed` keeps one.
 
         Raises:
             GuidanceError: for guidance of a network without text.
@@ -116,21 +124,29 @@ class Decomposer:
         self.check_guidance(guidance)
         text = self._text(captions or [""] * len(pictures))
         guide = None if guidance == 1.0 else Guidance(guidance, self._text([""] * len(pictures)))
-        layers = decompose_pictures(
-            self.network,
-            self.vae,
-            pictures.to(self.device),
-            layer_count,
-            ids,
-            steps=steps,
-            seed=seed,
-            text=text,
-            guidance=guide,
-            dtype=self.dtype,
-        )
+        pictures = pictures.to(self.device)
+        candidates = [
+            decompose_pictures(
+                self.network,
+                self.vae,
+                pictures,
+                layer_count,
+                names,
+                steps=steps,
+                seed=seed,
+                text=text,
+                guidance=guide,
+                dtype=self.dtype,
+            )
+            for names in names_of_tries(ids, tries)
+        ]
         for hook in self.hooks:
             hook.offload()
-        return layers.cpu()
+        if tries == 1:
+            return candidates[0].cpu()
+        layers = torch.stack(candidates)
+        chosen = most_agreed(layers, pictures)
+        return layers[chosen, torch.arange(len(ids))].cpu()
 
     def _text(self, captions: Sequence[str]) -> Text | None:
         if self.encoder is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from layers.errors import UserError
 from training.param_types import Block, Count, Natural
@@ -21,6 +21,9 @@ from training.params_vae import TrainVAE
 
 class ParamsError(UserError, ValueError):
     """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
+
+
+RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
 class Tracking(Block):
@@ -36,21 +39,24 @@ class Evaluate(Block):
     model: str
     split: Literal["train", "val"]
     steps: Count
+    tries: Count
     seed: Natural
     captions: bool
     batch_size: Count
     max_merges: Natural
-    others: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], str]
+    baselines: dict[RowName, str]
+    others: dict[RowName, str]
     predictions: str | None
     panels: Natural
     jobs: Annotated[int, Field(ge=-1)]
 
-    @field_validator("others")
+    @field_validator("baselines", "others")
     @classmethod
-    def _names(cls, others: dict[str, str]) -> dict[str, str]:
-        if taken := {"model", "composite_only", "true_layers_through_vae"} & others.keys():
-            raise ValueError(f"names that evaluate does not use itself, not {sorted(taken)}")
-        return others
+    def _names(cls, rows: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        taken = {"model", "composite_only", "true_layers_through_vae", *info.data.get("baselines", ())}
+        if taken := taken & rows.keys():
+            raise ValueError(f"names that no other row has, not {sorted(taken)}")
+        return rows
 
 
 class Params(Block):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,23 @@ from training.decomposer import Decomposer
 
 # A picture has no name that would mean anything: its noise hangs on the seed alone.
 NAME = "picture"
-STEPS = 12
+LARGE = 256  # pixels a side that a network was trained for, from which on a try takes minutes on a CPU
 
 
 class LayerCountError(UserError):
     """The network cannot choose how many layers there are."""
+
+
+class Effort(NamedTuple):
+    """What is spent on a picture: network calls are steps times tries, and twice that with guidance."""
+
+    steps: int
+    tries: int
+
+
+def usual_effort(model: Decomposer) -> Effort:
+    """Several short tries by a network of small pictures, by one of large ones the released pipeline's 50 steps."""
+    return Effort(steps=2, tries=8) if model.trained_for.max_side < LARGE else Effort(steps=50, tries=1)
 
 
 def layers_asked(model: Decomposer, layer_count: int | None) -> int:
@@ -43,7 +56,8 @@ def layers_of(
     layer_count: int | None = None,
     *,
     captions: Sequence[str] | None = None,
-    steps: int = STEPS,
+    steps: int | None = None,
+    tries: int | None = None,
     seed: int = 0,
     guidance: float = 1.0,
 ) -> list[list[np.ndarray]]:
@@ -58,7 +72,9 @@ def layers_of(
         layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, and what
             stays empty is dropped.
         captions: what they show; ``None`` for nothing said.
-        steps: of the Euler sampler.
+        steps: of the Euler sampler; ``None`` for :func:`usual_effort`.
+        tries: decompositions from different noise, of which the one is kept that the others are nearest to and that
+            flattens best; ``None`` for :func:`usual_effort`.
         seed: of the noise; equal pictures have equal layers, whatever else is in the list.
         guidance: by the caption, see :meth:`training.decomposer.Decomposer.decompose`.
 
@@ -69,14 +85,16 @@ def layers_of(
         LayerCountError: see :func:`layers_asked`.
         GuidanceError: for guidance of a network without text.
     """
-    count = layers_asked(model, layer_count)
+    count, usual = layers_asked(model, layer_count), usual_effort(model)
+    effort = Effort(usual.steps if steps is None else steps, usual.tries if tries is None else tries)
     sizes = [stretched_size(picture.shape[:2], model.trained_for.limits) for picture in pictures]
     found: list[list[np.ndarray]] = [[] for _ in pictures]
     for size in dict.fromkeys(sizes):
         alike = [index for index, own in enumerate(sizes) if own == size]
         shown = torch.stack([to_tensor(shown_to_model(pictures[index], size)) for index in alike])
         said = None if captions is None else [captions[index] for index in alike]
-        stacks = model.decompose(shown, count, [NAME] * len(alike), said, steps=steps, seed=seed, guidance=guidance)
+        names = [NAME] * len(alike)
+        stacks = model.decompose(shown, count, names, said, seed=seed, guidance=guidance, **effort._asdict())
         for index, stack in zip(alike, stacks, strict=True):
             layers = list(to_image(stack))
             found[index] = restore(without_empty(layers) if layer_count is None else layers, pictures[index])

@@ -154,6 +154,7 @@ def signature(params: Params) -> ModelSignature:
             [
                 ParamSpec("layers", "long", min(DEFAULT_LAYERS, params.prepare_buckets.max_layers)),
                 ParamSpec("steps", "long", settings.steps),
+                ParamSpec("tries", "long", settings.tries),
                 ParamSpec("seed", "long", settings.seed),
                 ParamSpec("caption", "string", ""),
             ]

@@ -26,7 +26,7 @@ MAX_PICTURES = 8
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 4096 * 4096
 MAX_CAPTION = 4000
-BOUNDS = {"layers": (1, 20), "steps": (1, 200), "seed": (0, 2**63 - 1)}
+BOUNDS = {"layers": (1, 20), "steps": (1, 200), "tries": (1, 64), "seed": (0, 2**63 - 1)}
 FORMATS = ("PNG", "JPEG")
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def checked(params: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: if one is out of bounds.
     """
     for name, (low, high) in BOUNDS.items():
-        if not low <= params[name] <= high:
+        if name in params and not low <= params[name] <= high:
             raise RequestError(f"{name}: got {params[name]}, expected {low} to {high}")
     if len(params["caption"]) > MAX_CAPTION:
         raise RequestError(f"caption: got {len(params['caption'])} characters, expected at most {MAX_CAPTION}")
@@ -115,7 +115,8 @@ class ServedDecomposer(PythonModel):
         Args:
             context: not read.
             model_input: table with a column ``picture`` of base64 PNG or JPEG files.
-            params: ``layers``, ``steps``, ``seed``, ``caption``; MLflow fills what is missing from the signature.
+            params: ``layers``, ``steps``, ``tries``, ``seed``, ``caption``; MLflow fills what is missing from the
+                signature.
 
         Returns:
             For each picture ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
@@ -137,10 +138,15 @@ class ServedDecomposer(PythonModel):
             logger.exception("a request failed")
             raise MlflowException(f"the model failed with {type(error).__name__}", INTERNAL_ERROR) from None
 
-    def _decompose(self, picture: np.ndarray, layers: int, steps: int, seed: int, caption: str) -> dict[str, Any]:
+    # Versions that were registered before there were tries have none in their signature.
+    def _decompose(
+        self, picture: np.ndarray, layers: int, steps: int, seed: int, caption: str, tries: int = 1
+    ) -> dict[str, Any]:
         height, width = picture.shape[:2]
         # Requests come in threads of their own; side by side they would need the memory of all.
         with self._one_at_a_time:
-            (stack,) = layers_of(self._model, [picture], layers, captions=[caption], steps=steps, seed=seed)
+            (stack,) = layers_of(
+                self._model, [picture], layers, captions=[caption], steps=steps, tries=tries, seed=seed
+            )
         files = [base64.b64encode(encode_png(layer)).decode() for layer in stack]
         return {"width": width, "height": height, "layers": files}

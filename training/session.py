@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -47,6 +48,14 @@ def precision(choice: str) -> str:
     if choice != "auto":
         return choice
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def with_checkpoint(paths: Sequence[str], checkpoint: str | None) -> list[str]:
+    """What a stage reads, its start among it if that is a folder here.
+
+    A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
+    """
+    return [*paths, *([checkpoint] if checkpoint is not None and Path(checkpoint).exists() else [])]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layers.export.crop import crop, flattened
+from layers.compositing import flattened
+from layers.export.crop import crop
 from layers.images import encode_png
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layers.compositing import composite, to_float, to_uint8
-
 
 @dataclass(frozen=True)
 class Cropped:
@@ -31,8 +29,3 @@ def crop(layer: np.ndarray) -> Cropped:
         return Cropped(np.zeros((1, 1, 4), np.uint8), 0, 0)
     top, left = int(rows[0]), int(columns[0])
     return Cropped(layer[top : rows[-1] + 1, left : columns[-1] + 1], left, top)
-
-
-def flattened(layers: list[np.ndarray]) -> np.ndarray:
-    """What the stack shows, ``(H, W, 4)`` uint8."""
-    return to_uint8(composite([to_float(layer) for layer in layers]))

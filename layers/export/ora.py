@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from layers.compositing import flattened
 from layers.export.archive import entry
-from layers.export.crop import crop, flattened
+from layers.export.crop import crop
 from layers.images import encode_png
 
 THUMBNAIL = 256  # pixels of its longer side at most, says the specification

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layers.compositing import composite, resize, to_float, to_uint8
-from layers.restore import cover, fit_colours, guided_alpha, restore, visible_weights, without_empty
+from layers.restore import cover, fit_colours, guided_alpha, opaque_enough, restore, visible_weights, without_empty
 
 
 def psnr(one, other):
@@ -46,6 +46,29 @@ def test_a_flat_guide_gives_the_enlarged_alpha():
     alpha = np.tile(np.linspace(0, 1, 12), (10, 1))
     found = guided_alpha(alpha, np.full((10, 12, 3), 0.4), np.full((40, 48, 3), 0.4))
     assert np.abs(found[:, 8:-8] - np.tile(np.linspace(-0.034, 1.034, 48), (40, 1))[:, 8:-8]).max() < 0.05
+
+
+def test_dark_letters_leave_no_ghost_below():
+    """What a network makes of them: alpha of 0.8 where they are black, and a ground without them."""
+    ground = np.full((32, 48, 4), 230, np.uint8)
+    ground[..., 3] = 255
+    letters = np.zeros_like(ground)
+    letters[8:24, 8:40:4, 3] = letters[8:24, 9:40:4, 3] = 255
+    picture = to_uint8(composite([to_float(ground), to_float(letters)]))
+    predicted = letters.copy()
+    predicted[..., 3] = letters[..., 3] * 0.8
+    below, above = restore([ground, predicted], picture)
+    assert np.abs(below.astype(int) - ground).max() <= 3
+    assert np.abs(above[letters[..., 3] > 0].astype(int) - (0, 0, 0, 255)).max() <= 4
+
+
+def test_alpha_rises_no_further_than_colours_need():
+    colours = np.array([[[[0.5, 0.5, 0.5]]], [[[0.0, 0.0, 0.0]]]])
+    alphas = np.array([[[1.0]], [[0.6]]])
+    for grey, expected in ((0.1, 0.8), (0.25, 0.6), (0.5, 0.6), (1.0, 1.0)):
+        found = opaque_enough(alphas, colours, np.array([[[grey, grey, grey, 1.0]]]))
+        assert found[1, 0, 0] == pytest.approx(expected, abs=0.01) and found[0, 0, 0] == 1.0
+    assert opaque_enough(alphas, colours, np.zeros((1, 1, 4)))[1, 0, 0] == 0.6, "not of a transparent picture"
 
 
 @st.composite

@@ -30,8 +30,8 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(root, tmp_path_factory):
-    model = save_tiny(tmp_path_factory.mktemp("model"))
-    command = stage("app", "--model", str(model), "--port", "0", "--steps", "2")
+    model = save_tiny(tmp_path_factory.mktemp("model"), text=True)
+    command = stage("app", "--model", str(model), "--port", "0", "--steps", "2", "--tries", "2")
     env = environment(root, GRADIO_TEMP_DIR=str(root / "gradio"))
     with (
         (root.parent / "log").open("w") as log,
@@ -153,6 +153,23 @@ def finished(browser, name):
             return
         browser.js("new Promise((done) => setTimeout(done, 50))")
     raise AssertionError(f"{name} never came: {list(browser.downloads.iterdir())}")
+
+
+def test_a_caption_is_read(browser, address, poster):
+    visit = Visit(browser, address)
+    visit.upload(poster)
+    visit.count("2")
+
+    def ground():
+        visit.click("#decompose")
+        visit.layer("layer 1", "hide")
+        return visit.seen()
+
+    silent = ground()
+    visit.caption("a red disc above a blue table")
+    assert not np.array_equal(ground(), silent)
+    visit.caption("")
+    assert np.array_equal(ground(), silent)
 
 
 def header(width, height):
@@ -278,6 +295,7 @@ def test_bad_arguments_are_one_sentence(root, monkeypatch, capsys):
             (["--port", "70000"], "--port: got 70000, expected 1 to 65535"),
             (["--port", str(taken.getsockname()[1])], "address already in use"),
             (["--port", "0", "--steps", "0"], "--steps: got 0"),
+            (["--port", "0", "--tries", "-1"], "--tries: got -1"),
             (["--port", "0", "--model", "nowhere/at/all"], "no folder at nowhere/at/all"),
         ):
             assert main(arguments) == 2

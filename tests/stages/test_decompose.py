@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from psd_tools import PSDImage
 
-from layers.export.crop import flattened
+from layers.compositing import flattened
 from stages.decompose import main
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
@@ -25,7 +25,7 @@ def decompose(model, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
 
     def command(*arguments, expect=0):
-        assert main(["--model", str(model), *map(str, arguments), "--steps", "2"]) == expect
+        assert main(["--model", str(model), *map(str, arguments), "--steps", "2", "--tries", "2"]) == expect
         return root / "out"
 
     return command

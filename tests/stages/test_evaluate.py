@@ -11,6 +11,7 @@ from PIL import Image
 from metrics.decomposition import evaluate_folders
 from stages.evaluate import main
 from stages.evaluate_panels import chosen, error_map
+from stages.evaluate_summary import CURVES
 from tests.layers.sources.crello_designs import design, element, plain, save
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
@@ -139,7 +140,10 @@ def test_bad_predictions_of_others_end_nothing_and_are_told(project, bucketed_ro
     [
         (["--other", "nonsense"], "expected NAME=FOLDER"),
         (["--other", "theirs=nowhere"], "evaluate.others.theirs: no folder at nowhere"),
-        (["--other", "model=x"], "names that evaluate does not use itself"),
+        (["--other", "model=x"], "names that no other row has"),
+        (["--baseline", "a=x", "--other", "a=."], "names that no other row has"),
+        (["--baseline", "nonsense"], "--baseline: got 'nonsense', expected NAME=MODEL"),
+        (["--baseline", "other=nowhere/at/all"], "no folder at nowhere/at/all"),
         (["--source", "cinema", "--location", "x"], "prepare_buckets.source: got 'cinema'"),
         (["--source", "crello", "--location", ".", "--count", "0"], "--count: got 0"),
         (["--source", "composer", "--location", "."], "composer"),
@@ -196,3 +200,18 @@ def test_the_error_map_is_black_where_nothing_differs_and_white_from_a_quarter_o
     other = picture.copy()
     other[0, 0, :3] = 164
     assert error_map(picture, other)[..., 0].tolist() == [[255, 0], [0, 0]]
+
+
+def test_another_model_stands_beside_on_the_same_pictures_and_noise(project, model, tmp_path):
+    other = save_tiny(tmp_path / "other", seed=2)
+    report = report_of(project(baselines={"same": str(model)}))
+    assert report["decomposition"]["same"] == report["decomposition"]["model"]
+    assert report["difference"]["same"] == {key: {"mean": 0.0, "low": 0.0, "high": 0.0} for key in CURVES}
+    folder = project("--baseline", f"other={other}")
+    report = report_of(folder)
+    model_row, other_row = (report["at_0_merges"][name] for name in ("model", "other"))
+    assert model_row != other_row
+    for key, entry in report["difference"]["other"].items():
+        assert entry["mean"] == pytest.approx(model_row[key] - other_row[key], abs=1e-5)
+        assert entry["low"] <= entry["mean"] <= entry["high"]
+    assert "The model less each other row" in (folder / "report.html").read_text()

@@ -5,6 +5,7 @@ import yaml
 
 from stages.cli import REPORTS
 from tests.stages.imports import ROOT, imported_files
+from training.params import load_params
 
 SHIPPED = "models/pretrained/"
 STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
@@ -22,7 +23,7 @@ def test_every_imported_file_is_a_dep_and_no_dep_is_idle(stage):
     covered = {path for path in needed if any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
     assert needed == covered, f"not in dvc.yaml: {sorted(needed - covered)}"
     # Not code: weights and tables that the code reads.
-    listed = [dep for dep in listed if not ((ROOT / dep).is_file() and not dep.endswith(".py"))]
+    listed = [dep for dep in listed if not dep.startswith(SHIPPED) and (dep.endswith(".py") or (ROOT / dep).is_dir())]
     idle = [dep for dep in listed if not any(path == dep or path.startswith(f"{dep}/") for path in needed)]
     assert not idle, f"in dvc.yaml, but not imported: {idle}"
 
@@ -31,6 +32,17 @@ def test_weights_that_ship_are_a_dep_of_what_reads_them():
     for stage, block in PIPELINE.items():
         reads = "metrics/perceptual.py" in block["deps"]
         assert reads == (f"{SHIPPED}alexnet_features.safetensors" in block["deps"]), stage
+
+
+def test_weights_that_the_default_starts_from_are_deps():
+    default = load_params(ROOT / "params.yaml")
+    named = {
+        "train_vae": {default.train_vae.rgb_checkpoint},
+        "train_decompose": {default.train_decompose.checkpoint},
+        "evaluate": set(default.evaluate.baselines.values()),
+    }
+    for stage, block in PIPELINE.items():
+        assert {dep for dep in block["deps"] if dep.startswith(f"{SHIPPED}model")} == named.get(stage, set()), stage
 
 
 def test_published_figures_are_a_dep_of_what_reads_them():

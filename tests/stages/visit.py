@@ -56,6 +56,11 @@ class Visit:
             self.browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
         self.browser.js("document.activeElement.blur()")
 
+    def caption(self, words):
+        self.browser.js("document.querySelector('#caption textarea').select()")
+        self.browser.call("Input.insertText", text=words)
+        self.browser.js("document.activeElement.blur()")
+
     def names(self):
         return self.browser.js(NAMES)
 

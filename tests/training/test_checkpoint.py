@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from training.checkpoint import CheckpointStore, fingerprint
+from training.session import with_checkpoint
 
 
 def make():
@@ -116,3 +117,8 @@ def test_the_fingerprint_knows_what_matters(change, same):
     assert (fingerprint(block, {"data": "x"}, 1) == fingerprint({**block, **change}, {"data": "x"}, 1)) is same
     assert fingerprint(block, {"data": "x"}, 1) != fingerprint(block, {"data": "y"}, 1)
     assert fingerprint(block, {"data": "x"}, 1) != fingerprint(block, {"data": "x"}, 2)
+
+
+def test_a_start_that_lies_here_is_an_input(tmp_path):
+    assert with_checkpoint(["data"], str(tmp_path)) == ["data", str(tmp_path)]
+    assert with_checkpoint(["data"], "owner/name") == with_checkpoint(["data"], None) == ["data"]

@@ -16,6 +16,11 @@ def test_every_preset_is_whole_and_valid(path):
     assert params.prepare_buckets.max_side % 32 == 0
 
 
+def from_nothing(raw):
+    raw["train_vae"].update(rgb_checkpoint=None, trained="all")
+    raw["train_decompose"].update(checkpoint=None)
+
+
 def broken(change) -> str:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     change(raw)
@@ -49,7 +54,7 @@ CASES = [
     (lambda p: p["train_vae"]["optimisation"].update(schedule="linear"), r"'cosine' or 'constant'"),
     (lambda p: p["tune"]["space"].update(x={"low": 2.0, "high": 1.0}), r"tune\.space\.x: expected either low < high"),
     (lambda p: p.update(extra={}), r"extra: unknown key"),
-    (lambda p: p["train_decompose"].update(patch_size=3), r"patch_size 3 make tokens of 12 pixels"),
+    (lambda p: p["train_decompose"].update(patch_size=3) or from_nothing(p), r"patch_size 3 make tokens of 12 pixels"),
 ]
 
 
@@ -90,9 +95,10 @@ def test_every_float_in_the_files_is_one_for_every_yaml_reader():
 
 
 def test_the_linear_code_needs_room_and_the_reference_a_checkpoint():
-    text = broken(lambda p: p["train_vae"]["loss"].update(reference_kl=0.1))
+    text = broken(lambda p: p["train_vae"]["loss"].update(reference_kl=0.1) or from_nothing(p))
     assert "train_vae: expected loss.reference_kl 0 where rgb_checkpoint is null" in text
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["train_vae"]["base_dim"] = 8
+    from_nothing(raw)
     with pytest.raises(ParamsError, match=r"train_vae\.init: linear_code needs.*level 0 has 8 channels"):
         build_vae(parse_params(raw).train_vae)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from layers.export.crop import flattened
+from layers.compositing import flattened
 from layers.images import decode_rgba, encode_png
 from tests.servers import serving
 from tests.stages.imports import ROOT
@@ -88,7 +88,7 @@ def ask(uri, *pictures, **params):
 def direct(root, image, layers, steps, seed):
     """The same in this process."""
     model = Decomposer.from_pretrained(str(root / FOLDER), torch.device("cpu"))
-    (stack,) = picture_layers.layers_of(model, [image], layers, steps=steps, seed=seed)
+    (stack,) = picture_layers.layers_of(model, [image], layers, steps=steps, tries=1, seed=seed)
     return stack
 
 
