@@ -89,6 +89,21 @@ def without_empty(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [layers[0], *(layer for layer, share in zip(layers[1:], seen[1:], strict=True) if share >= EMPTY)]
 
 
+def letting_through(alphas: np.ndarray, through: np.ndarray) -> np.ndarray:
+    """Raise what layers let through to one power for all, so that their order of opacity stays.
+
+    Args:
+        alphas: ``(L, ...)`` of the layers.
+        through: ``(...)``, what all of them together are to let through.
+
+    Returns:
+        ``(L, ...)``; where no layer has any alpha it has none after.
+    """
+    logs = np.log(np.clip(1.0 - alphas.astype(np.float64), 1e-9, 1.0))
+    power = np.divide(np.log(through), logs.sum(0), out=np.ones_like(logs[0]), where=logs.sum(0) < 0.0)
+    return 1.0 - np.exp(logs * power)
+
+
 def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
     """Make a stack as opaque as its picture.
 
@@ -109,9 +124,7 @@ def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
     too_much = through < 1.0 - flat
     if not too_much.any():
         return np.concatenate([bottom[None], alphas[1:]])
-    logs = np.log(np.clip(1.0 - alphas[1:].astype(np.float64), 1e-9, 1.0))
-    power = np.divide(np.log(np.clip(1.0 - flat, 1e-9, 1.0)), logs.sum(0), out=np.ones_like(logs[0]), where=too_much)
-    upper = np.where(too_much, 1.0 - np.exp(logs * power), alphas[1:])
+    upper = np.where(too_much, letting_through(alphas[1:], np.clip(1.0 - flat, 1e-9, 1.0)), alphas[1:])
     return np.concatenate([np.where(too_much, 0.0, bottom)[None], upper]).astype(alphas.dtype)
 
 
@@ -145,9 +158,7 @@ def opaque_enough(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) 
         raised = opaque & (through < FAINT) & (1.0 - needed < through)
         if not raised.any():
             continue
-        logs = np.log(np.clip(1.0 - alphas[first:, raised].astype(np.float64), 1e-9, 1.0))
-        power = np.log(np.clip(1.0 - needed[raised], 1e-4, 1.0)) / logs.sum(0)
-        alphas[first:, raised] = 1.0 - np.exp(logs * power)
+        alphas[first:, raised] = letting_through(alphas[first:, raised], np.clip(1.0 - needed[raised], 1e-4, 1.0))
     return alphas
 
 

@@ -13,10 +13,10 @@ import os
 import sys
 
 from stages.cli import stage_command
-from stages.decompose import SHIPPED
+from stages.decompose import SHIPPED, add_effort_arguments
 from training.decomposer import Decomposer
 from training.params import Params
-from training.picture_layers import Effort, usual_effort
+from training.picture_layers import effort_of
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -36,9 +36,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             raise PageError(f"--{name}: got {value}, expected more")
     with listen(arguments.port) as opened:
         model = Decomposer.from_pretrained(arguments.model)
-        usual = usual_effort(model)
-        effort = Effort(arguments.steps or usual.steps, arguments.tries or usual.tries)
-        blocks, page = make_page(model, effort, arguments.seed)
+        blocks, page = make_page(model, effort_of(model, arguments.steps, arguments.tries), arguments.seed)
         server = build_server(blocks, page.uploads, page.downloads, looks())
         print(f"app: http://{HOST}:{opened.getsockname()[1]}", flush=True)
         serve(server, opened)
@@ -47,8 +45,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, help="of the sampler (default: 2; of networks for large pictures 50)")
-    parser.add_argument("--tries", type=int, help="of which the most agreed is kept (default: 8; for large pictures 1)")
+    add_effort_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -28,7 +28,7 @@ from stages.cli import stage_command
 from training.decomposer import Decomposer
 from training.offloading import OFFLOADS
 from training.params import Params
-from training.picture_layers import layers_asked, layers_of
+from training.picture_layers import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
 
 MAX_LAYERS = 20  # the released model was trained with no more
 AUTO = "auto"
@@ -157,6 +157,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         raise DecomposeError("; ".join(refused.values()))
 
 
+def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is spent on a picture; the page has the same."""
+    for name, what in (("steps", "of the sampler"), ("tries", "of which the most agreed is kept")):
+        small, large = getattr(SMALL_EFFORT, name), getattr(LARGE_EFFORT, name)
+        usual = f"(default: {small}; of networks for large pictures {large})"
+        parser.add_argument(f"--{name}", type=int, help=f"{what} {usual}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder or pattern")
@@ -167,8 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
     parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")
-    parser.add_argument("--steps", type=int, help="of the sampler (default: 2; of networks for large pictures 50)")
-    parser.add_argument("--tries", type=int, help="of which the most agreed is kept (default: 8; for large pictures 1)")
+    add_effort_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (default: bf16 on a GPU, else fp32)")

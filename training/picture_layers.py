@@ -30,9 +30,16 @@ class Effort(NamedTuple):
     tries: int
 
 
-def usual_effort(model: Decomposer) -> Effort:
-    """Several short tries by a network of small pictures, by one of large ones the released pipeline's 50 steps."""
-    return Effort(steps=2, tries=8) if model.trained_for.max_side < LARGE else Effort(steps=50, tries=1)
+SMALL_EFFORT, LARGE_EFFORT = Effort(steps=2, tries=8), Effort(steps=50, tries=1)
+
+
+def effort_of(model: Decomposer, steps: int | None = None, tries: int | None = None) -> Effort:
+    """What is asked for, and of what is left open what is usual for the network.
+
+    That is several short tries by one of small pictures, by one of large ones the released pipeline's 50 steps.
+    """
+    usual = SMALL_EFFORT if model.trained_for.max_side < LARGE else LARGE_EFFORT
+    return Effort(usual.steps if steps is None else steps, usual.tries if tries is None else tries)
 
 
 def layers_asked(model: Decomposer, layer_count: int | None) -> int:
@@ -72,9 +79,9 @@ def layers_of(
         layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, and what
             stays empty is dropped.
         captions: what they show; ``None`` for nothing said.
-        steps: of the Euler sampler; ``None`` for :func:`usual_effort`.
+        steps: of the Euler sampler; ``None`` for :func:`effort_of`.
         tries: decompositions from different noise, of which the one is kept that the others are nearest to and that
-            flattens best; ``None`` for :func:`usual_effort`.
+            flattens best; ``None`` for :func:`effort_of`.
         seed: of the noise; equal pictures have equal layers, whatever else is in the list.
         guidance: by the caption, see :meth:`training.decomposer.Decomposer.decompose`.
 
@@ -85,8 +92,7 @@ def layers_of(
         LayerCountError: see :func:`layers_asked`.
         GuidanceError: for guidance of a network without text.
     """
-    count, usual = layers_asked(model, layer_count), usual_effort(model)
-    effort = Effort(usual.steps if steps is None else steps, usual.tries if tries is None else tries)
+    count, effort = layers_asked(model, layer_count), effort_of(model, steps, tries)
     sizes = [stretched_size(picture.shape[:2], model.trained_for.limits) for picture in pictures]
     found: list[list[np.ndarray]] = [[] for _ in pictures]
     for size in dict.fromkeys(sizes):

@@ -13,7 +13,7 @@ from stages.decompose import main
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
 from training.decomposer import Decomposer
-from training.picture_layers import Effort, layers_of, usual_effort
+from training.picture_layers import Effort, effort_of, layers_of
 from training.trained_for import RELEASED, read_trained_for, save_trained_for
 
 
@@ -147,8 +147,8 @@ def test_auto_wants_a_network_that_has_seen_empty_layers(decompose, tmp_path, mo
 
 def test_small_networks_try_several_times_and_large_ones_take_their_steps(model):
     small = Decomposer.from_pretrained(str(model), "cpu")
-    assert usual_effort(small) == Effort(steps=2, tries=8)
-    assert usual_effort(replace(small, trained_for=RELEASED)) == Effort(steps=50, tries=1)
+    assert effort_of(small) == Effort(steps=2, tries=8)
+    assert effort_of(replace(small, trained_for=RELEASED)) == Effort(steps=50, tries=1)
     image = np.full((40, 40, 4), 255, np.uint8)
     usual, said = (layers_of(small, [image], 2, **effort)[0] for effort in ({}, {"steps": 2, "tries": 8}))
     assert all(np.array_equal(*pair) for pair in zip(usual, said, strict=True))
