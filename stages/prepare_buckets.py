@@ -35,8 +35,9 @@ from layers.tensors import to_image
 from layers.view import grid
 from stages.cli import REPORTS, stage_command, write_report, write_table
 from stages.sources import bucket_limits, open_source
+from training.digest import digest
 from training.params import Params, ParamsError, PrepareBuckets, parse_params
-from training.tracking import digest, stage_run
+from training.tracking import stage_run
 
 COMPOSED = Path("data") / "composed"
 COMPOSER = Path(composing.__file__).parent

@@ -29,6 +29,13 @@ def to_bfloat16(source: Path, target: Path) -> None:
     save_file(halved, target, metadata=metadata)
 
 
+def without_origin(source: Path, target: Path) -> None:
+    """Copy a network's configuration without the folder that diffusers last read it from."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def samples_of(params: Mapping[str, Any]) -> str:
     """How much a step has seen, for people."""
     optimisation = params.get("optimisation")
@@ -109,7 +116,12 @@ def ship(folders: Mapping[str, Path], kept: Path, recipe: Path) -> None:
             if path.is_file() and path.name != "step.json":
                 place = part / path.relative_to(source)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                (to_bfloat16 if path.suffix == ".safetensors" else shutil.copyfile)(path, place)
+                if path.suffix == ".safetensors":
+                    to_bfloat16(path, place)
+                elif path.name == "config.json":
+                    without_origin(path, place)
+                else:
+                    shutil.copyfile(path, place)
                 total += place.stat().st_size
         (part / CARD).write_text(card_of(name, records, recipe.as_posix()), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)

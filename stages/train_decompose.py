@@ -99,7 +99,7 @@ def build_network(
 
 def build_objective(network: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, captions: Captions | None) -> nn.Module:
     """What the network is trained by; pictures are compared where a term of them has a weight."""
-    pixels = PixelTerms(vae, settings.loss.model_dump(), settings.alignment, settings.decode_scale)
+    pixels = PixelTerms(vae, settings.loss.model_dump(), settings.alignment, settings.decode_scale, settings.trust)
     empty = functools.lru_cache(functools.partial(empty_latents, vae)) if settings.surplus.share else None
     return FlowObjective(network, settings, captions, pixels if pixels.names else None, empty)
 
@@ -157,9 +157,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         def after_epoch(epoch: int) -> dict[str, float]:
             session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
             errors = held_out_velocity_error(network, held_out, device, captions)
-            return errors | sampled_scores(
-                network, vae, held_out, truth, device, captions, **settings.validation.model_dump()
-            )
+            sampler = settings.validation.model_dump() | {"shift": settings.sampling_shift}
+            return errors | sampled_scores(network, vae, held_out, truth, device, captions, **sampler)
 
         progress, trained = fit(
             build_objective(network, vae, settings, captions),
@@ -170,7 +169,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             seed=settings.seed,
             validate=after_epoch,
             validate_raw=lambda: held_out_velocity_error(network, held_out, device, captions),
-            select="velocity_layers",
+            select=settings.select,
             largest=False,
             accelerator=session.accelerator,
             run=session.run,
@@ -185,7 +184,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             trained.save_pretrained(OUTPUT)
             save_text_condition(settings.text, OUTPUT)
             surplus = settings.surplus.max_layers if settings.surplus.share else None
-            save_trained_for(of_buckets(train.keys, surplus), OUTPUT)
+            save_trained_for(of_buckets(train.keys, surplus, settings.sampling_shift), OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
             final = progress.best
             parameters = sum(p.numel() for p in trained.parameters())

@@ -17,9 +17,9 @@ from layers.errors import UserError
 from stages.cli import WEIGHTS
 from stages.tune_space import budgeted, first_trial, fixed_part
 from stages.tune_storage import RUN_ID, VALUES, open_storage, shown
+from training.digest import digest
 from training.params import Params, ParamsError, flatten
 from training.params_tune import Sampler, SearchRange
-from training.tracking import digest
 
 FIXED = "fixed"
 READY_SECONDS = 30.0

@@ -50,7 +50,9 @@ def launch_command(launcher: str, stage: str) -> list[str]:
     words = shlex.split(launcher)
     if words[0] == "python":
         words[0] = sys.executable
-    elif shutil.which(words[0], path=_search_path()) is None:
+    elif (found := shutil.which(words[0], path=_search_path())) is not None:
+        words[0] = found
+    else:
         raise ParamsError(f"launcher: {words[0]!r} is not found; expected a command, such as python or torchrun")
     return [*words, "-m", f"stages.{stage}"]
 

@@ -17,7 +17,7 @@ from training.captions import open_text_encoder, read_text_condition
 from training.consensus import most_agreed
 from training.offloading import Offload, place
 from training.params_decompose import TextCondition
-from training.sampling import Guidance, decompose_pictures
+from training.sampling import Guidance, decompose_pictures, picture_latents
 from training.trained_for import TrainedFor, read_trained_for
 
 
@@ -39,7 +39,7 @@ class Decomposer:
         vae: RGBA-VAE, in float32.
         encoder: of captions; ``None`` for a network without text.
         condition: what text the network was trained with.
-        trained_for: sizes and layers that it was trained with.
+        trained_for: sizes and layers that it was trained with, and the shift of its sampler.
         device: where they compute.
         dtype: of the network's and the encoder's weights; what lies between its steps is float32.
         hooks: what takes weights off the device after use.
@@ -125,6 +125,7 @@ class Decomposer:
         text = self._text(captions or [""] * len(pictures))
         guide = None if guidance == 1.0 else Guidance(guidance, self._text([""] * len(pictures)))
         pictures = pictures.to(self.device)
+        condition = picture_latents(self.vae, pictures)
         candidates = [
             decompose_pictures(
                 self.network,
@@ -134,16 +135,16 @@ class Decomposer:
                 names,
                 steps=steps,
                 seed=seed,
+                shift=self.trained_for.sampling_shift,
                 text=text,
                 guidance=guide,
+                condition=condition,
                 dtype=self.dtype,
             )
             for names in names_of_tries(ids, tries)
         ]
         for hook in self.hooks:
             hook.offload()
-        if tries == 1:
-            return candidates[0].cpu()
         layers = torch.stack(candidates)
         chosen = most_agreed(layers, pictures)
         return layers[chosen, torch.arange(len(ids))].cpu()

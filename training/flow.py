@@ -85,9 +85,9 @@ def inference_shift(condition_tokens: int) -> float:
     return math.sqrt(condition_tokens / REFERENCE_TOKENS)
 
 
-def inference_sigmas(steps: int, condition_tokens: int) -> list[float]:
-    """Sigmas of a sampler from 1 to 0, ``steps + 1`` values, shifted as the released pipeline shifts them."""
-    shift = inference_shift(condition_tokens)
+def inference_sigmas(steps: int, condition_tokens: int, shift: float | None = None) -> list[float]:
+    """Sigmas of a sampler from 1 to 0, ``steps + 1`` values; without a shift as the released pipeline shifts them."""
+    shift = inference_shift(condition_tokens) if shift is None else shift
     return [*shift_sigmas(torch.linspace(1.0, 0.0, steps + 1)[:-1], shift).tolist(), 0.0]
 
 

@@ -101,7 +101,8 @@ class FlowObjective(nn.Module):
         if phase == "text_to_rgba":
             slots = torch.randint(clean.shape[1], (len(clean),))
             clean = clean[torch.arange(len(clean)), slots.to(clean.device)][:, None]
-        elif self.empty is not None:
+        slot_count = clean.shape[1]
+        if phase != "text_to_rgba" and self.empty is not None:
             clean = with_surplus(clean, self.empty(tuple(clean.shape[-2:])), self.settings.surplus)
         condition = clean[:, 0] if phase == "image_to_layers" else None
         noise = torch.randn_like(clean)
@@ -115,7 +116,9 @@ class FlowObjective(nn.Module):
         loss = weighted_slot_error(errors, composite=weights.composite, layers=weights.layers)
         terms = error_curves(errors, sigma)
         if self.pixels is not None and phase == "image_to_layers":
-            shown = self.pixels(predict_clean(noisy, predicted, sigma), clean, sigma)
+            # Alignment with a layer that is empty would cost the same whatever is predicted.
+            estimate = predict_clean(noisy, predicted, sigma)[:, :slot_count]
+            shown = self.pixels(estimate, clean[:, :slot_count], sigma)
             loss = loss + sum(getattr(weights, name) * term for name, term in shown.items())
             terms |= shown
         return {"loss": loss, **terms}

@@ -85,6 +85,7 @@ def sampled_scores(
     *,
     samples: int,
     steps: int,
+    shift: float | None = None,
     batch_size: int = 16,
 ) -> dict[str, float]:
     """Decompose held-out pictures from fixed noise and score their layers by the protocol at 0 merges.
@@ -98,6 +99,7 @@ def sampled_scores(
         captions: of a network with text.
         samples: so many, from the split's first on; 0 for none.
         steps: of the Euler sampler.
+        shift: of its sigmas, see :func:`training.sampling.decompose_latents`.
         batch_size: pictures at once.
 
     Returns:
@@ -109,7 +111,7 @@ def sampled_scores(
         batch = data.batch(indices, device)
         clean, text = batch["latents"], caption_text(captions, batch, device)
         found = decompose_latents(
-            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=NOISE_SEED, text=text
+            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=NOISE_SEED, shift=shift, text=text
         )
         stacks = to_image(decode_layers(vae, found[:, 1:].float()))
         rows += [

@@ -19,7 +19,7 @@ from layers.images import PictureError
 from layers.manifest import DatasetError
 from models.rgba_vae import RGBAVAE
 from training.cache import TensorCache
-from training.tracking import digest
+from training.digest import digest
 
 logger = logging.getLogger(__name__)
 SHARD_BYTES = 64 << 20

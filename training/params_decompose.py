@@ -100,9 +100,12 @@ class TrainDecompose(Block):
     loss: DecomposeLoss
     alignment: AlignmentLoss
     decode_scale: Annotated[float, Field(gt=0, le=1)]
+    trust: Weight
     gradient_checkpointing: bool
     compile: bool
+    sampling_shift: Positive | None
     validation: SampledValidation
+    select: Literal["velocity_layers", "cost"]
     optimisation: Optimisation
 
     @model_validator(mode="after")
@@ -112,6 +115,12 @@ class TrainDecompose(Block):
                 f"axes_dims_rope three even numbers that add up to attention_head_dim ({self.attention_head_dim}), "
                 f"got {self.axes_dims_rope}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _selected(self) -> TrainDecompose:
+        if self.select == "cost" and not self.validation.samples:
+            raise ValueError("validation.samples above 0 where select is cost, got 0")
         return self
 
     @model_validator(mode="after")
@@ -149,4 +158,5 @@ class Refine(Block):
     loss: RefineLoss
     alignment: AlignmentLoss
     decode_scale: Annotated[float, Field(gt=0, le=1)]
+    trust: Weight
     optimisation: Optimisation

@@ -19,16 +19,17 @@ NAMES = ("recomposition", "layer_pixels", "alpha_colour", "alignment", "lpips")
 
 
 class PixelTerms(nn.Module):
-    """The terms whose weight is above 0, each a mean over the batch, a sample counting by 1 - sigma.
+    """The terms whose weight is above 0, each a mean over the batch, a sample counting by (1 - sigma)^trust.
 
-    Near pure noise the one-step estimate is a blur of all possible stacks, and a pixel loss would ask it to be one of
-    them.
+    Near pure noise the one-step estimate is a blur of all possible stacks, and a pixel loss asks it to be one of them:
+    what a sampler of many steps should be spared, and what one of few steps has to learn.
 
     Args:
         vae: frozen.
         weights: by name, of :data:`NAMES`; others are ignored.
         alignment: of the alignment loss.
         decode_scale: latents are resized by it before they are decoded, which costs its square.
+        trust: exponent of 1 - sigma; 0 lets every sigma count alike.
         distance: LPIPS of pictures ``(B, 3, H, W)`` in [-1, 1]; needed where its weight is above 0.
     """
 
@@ -38,12 +39,13 @@ class PixelTerms(nn.Module):
         weights: Mapping[str, float],
         alignment: AlignmentLoss,
         decode_scale: float,
+        trust: float,
         distance: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.vae = vae.requires_grad_(False).eval()
         self.names = [name for name in NAMES if weights.get(name, 0.0) > 0.0]
-        self.alignment, self.decode_scale, self.distance = alignment, decode_scale, distance
+        self.alignment, self.decode_scale, self.trust, self.distance = alignment, decode_scale, trust, distance
 
     def train(self, mode: bool = True) -> PixelTerms:
         """Stay in evaluation mode: nothing in here is trained."""
@@ -69,7 +71,7 @@ class PixelTerms(nn.Module):
         with torch.no_grad():
             truth = self.decode(clean)
         picture, truth = over_grey(truth[:, 0], -1.0), truth[:, 1:]
-        trust = 1.0 - sigma
+        trust = (1.0 - sigma) ** self.trust
         flat = composite_stack(layers)
         errors = {
             "recomposition": lambda: (flat - picture).abs().flatten(1).mean(1),

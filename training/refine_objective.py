@@ -43,7 +43,7 @@ class RefineObjective(nn.Module):
         super().__init__()
         self.network, self.settings, self.captions = network, settings, captions
         self.weights = settings.loss.model_dump()
-        self.pixels = PixelTerms(vae, self.weights, settings.alignment, settings.decode_scale, distance)
+        self.pixels = PixelTerms(vae, self.weights, settings.alignment, settings.decode_scale, settings.trust, distance)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss terms of a batch with ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite, and ``texts``."""
@@ -137,7 +137,7 @@ class RefineObjective(nn.Module):
 def held_out_terms(objective: RefineObjective, data: LatentStacks, device: torch.device) -> dict[str, float]:
     """Mean of every refinement term over samples and :data:`SIGMAS`; each level has an edit of its own.
 
-    Edits draw from torch's global generator, which is left as it was.
+    Edits draw from torch's global generators, which are left as they were.
     """
     edits = dict(zip(SIGMAS, ("move", "recolour", "delete"), strict=True))
 
@@ -148,5 +148,5 @@ def held_out_terms(objective: RefineObjective, data: LatentStacks, device: torch
         sigma = torch.full((len(clean),), level, device=device)
         return objective.terms(clean, noise, sigma, edits[level], top, batch["texts"])
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         return averages(data, device, measure)

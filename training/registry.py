@@ -26,8 +26,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
+from training.digest import digest
 from training.params import Params
-from training.tracking import Run, contract_tags, digest, project_root
+from training.tracking import Run, contract_tags, project_root
 from training.versions import SOURCE, impatient, logged_model_id, model_name, reason_of, scores_of
 
 CODE = Path(__file__).with_name("served_model.py")

@@ -56,6 +56,7 @@ def decompose_latents(
     *,
     steps: int,
     seed: int,
+    shift: float | None = None,
     text: Text | None = None,
     guidance: Guidance | None = None,
     noise: Tensor | None = None,
@@ -69,6 +70,7 @@ def decompose_latents(
         ids: names of the samples, for their noise.
         steps: of the Euler sampler.
         seed: of the start noise.
+        shift: linear time shift of the sigmas; ``None`` for the released pipeline's.
         text: captions, one row a sample.
         guidance: by the caption; ``None`` is none.
         noise: ``(B, L + 1, C, h, w)`` to start from instead of what ``seed`` and ``ids`` give.
@@ -89,7 +91,14 @@ def decompose_latents(
         guided = guided_velocity(*tokens, guidance.scale, guidance.normalise)
         return unpack(guided, layer_count + 1, size, network.patch_size)
 
-    return sample(predict, noise.to(condition), inference_sigmas(steps, network.condition_tokens(size)))
+    sigmas = inference_sigmas(steps, network.condition_tokens(size), shift)
+    return sample(predict, noise.to(condition), sigmas)
+
+
+@torch.no_grad()
+def picture_latents(vae: RGBAVAE, pictures: Tensor) -> Tensor:
+    """Normalised posterior modes ``(B, C, h, w)`` of pictures ``(B, 4, H, W)`` in [-1, 1]."""
+    return vae.normalise(vae.encode(pictures).mode())
 
 
 @torch.no_grad()
@@ -102,19 +111,31 @@ def decompose_pictures(
     *,
     steps: int,
     seed: int,
+    shift: float | None = None,
     text: Text | None = None,
     guidance: Guidance | None = None,
     noise: Tensor | None = None,
+    condition: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
-    ``dtype`` is that of the network's weights; the VAE and what lies between the steps are float32. The other arguments
-    are those of :func:`decompose_latents`.
+    ``condition`` are the pictures' latents where they are known already, see :func:`picture_latents`. ``dtype`` is that
+    of the network's weights; the VAE and what lies between the steps are float32. The other arguments are those of
+    :func:`decompose_latents`.
     """
-    condition = vae.normalise(vae.encode(pictures).mode())
+    condition = picture_latents(vae, pictures) if condition is None else condition
     with torch.autocast(pictures.device.type, torch.bfloat16, enabled=dtype != torch.float32):
         latents = decompose_latents(
-            network, condition, layer_count, ids, steps=steps, seed=seed, text=text, guidance=guidance, noise=noise
+            network,
+            condition,
+            layer_count,
+            ids,
+            steps=steps,
+            seed=seed,
+            shift=shift,
+            text=text,
+            guidance=guidance,
+            noise=noise,
         )
     return decode_layers(vae, latents[:, 1:].float())

@@ -12,8 +12,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from training.checkpoint import CheckpointStore, fingerprint
+from training.digest import digest
 from training.params import Params
-from training.tracking import Run, digest, project_root, stage_run
+from training.tracking import Run, project_root, stage_run
 
 
 @dataclass(frozen=True)

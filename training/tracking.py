@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -24,7 +23,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
-from layers.manifest import MANIFEST
 from training import tracking_pipeline as pipeline
 from training import tracking_records as records
 from training.params import Params, flatten
@@ -32,33 +30,9 @@ from training.tracking_spool import Delivery, deliver_left_over, spool_folder
 from training.tracking_store import answering, open_experiment, project_root, store_name, tracking_uri
 from training.tracking_system import SystemMetrics
 
-__all__ = ["Run", "digest", "open_experiment", "project_root", "report_metrics", "stage_run", "tracking_uri"]
+__all__ = ["Run", "open_experiment", "project_root", "report_metrics", "stage_run", "tracking_uri"]
 
 MAX_NAME_LENGTH = 250
-
-
-def digest(path: str | Path) -> str:
-    """md5 of a file, or of a folder's content.
-
-    A bucketed dataset is stood for by its manifest, which lists the md5 of every sample's pixels.
-
-    Raises:
-        FileNotFoundError: if there is nothing.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder; expected what an earlier stage writes (dvc repro)")
-    md5 = hashlib.md5(usedforsecurity=False)
-    if (path / MANIFEST).is_file():
-        path = path / MANIFEST
-    if path.is_file():
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                md5.update(chunk)
-        return md5.hexdigest()
-    for file_path in sorted(p for p in path.rglob("*") if p.is_file()):
-        md5.update(f"{file_path.relative_to(path)}:{digest(file_path)}\n".encode())
-    return md5.hexdigest()
 
 
 def contract_tags(stage: str, inputs: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a network was trained to do, in a file beside its weights: the sizes it saw, and how many layers."""
+"""What a network was trained to do, in a file beside its weights: the sizes it saw, how many layers, how to sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from layers.buckets import BucketLimits
 from layers.errors import UserError
-from training.param_types import Block, Count
+from training.param_types import Block, Count, Positive
 
 FILE = "trained_for.json"
 
@@ -28,12 +28,15 @@ class TrainedFor(Block):
         max_pixels: largest area.
         surplus_layers: so many layers can be asked for of any picture, and those that it has not stay empty; ``None``
             for a network that never saw an empty layer.
+        sampling_shift: linear time shift of its sampler; ``None`` for the released pipeline's, which grows with the
+            picture (:func:`training.flow.inference_shift`).
     """
 
     min_side: Count
     max_side: Count
     max_pixels: Count
     surplus_layers: Count | None
+    sampling_shift: Positive | None = None
 
     @property
     def limits(self) -> BucketLimits:
@@ -45,7 +48,9 @@ class TrainedFor(Block):
 RELEASED = TrainedFor(min_side=256, max_side=1024, max_pixels=640 * 640, surplus_layers=None)
 
 
-def of_buckets(keys: Sequence[tuple[int, int, int]], surplus_layers: int | None) -> TrainedFor:
+def of_buckets(
+    keys: Sequence[tuple[int, int, int]], surplus_layers: int | None, sampling_shift: float | None
+) -> TrainedFor:
     """What training on buckets (H, W, L) makes of a network."""
     sizes = {key[:2] for key in keys}
     return TrainedFor(
@@ -53,6 +58,7 @@ def of_buckets(keys: Sequence[tuple[int, int, int]], surplus_layers: int | None)
         max_side=max(max(size) for size in sizes),
         max_pixels=max(height * width for height, width in sizes),
         surplus_layers=surplus_layers,
+        sampling_shift=sampling_shift,
     )
 
 

@@ -20,8 +20,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from layers.errors import UserError
+from training.digest import digest
 from training.params import Params
-from training.tracking import digest, project_root, tracking_uri
+from training.tracking import project_root, tracking_uri
 
 SOURCE = "models:/"
 # A server that is gone would be asked again for four minutes.

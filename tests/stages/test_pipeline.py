@@ -14,8 +14,8 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline_file import STAGES
 from tests.stages.workspace import make_workspace, run, stage
+from training.digest import digest
 from training.params import flatten
-from training.tracking import digest
 
 pytestmark = pytest.mark.pipeline
 DVC = [sys.executable, "-m", "dvc"]

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from models.rgba_vae import RGBAVAE
 from stages.pretrain import RecipeError, is_done, params_of, read_recipe, record_of
+from stages.pretrain_ship import without_origin
 from tests.stages.imports import ROOT
 from tests.stages.workspace import SMOKE, make_workspace, run, stage
 from training.decomposer import Decomposer
@@ -71,6 +72,12 @@ def test_what_is_shipped_is_the_last_step_in_half_the_bytes(root):
         assert shipped.dtype == torch.float32 and torch.allclose(shipped, full, rtol=2**-8, atol=1e-30)
     assert RGBAVAE.from_pretrained(root / "family" / "rgb_vae", "vae").config.input_channels == 3
     assert not list((root / "family").rglob("step.json"))
+
+
+def test_a_shipped_configuration_does_not_say_where_it_lay(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_layers": 2, "_name_or_path": "kept/layers/transformer"}))
+    without_origin(tmp_path / "config.json", tmp_path / "shipped.json")
+    assert json.loads((tmp_path / "shipped.json").read_text()) == {"num_layers": 2}
 
 
 def test_a_step_starts_from_what_it_names(root):

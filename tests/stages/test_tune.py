@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import optuna
 import pytest
@@ -122,7 +123,8 @@ def test_what_does_not_fit_the_stage_is_one_sentence(tmp_path, change, message):
 def test_a_launcher_that_is_not_there_is_named():
     with pytest.raises(ParamsError, match="launcher: 'torchrunn' is not found"):
         launch_command("torchrunn --standalone", "train_vae")
-    assert launch_command("torchrun --standalone", "refine")[-2:] == ["-m", "stages.refine"]
+    command = launch_command("torchrun --standalone", "refine")
+    assert command[-2:] == ["-m", "stages.refine"] and Path(command[0]).is_file(), "wherever it is started from"
 
 
 @pytest.mark.parametrize(

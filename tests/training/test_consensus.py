@@ -7,6 +7,8 @@ from layers.tensors import composite_stack
 from tests.networks import save_tiny
 from training.consensus import most_agreed, stack_distance
 from training.decomposer import Decomposer, names_of_tries
+from training.sampling import decompose_pictures
+from training.trained_for import save_trained_for
 
 
 def stacks(count, samples=1, layers=2, size=8):
@@ -71,3 +73,17 @@ def test_a_decomposer_keeps_one_of_its_tries(tmp_path):
     for sample, index in enumerate(chosen.tolist()):
         assert torch.equal(kept[sample], single[index][sample])
     assert torch.equal(model.decompose(pictures, 2, names[0], None, steps=2, seed=0, tries=1), single[0])
+
+
+def test_a_decomposer_samples_with_the_shift_that_its_weights_came_with(tmp_path):
+    model = Decomposer.from_pretrained(str(save_tiny(tmp_path)), "cpu")
+    trained = model.trained_for
+    save_trained_for(trained.model_copy(update={"sampling_shift": 3.0}), tmp_path)
+    shifted = Decomposer.from_pretrained(str(tmp_path), "cpu")
+    pictures = torch.rand(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    arguments = (pictures, 2, ["a"])
+    found = shifted.decompose(*arguments, None, steps=2, seed=0)
+    text = shifted._text([""])
+    expected = decompose_pictures(shifted.network, shifted.vae, *arguments, steps=2, seed=0, shift=3.0, text=text)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, model.decompose(*arguments, None, steps=2, seed=0))

@@ -45,6 +45,12 @@ def test_sigmas_equal_the_released_pipelines(steps, tokens):
     assert torch.allclose(torch.tensor(inference_sigmas(steps, tokens)), scheduler.sigmas, atol=1e-6)
 
 
+def test_a_shift_that_is_said_takes_the_place_of_the_pictures():
+    """sigma' = s / (s + 1/sigma - 1), in closed form at 1/2: s / (s + 1)."""
+    assert inference_sigmas(2, 1600, 3.0) == inference_sigmas(2, 64, 3.0) == [1.0, 0.75, 0.0]
+    assert inference_sigmas(2, 1600, 1.0) == [1.0, 0.5, 0.0]
+
+
 def test_known_sigmas_at_640_pixels():
     sigmas = inference_sigmas(50, 1600)
     assert inference_shift(1600) == 2.5

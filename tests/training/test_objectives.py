@@ -171,10 +171,22 @@ def test_refinement_trains_the_network_and_leaves_the_vae_alone():
     assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
 
 
+def pixel_terms(scale=1.0, trust=1.0):
+    return PixelTerms(tiny_vae(), dict.fromkeys(NAMES, 1.0), PARAMS.refine.alignment, scale, trust, Perceptual("alex"))
+
+
+@pytest.mark.parametrize("trust", [0.0, 2.0])
+def test_how_far_pixel_terms_fade_with_noise_can_be_chosen(trust):
+    clean = torch.randn(2, 3, 4, 16, 16)
+    terms, wrong = pixel_terms(trust=trust), clean + torch.randn_like(clean)
+    half, clear = (terms(wrong, clean, torch.full((2,), level)) for level in (0.5, 0.0))
+    for name in NAMES:
+        assert half[name].item() == pytest.approx(0.5**trust * clear[name].item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_pixel_terms_fade_with_noise_and_vanish_for_the_truth(scale):
-    vae, clean = tiny_vae(), torch.randn(2, 3, 4, 16, 16)
-    terms = PixelTerms(vae, dict.fromkeys(NAMES, 1.0), PARAMS.refine.alignment, scale, Perceptual("alex"))
+    terms, clean = pixel_terms(scale), torch.randn(2, 3, 4, 16, 16)
     wrong = clean + torch.randn_like(clean)
     half, none = terms(wrong, clean, torch.tensor([0.5, 0.5])), terms(wrong, clean, torch.ones(2))
     clear = terms(wrong, clean, torch.zeros(2))
@@ -275,3 +287,16 @@ def test_the_objective_asks_for_empty_layers_where_there_is_a_surplus():
     terms = FlowObjective(network, settings, empty=lambda size: asked.append(size) or empty)(batch_of(clean))
     assert asked == [(4, 4)] and terms["velocity_layer_3"] < 1e-8
     assert torch.equal(network.calls[0]["condition"], clean[:, 0])
+
+
+def test_pictures_of_surplus_layers_are_not_compared():
+    clean, empty = torch.randn(2, 3, 4, 4, 4), torch.randn(4, 4, 4)
+    network = Perfect(torch.cat([clean, empty.expand(2, 1, -1, -1, -1)], dim=1))
+    shown = []
+    objective = FlowObjective(
+        network, decompose_settings(surplus=Surplus(share=1.0, max_layers=3)), empty=lambda size: empty
+    )
+    objective.pixels = lambda estimate, truth, sigma: shown.append((estimate, truth)) or {}
+    objective(batch_of(clean))
+    ((estimate, truth),) = shown
+    assert torch.equal(truth, clean) and torch.allclose(estimate, clean, atol=1e-4)

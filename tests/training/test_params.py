@@ -53,6 +53,10 @@ CASES = [
     ),
     (lambda p: p["train_vae"]["optimisation"].update(schedule="linear"), r"'cosine' or 'constant'"),
     (lambda p: p["tune"]["space"].update(x={"low": 2.0, "high": 1.0}), r"tune\.space\.x: expected either low < high"),
+    (
+        lambda p: p["train_decompose"].update(select="cost", validation={"samples": 0, "steps": 8}),
+        r"validation\.samples above 0 where select is cost, got 0",
+    ),
     (lambda p: p.update(extra={}), r"extra: unknown key"),
     (lambda p: p["train_decompose"].update(patch_size=3) or from_nothing(p), r"patch_size 3 make tokens of 12 pixels"),
 ]

@@ -15,8 +15,9 @@ from tests.servers import free_port, serving
 from tests.stages.workspace import environment, run, stage
 from tests.training.registered import FOLDER, enter_project, evaluate, refine, save_tiny
 from training import registry
+from training.digest import digest
 from training.registry import count_parameters, register_weights
-from training.tracking import Run, digest, tracking_uri
+from training.tracking import Run, tracking_uri
 from training.versions import SCORES, Registry, RegistryError
 
 NAME = "smoke-decomposer"

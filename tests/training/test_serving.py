@@ -22,7 +22,8 @@ from tests.stages.workspace import environment, run
 from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
 from training import picture_layers
 from training.decomposer import Decomposer
-from training.tracking import digest, tracking_uri
+from training.digest import digest
+from training.tracking import tracking_uri
 from training.versions import Registry, WeightsError
 
 MODEL = "models:/smoke-decomposer@champion"

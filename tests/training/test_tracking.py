@@ -8,8 +8,9 @@ import pytest
 
 from tests.stages.workspace import SMOKE
 from training import tracking_pipeline as pipeline
+from training.digest import digest
 from training.params import parse_params
-from training.tracking import digest, project_root, report_metrics, stage_run, tracking_uri
+from training.tracking import project_root, report_metrics, stage_run, tracking_uri
 
 
 @pytest.fixture(scope="module")

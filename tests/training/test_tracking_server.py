@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers import Postgres, Server, postgres_binaries
 from tests.stages.workspace import make_workspace, run, stage
-from training.tracking import digest
+from training.digest import digest
 
 KILLING = """
 import os, signal, sys
