@@ -21,7 +21,7 @@ EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha 
 ROUNDS = 6
 TOLERANCE = 1.0 / 255.0
 FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
-EMPTY = 0.02  # share of the picture that a layer has to be seen in
+EMPTY = 0.03  # share of the picture that a layer has to be seen in
 
 
 def guided_alpha(

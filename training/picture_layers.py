@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,8 +76,8 @@ def layers_of(
     Args:
         model: the networks.
         pictures: ``(H, W, 4)`` uint8, straight alpha.
-        layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, and what
-            stays empty is dropped.
+        layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, then
+            again for as many as it has filled, and what stays empty is dropped.
         captions: what they show; ``None`` for nothing said.
         steps: of the Euler sampler; ``None`` for :func:`effort_of`.
         tries: decompositions from different noise, of which the one is kept that the others are nearest to and that
@@ -95,13 +95,31 @@ def layers_of(
     count, effort = layers_asked(model, layer_count), effort_of(model, steps, tries)
     sizes = [stretched_size(picture.shape[:2], model.trained_for.limits) for picture in pictures]
     found: list[list[np.ndarray]] = [[] for _ in pictures]
-    for size in dict.fromkeys(sizes):
-        alike = [index for index, own in enumerate(sizes) if own == size]
-        shown = torch.stack([to_tensor(shown_to_model(pictures[index], size)) for index in alike])
+
+    def decompose(alike: Sequence[int], number: int) -> None:
+        shown = torch.stack([to_tensor(shown_to_model(pictures[index], sizes[index])) for index in alike])
         said = None if captions is None else [captions[index] for index in alike]
         names = [NAME] * len(alike)
-        stacks = model.decompose(shown, count, names, said, seed=seed, guidance=guidance, **effort._asdict())
+        stacks = model.decompose(shown, number, names, said, seed=seed, guidance=guidance, **effort._asdict())
         for index, stack in zip(alike, stacks, strict=True):
-            layers = list(to_image(stack))
-            found[index] = restore(without_empty(layers) if layer_count is None else layers, pictures[index])
-    return found
+            found[index] = list(to_image(stack))
+
+    for alike in _groups(range(len(pictures)), sizes):
+        decompose(alike, count)
+        if layer_count is None:
+            # A network that is told the number decomposes better than one that has to find it as well.
+            filled = {index: len(without_empty(found[index])) for index in alike}
+            for same in _groups(alike, list(filled.values())):
+                if 1 < filled[same[0]] < count:
+                    decompose(same, filled[same[0]])
+    if layer_count is None:
+        found = [without_empty(layers) for layers in found]
+    return [restore(layers, picture) for layers, picture in zip(found, pictures, strict=True)]
+
+
+def _groups(indices: Sequence[int], keys: Sequence[Hashable]) -> list[list[int]]:
+    """Indices whose keys are equal together, in the order of their first."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in zip(indices, keys, strict=True):
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
