@@ -18,7 +18,6 @@ from layers.compositing import resize, to_float, to_uint8
 
 RADIUS = 2  # of the window that alpha is explained in, pixels of the small picture
 EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
-ROUNDS = 6
 TOLERANCE = 1.0 / 255.0
 FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
 EMPTY = 0.03  # share of the picture that a layer has to be seen in
@@ -166,8 +165,8 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) ->
     """Move colours as little as possible until the layers flatten to the picture.
 
     The smallest change (in squares) that removes a pixel's error e is w_i e / sum w_k^2 for layer i with share w_i;
-    what leaves [0, 1] is clipped and the rest shared out again. Where that does not end, all layers take the picture's
-    colour.
+    what leaves [0, 1] is clipped and the rest shared out among those that can still move. That ends, since the
+    picture's own colour in every layer would have no error.
 
     Args:
         colours: ``(L, H, W, 3)``.
@@ -178,17 +177,19 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) ->
         ``(L, H, W, 3)``.
     """
     weights = visible_weights(alphas)[..., None]
-    squares = np.square(weights).sum(0)
     colours = colours.copy()
     aim = picture[..., :3] * weights.sum(0)
-    for _ in range(ROUNDS):
+    # All layers move once; then those that can, where more than a level is left: to remove less, a layer that hardly
+    # shows would take any colour. Each round ends a pixel's error or brings one more layer to the end of its range.
+    for least in (0.0, *[TOLERANCE] * len(colours)):
         error = aim - (weights * colours).sum(0)
-        if np.abs(error).max() < TOLERANCE / 4.0:
+        error[np.abs(error) <= least] = 0.0
+        if not error.any():
             break
+        moving = weights * np.where(error > 0.0, colours < 1.0, colours > 0.0) if least else weights
+        squares = np.square(moving).sum(0)
         step = np.divide(error, squares, out=np.zeros_like(error), where=squares > 1e-8)
-        colours = np.clip(colours + weights * step, 0.0, 1.0)
-    left = np.abs(aim - (weights * colours).sum(0)).max(-1) > TOLERANCE
-    colours[:, left] = picture[left][..., :3]
+        colours = np.clip(colours + moving * step, 0.0, 1.0)
     return colours
 
 

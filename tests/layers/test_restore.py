@@ -150,6 +150,24 @@ def test_colours_take_the_smallest_change():
     assert np.allclose(fit_colours(colours, alphas, picture)[:, 0, 0], expected, atol=1e-6)
 
 
+def test_what_a_layer_at_the_end_of_its_range_cannot_take_the_others_do():
+    """Closed form: of 0.475 to 0.2, half and half, the darker layer gives its 0.05, the other 0.5."""
+    alphas = np.array([1.0, 0.5]).reshape(2, 1, 1)
+    colours = np.array([0.05, 0.9]).repeat(3).reshape(2, 1, 1, 3)
+    picture = np.array([0.2, 0.2, 0.2, 1.0]).reshape(1, 1, 4)
+    assert np.allclose(fit_colours(colours, alphas, picture)[:, 0, 0, 0], [0.0, 0.4], atol=1e-6)
+
+
+def test_any_stack_flattens_to_any_picture_and_what_hardly_shows_hardly_moves():
+    rng = np.random.default_rng(0)
+    alphas, colours = rng.random((5, 40, 40)), rng.random((5, 40, 40, 3))
+    alphas[0], alphas[1] = 1.0, 0.99
+    picture = np.concatenate([rng.random((40, 40, 3)), np.ones((40, 40, 1))], -1)
+    found, weights = fit_colours(colours, alphas, picture), visible_weights(alphas)[..., None]
+    assert np.abs((weights * found).sum(0) - picture[..., :3]).max() < 1 / 255
+    assert np.abs(found[0] - colours[0]).mean() < 0.1 * np.abs(found[4] - colours[4]).mean()
+
+
 @pytest.mark.parametrize("size", [(32, 40), (16, 20), (100, 60)])
 def test_layers_of_any_size_flatten_to_the_picture(size):
     picture, layers = poster()
