@@ -94,13 +94,14 @@ def layers_of(
     """
     count, effort = layers_asked(model, layer_count), effort_of(model, steps, tries)
     sizes = [stretched_size(picture.shape[:2], model.trained_for.limits) for picture in pictures]
+    shown = [to_tensor(shown_to_model(picture, size)) for picture, size in zip(pictures, sizes, strict=True)]
     found: list[list[np.ndarray]] = [[] for _ in pictures]
 
     def decompose(alike: Sequence[int], number: int) -> None:
-        shown = torch.stack([to_tensor(shown_to_model(pictures[index], sizes[index])) for index in alike])
+        batch = torch.stack([shown[index] for index in alike])
         said = None if captions is None else [captions[index] for index in alike]
         names = [NAME] * len(alike)
-        stacks = model.decompose(shown, number, names, said, seed=seed, guidance=guidance, **effort._asdict())
+        stacks = model.decompose(batch, number, names, said, seed=seed, guidance=guidance, **effort._asdict())
         for index, stack in zip(alike, stacks, strict=True):
             found[index] = list(to_image(stack))
 
