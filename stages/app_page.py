@@ -114,7 +114,8 @@ class Page:
         self, progress: gr.Progress, caption: str = ""
     ) -> Callable[[np.ndarray, int | None], list[np.ndarray]]:
         def decompose(picture: np.ndarray, count: int | None) -> list[np.ndarray]:
-            with steps_shown(self.model, self.effort, progress):
+            # Where the network chooses the number, it is asked again for what it has chosen.
+            with steps_shown(self.model, self.effort, progress, passes=2 if count is None else 1):
                 (layers,) = layers_of(
                     self.model, [picture], count, captions=[caption], seed=self.seed, **self.effort._asdict()
                 )
@@ -124,15 +125,15 @@ class Page:
 
 
 @contextmanager
-def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any]):
-    """Count the network's calls while it samples: a step each."""
+def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any], passes: int):
+    """Count the network's calls while it samples, a step each, ``passes`` times over."""
     progress(0.0, desc="Looking at the picture")
-    done = 0
+    done, calls = 0, effort.steps * effort.tries * passes
 
     def count(*_: Any) -> None:
         nonlocal done
         done += 1
-        progress(min(0.95, done / (effort.steps * effort.tries + 1)), desc="Finding layers")
+        progress(done / (calls + 1), desc="Finding layers")
 
     hook = model.network.register_forward_hook(count)
     try:

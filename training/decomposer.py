@@ -15,9 +15,10 @@ from models.text_encoders import NULL_TEXT, TextEncoder
 from models.vld_mmdit import Text, VLDMMDiT
 from training.captions import open_text_encoder, read_text_condition
 from training.consensus import most_agreed
+from training.latents import encode_pictures
 from training.offloading import Offload, place
 from training.params_decompose import TextCondition
-from training.sampling import Guidance, decompose_pictures, picture_latents
+from training.sampling import Guidance, decompose_pictures
 from training.trained_for import TrainedFor, read_trained_for
 
 
@@ -125,12 +126,12 @@ class Decomposer:
         text = self._text(captions or [""] * len(pictures))
         guide = None if guidance == 1.0 else Guidance(guidance, self._text([""] * len(pictures)))
         pictures = pictures.to(self.device)
-        condition = picture_latents(self.vae, pictures)
+        condition = encode_pictures(self.vae, pictures)
         candidates = [
             decompose_pictures(
                 self.network,
                 self.vae,
-                pictures,
+                condition,
                 layer_count,
                 names,
                 steps=steps,
@@ -138,7 +139,6 @@ class Decomposer:
                 shift=self.trained_for.sampling_shift,
                 text=text,
                 guidance=guide,
-                condition=condition,
                 dtype=self.dtype,
             )
             for names in names_of_tries(ids, tries)

@@ -26,6 +26,12 @@ SHARD_BYTES = 64 << 20
 
 
 @torch.no_grad()
+def encode_pictures(vae: RGBAVAE, pictures: Tensor) -> Tensor:
+    """Normalised posterior modes ``(B, C, h, w)`` of pictures ``(B, 4, H, W)`` in [-1, 1]."""
+    return vae.normalise(vae.encode(pictures).mode())
+
+
+@torch.no_grad()
 def encode_stack(vae: RGBAVAE, composite: Tensor, layers: Tensor) -> Tensor:
     """Normalised posterior modes of a batch of stacks.
 
@@ -38,8 +44,7 @@ def encode_stack(vae: RGBAVAE, composite: Tensor, layers: Tensor) -> Tensor:
         ``(B, L + 1, C, h, w)``, slot 0 the composite, which is also the condition.
     """
     slots = torch.cat([composite[:, None], layers], dim=1)
-    latents = vae.normalise(vae.encode(slots.flatten(0, 1)).mode())
-    return latents.unflatten(0, slots.shape[:2])
+    return encode_pictures(vae, slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
 
 
 @torch.no_grad()
@@ -53,7 +58,7 @@ def empty_latents(vae: RGBAVAE, size: tuple[int, int]) -> Tensor:
     """Normalised latents ``(C, h, w)`` of a picture of which nothing is visible, ``size`` being (h, w)."""
     sides = [side * vae.spatial_factor for side in size]
     picture = torch.full((1, 4, *sides), -1.0, device=vae.latents_mean.device)
-    return vae.normalise(vae.encode(picture).mode())[0]
+    return encode_pictures(vae, picture)[0]
 
 
 @dataclass(frozen=True)

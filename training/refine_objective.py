@@ -15,7 +15,7 @@ from training.captions import Captions, caption_text
 from training.edits import EDITS, Edit, all_but, edit_layers
 from training.flow import draw_sigmas, interpolate, predict_clean, velocity
 from training.heldout import NOISE_SEED, SIGMAS, averages
-from training.latents import LatentStacks
+from training.latents import LatentStacks, decode_layers, encode_pictures
 from training.losses import slot_errors
 from training.params_decompose import Refine
 from training.pixel_terms import PixelTerms
@@ -119,13 +119,12 @@ class RefineObjective(nn.Module):
         """
         vae, rows = self.pixels.vae, torch.arange(len(clean), device=clean.device)
         latents = clean[:, 1:]
-        pixels = vae.decode(vae.denormalise(latents.flatten(0, 1)), clamp=True).unflatten(0, latents.shape[:2])
-        edited = edit_layers(pixels, index, edit)
+        edited = edit_layers(decode_layers(vae, latents), index, edit)
         flat = composite_stack(edited)
         pictures = [torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)]
         if edit != "delete":
             pictures.append(edited[rows, index])
-        encoded = vae.normalise(vae.encode(torch.cat(pictures)).mode()).split(len(clean))
+        encoded = encode_pictures(vae, torch.cat(pictures)).split(len(clean))
         if edit == "delete":
             kept = latents[rows[:, None], all_but(index, latents.shape[1])]
             return torch.cat([encoded[0][:, None], kept], dim=1)

@@ -96,16 +96,10 @@ def decompose_latents(
 
 
 @torch.no_grad()
-def picture_latents(vae: RGBAVAE, pictures: Tensor) -> Tensor:
-    """Normalised posterior modes ``(B, C, h, w)`` of pictures ``(B, 4, H, W)`` in [-1, 1]."""
-    return vae.normalise(vae.encode(pictures).mode())
-
-
-@torch.no_grad()
 def decompose_pictures(
     network: VLDMMDiT,
     vae: RGBAVAE,
-    pictures: Tensor,
+    condition: Tensor,
     layer_count: int,
     ids: Sequence[str],
     *,
@@ -115,17 +109,15 @@ def decompose_pictures(
     text: Text | None = None,
     guidance: Guidance | None = None,
     noise: Tensor | None = None,
-    condition: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
+    """Decompose pictures into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
-    ``condition`` are the pictures' latents where they are known already, see :func:`picture_latents`. ``dtype`` is that
-    of the network's weights; the VAE and what lies between the steps are float32. The other arguments are those of
+    ``condition`` are the pictures' latents, see :func:`training.latents.encode_pictures`. ``dtype`` is that of the
+    network's weights; the VAE and what lies between the steps are float32. The other arguments are those of
     :func:`decompose_latents`.
     """
-    condition = picture_latents(vae, pictures) if condition is None else condition
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=dtype != torch.float32):
+    with torch.autocast(condition.device.type, torch.bfloat16, enabled=dtype != torch.float32):
         latents = decompose_latents(
             network,
             condition,

@@ -7,6 +7,7 @@ from layers.tensors import composite_stack
 from tests.networks import save_tiny
 from training.consensus import most_agreed, stack_distance
 from training.decomposer import Decomposer, names_of_tries
+from training.latents import encode_pictures
 from training.sampling import decompose_pictures
 from training.trained_for import save_trained_for
 
@@ -81,9 +82,9 @@ def test_a_decomposer_samples_with_the_shift_that_its_weights_came_with(tmp_path
     save_trained_for(trained.model_copy(update={"sampling_shift": 3.0}), tmp_path)
     shifted = Decomposer.from_pretrained(str(tmp_path), "cpu")
     pictures = torch.rand(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    arguments = (pictures, 2, ["a"])
-    found = shifted.decompose(*arguments, None, steps=2, seed=0)
+    found = shifted.decompose(pictures, 2, ["a"], None, steps=2, seed=0)
     text = shifted._text([""])
-    expected = decompose_pictures(shifted.network, shifted.vae, *arguments, steps=2, seed=0, shift=3.0, text=text)
+    networks, condition = (shifted.network, shifted.vae), encode_pictures(shifted.vae, pictures)
+    expected = decompose_pictures(*networks, condition, 2, ["a"], steps=2, seed=0, shift=3.0, text=text)
     assert torch.equal(found, expected)
-    assert not torch.equal(found, model.decompose(*arguments, None, steps=2, seed=0))
+    assert not torch.equal(found, model.decompose(pictures, 2, ["a"], None, steps=2, seed=0))

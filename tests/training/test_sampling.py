@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.networks import tiny_network, tiny_vae
-from training.latents import decode_layers, encode_stack, latent_statistics
+from training.latents import decode_layers, encode_pictures, encode_stack, latent_statistics
 from training.sampling import decompose_latents, decompose_pictures, start_noise
 
 
@@ -24,13 +24,13 @@ def test_a_samples_noise_is_its_own():
 
 
 def test_a_batch_decomposes_as_its_samples(network, vae):
-    pictures = torch.rand(3, 4, 16, 32) * 2 - 1
+    condition = encode_pictures(vae, torch.rand(3, 4, 16, 32) * 2 - 1)
     ids = ["a", "b", "c"]
-    whole = decompose_pictures(network, vae, pictures, 3, ids, steps=3, seed=0)
+    whole = decompose_pictures(network, vae, condition, 3, ids, steps=3, seed=0)
     assert whole.shape == (3, 3, 4, 16, 32)
     assert whole.min() >= -1.0 and whole.max() <= 1.0
     for k, name in enumerate(ids):
-        alone = decompose_pictures(network, vae, pictures[k : k + 1], 3, [name], steps=3, seed=0)
+        alone = decompose_pictures(network, vae, condition[k : k + 1], 3, [name], steps=3, seed=0)
         assert torch.allclose(alone[0], whole[k], atol=1e-4)
 
 
