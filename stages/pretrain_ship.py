@@ -60,6 +60,12 @@ def figures_of(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {report[name]:.4f}" for name in FIGURES.get(stage, ()) if name in report)
 
 
+def machine_of(record: Mapping[str, Any]) -> str:
+    """What a step ran on, for people."""
+    hardware = record["hardware"]
+    return f"{hardware['processors']} processor cores ({hardware['machine']}), {hardware.get('gpu') or 'no GPU'}"
+
+
 def card_of(name: str, records: Mapping[str, Mapping[str, Any]], recipe: str) -> str:
     """The card of a shipped folder, in the hub's form.
 
@@ -72,7 +78,6 @@ def card_of(name: str, records: Mapping[str, Mapping[str, Any]], recipe: str) ->
     for step, record in records.items():
         cells = (step, f"`{record['stage']}`", samples_of(record["params"]), record["seconds"], figures_of(record))
         rows.append(f"| {' | '.join(map(str, cells))} |")
-    hardware = next(iter(records.values()))["hardware"]
     dates = sorted(record["date"] for record in records.values())
     return "\n".join(
         [
@@ -87,7 +92,7 @@ def card_of(name: str, records: Mapping[str, Mapping[str, Any]], recipe: str) ->
             "figures are of its validation split, at 0 merges where layers are scored (docs/evaluation.md). Weights in",
             "bfloat16.",
             "",
-            f"{dates[0]} to {dates[-1]}, {hardware['processors']} processor cores, {hardware['machine']}, no GPU.",
+            f"{dates[0]} to {dates[-1]}, on {'; '.join(dict.fromkeys(map(machine_of, records.values())))}.",
             "",
             "| step | stage | seen | seconds | held out |",
             "|---|---|---|---|---|",

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from models.rgba_vae import RGBAVAE
 from stages.pretrain import RecipeError, is_done, params_of, read_recipe, record_of
-from stages.pretrain_ship import without_origin
+from stages.pretrain_ship import machine_of, without_origin
 from tests.stages.imports import ROOT
 from tests.stages.workspace import SMOKE, make_workspace, run, stage
 from training.decomposer import Decomposer
@@ -78,6 +78,12 @@ def test_a_shipped_configuration_does_not_say_where_it_lay(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"num_layers": 2, "_name_or_path": "kept/layers/transformer"}))
     without_origin(tmp_path / "config.json", tmp_path / "shipped.json")
     assert json.loads((tmp_path / "shipped.json").read_text()) == {"num_layers": 2}
+
+
+def test_the_card_says_what_a_step_ran_on():
+    cores = {"machine": "x86_64", "processors": 2}
+    assert machine_of({"hardware": cores}) == "2 processor cores (x86_64), no GPU"
+    assert machine_of({"hardware": cores | {"gpu": "H100"}}) == "2 processor cores (x86_64), H100"
 
 
 def test_a_step_starts_from_what_it_names(root):
