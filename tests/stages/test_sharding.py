@@ -1,17 +1,14 @@
 """FSDP2 by presets/accelerate/fsdp2.yaml, two processes: out comes what DDP gives, and a kill loses nothing."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.stages.workspace import make_workspace, run, stage
+from tests.stages.workspace import make_workspace, run, run_together, stage
 
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
-SHARDED = [*TORCHRUN, "-m", "tests.training.fsdp_on_cpu"]
+SHARDED = (2, "tests.training.fsdp_on_cpu")
 WEIGHTS = "models/weights/decompose/transformer/diffusion_pytorch_model.safetensors"
 DECOMPOSE = {
     "optimisation": {
@@ -38,14 +35,14 @@ def workspace(path, bucketed, vae=None, **blocks):
 def replicated(bucketed_root, tmp_path_factory):
     root = workspace(tmp_path_factory.mktemp("ddp") / "p", bucketed_root, train_decompose=DECOMPOSE)
     run(stage("train_vae"), root)
-    run([*TORCHRUN, "-m", "stages.train_decompose"], root, OMP_NUM_THREADS="1")
+    run_together(2, "stages.train_decompose", root=root)
     return root
 
 
 @pytest.fixture(scope="module")
 def sharded(bucketed_root, replicated, tmp_path_factory):
     root = workspace(tmp_path_factory.mktemp("fsdp") / "p", bucketed_root, replicated, train_decompose=DECOMPOSE)
-    run([*SHARDED, "train_decompose"], root, OMP_NUM_THREADS="1")
+    run_together(*SHARDED, "train_decompose", root=root)
     return root
 
 
@@ -63,7 +60,7 @@ def test_sharded_training_gives_the_weights_of_ddp(replicated, sharded):
 
 def test_each_process_saves_its_part_and_a_killed_run_goes_on_bit_equal(bucketed_root, replicated, sharded, tmp_path):
     root = workspace(tmp_path / "p", bucketed_root, replicated, train_decompose=DECOMPOSE)
-    killed = run([*SHARDED, "train_decompose", "3"], root, check=False, OMP_NUM_THREADS="1")
+    killed = run_together(*SHARDED, "train_decompose", "3", root=root, check=False)
     (point,) = (root / ".checkpoints" / "train_decompose").iterdir()
     assert killed.returncode != 0, killed.stderr
     parts = [load_file(point / f"tensors_{rank}.safetensors") for rank in range(2)]
@@ -72,7 +69,7 @@ def test_each_process_saves_its_part_and_a_killed_run_goes_on_bit_equal(bucketed
     assert held[0] == pytest.approx(held[1], rel=0.05)
     ours = parts[0]["ema.0"].shape
     assert any(parts[0][name].shape == ours for name in parts[0] if name.endswith(".exp_avg")), "moments in parts too"
-    resumed = run([*SHARDED, "train_decompose"], root, OMP_NUM_THREADS="1")
+    resumed = run_together(*SHARDED, "train_decompose", root=root)
     assert "going on from step 2 of 6" in resumed.stdout
     expected, found = load_file(sharded / WEIGHTS), load_file(root / WEIGHTS)
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
@@ -80,9 +77,9 @@ def test_each_process_saves_its_part_and_a_killed_run_goes_on_bit_equal(bucketed
 
 def test_refinement_is_sharded_too_and_stage_two_is_replicated(bucketed_root, sharded, tmp_path):
     root = workspace(tmp_path / "p", bucketed_root)
-    run([*SHARDED, "train_vae"], root, OMP_NUM_THREADS="1")
+    run_together(*SHARDED, "train_vae", root=root)
     (root / "models" / "weights" / "decompose").symlink_to(sharded / "models" / "weights" / "decompose")
-    run([*SHARDED, "refine"], root, OMP_NUM_THREADS="1")
+    run_together(*SHARDED, "refine", root=root)
     report = json.loads((root / "metrics" / "reports" / "refine.json").read_text())
     assert report["before"].keys() == report["after"].keys() and report["before"] != report["after"]
 
@@ -90,7 +87,7 @@ def test_refinement_is_sharded_too_and_stage_two_is_replicated(bucketed_root, sh
 def test_adapters_in_half_precision_train_over_shards(bucketed_root, replicated, tmp_path):
     changes = {"lora": {"rank": 2}, "optimisation": {"epochs": 1, "epoch_samples": 24, "mixed_precision": "bf16"}}
     root = workspace(tmp_path / "p", bucketed_root, replicated, train_decompose=changes)
-    run([*SHARDED, "train_decompose"], root, OMP_NUM_THREADS="1")
+    run_together(*SHARDED, "train_decompose", root=root)
     adapters = load_file(root / "models/weights/decompose/pytorch_lora_weights.safetensors")
     learnt = [value.abs().max() for name, value in adapters.items() if "lora_B" in name]
     assert max(learnt) > 0.0

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from tests.forked import run_forked
 from tests.stages.imports import ROOT
 
+TIMEOUT = 500  # seconds
 SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
 
 
@@ -45,11 +47,31 @@ def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
 
 
 def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
-    """Run a command in a workspace; the output is in the error if it fails."""
-    result = subprocess.run(
-        command, cwd=root, env=environment(root, **more), capture_output=True, text=True, timeout=500, check=False
-    )
-    if check and result.returncode != 0:
+    """Run a command in a workspace; the output is in the error if it fails.
+
+    A stage of the checkout is run by :mod:`tests.forked`, anything else as it would be by a user.
+    """
+    env, module = environment(root, **more), [part for part in command[1:] if part not in ("-P", "-m")]
+    if command[0] == sys.executable and module[0].startswith("stages."):
+        result = run_forked(module, root, env, TIMEOUT)
+    else:
+        result = subprocess.run(
+            command, cwd=root, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    return _checked(result, command) if check else result
+
+
+def run_together(
+    ranks: int, module: str, *arguments: str, root: Path, check: bool = True
+) -> subprocess.CompletedProcess:
+    """Run a module of the checkout in processes that work together, as torchrun would start them."""
+    env = environment(root, OMP_NUM_THREADS="1")
+    result = run_forked([module, *arguments], root, env, TIMEOUT, ranks)
+    return _checked(result, [module, *arguments]) if check else result
+
+
+def _checked(result: subprocess.CompletedProcess, command: list[str]) -> subprocess.CompletedProcess:
+    if result.returncode != 0:
         raise AssertionError(
             f"{' '.join(command[:6])} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
         )

@@ -1,6 +1,6 @@
-"""Run by torchrun in test_processes: each rank takes its part of a batch, rank 0 writes the synchronised gradients.
+"""Run by every rank of test_processes: each takes its part of a batch, rank 0 writes the synchronised gradients.
 
-torchrun --nproc-per-node N -m tests.training.ddp_gradients OUT
+python -m tests.training.ddp_gradients OUT
 """
 
 import sys

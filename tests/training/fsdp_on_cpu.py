@@ -1,6 +1,6 @@
-"""Run by torchrun in test_sharding: a stage under presets/accelerate/fsdp2.yaml, on the CPU.
+"""Run by every rank of test_sharding: a stage under presets/accelerate/fsdp2.yaml, on the CPU.
 
-torchrun --nproc-per-node N -m tests.training.fsdp_on_cpu STAGE [STEP]
+python -m tests.training.fsdp_on_cpu STAGE [STEP]
 
 accelerate shards only on GPUs; torch's ``fully_shard`` does so anywhere. What accelerate decides on a machine with GPUs
 is therefore decided here; all else is its own code. With STEP, rank 0 is killed once it has logged that step.
