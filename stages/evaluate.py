@@ -97,7 +97,7 @@ def setting_of(
         "source": pictures.description,
         "model": settings.model,
         "layers_asked": "as many as the sample has, counted as the protocol groups them",
-        "text": model.condition.encoder if settings.captions else "none",
+        "text": model.condition.encoder if settings.captions == "told" else "none",
         "steps": settings.steps,
         "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
         "tries": settings.tries,

@@ -24,6 +24,7 @@ from training.decomposer import Decomposer
 from training.params import Evaluate
 
 MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
+TOLD = "model_told_captions"
 WHITE = ("white",)
 NO_MODELS: Mapping[str, Decomposer] = MappingProxyType({})
 
@@ -37,7 +38,7 @@ class Decomposed:
         predicted: the model's layers.
         through_vae: the true layers, encoded and decoded.
         seconds: wall time of the model for this picture, its share of a batch.
-        beside: layers of other models, by their names.
+        beside: layers of other models, by their names, and of this one told the caption.
     """
 
     sample: EvaluationSample
@@ -80,12 +81,12 @@ class Measured:
 
 
 def predicted_layers(
-    model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate
+    model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate, told: bool
 ) -> list[list[np.ndarray]]:
-    """A model's layers of each sample of a batch, at the sizes that are scored."""
+    """A model's layers of each sample of a batch, told its captions or not, at the sizes that are scored."""
     pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
     ids = [sample.sample_id for sample in samples]
-    captions = [sample.caption for sample in samples] if settings.captions else None
+    captions = [sample.caption for sample in samples] if told else None
     effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
     layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, **effort)
     return [
@@ -100,11 +101,14 @@ def decompose(
     settings: Evaluate,
     baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> list[Decomposed]:
-    """Decompose a batch of one size and one number of layers, by the model and by those that stand beside it."""
+    """Decompose a batch of one size and one number of layers, by the model and by what stands beside it."""
     start = time.perf_counter()
-    predicted = predicted_layers(model, samples, settings)
+    told = settings.captions == "told"
+    predicted = predicted_layers(model, samples, settings, told)
     seconds = (time.perf_counter() - start) / len(samples)
-    beside = {name: predicted_layers(other, samples, settings) for name, other in baselines.items()}
+    beside = {name: predicted_layers(other, samples, settings, told) for name, other in baselines.items()}
+    if settings.captions == "both" and model.encoder is not None:
+        beside[TOLD] = predicted_layers(model, samples, settings, told=True)
     found = []
     for number, sample in enumerate(samples):
         size = sample.picture.shape[:2]

@@ -41,7 +41,7 @@ class Evaluate(Block):
     steps: Count
     tries: Count
     seed: Natural
-    captions: bool
+    captions: Literal["none", "told", "both"]
     batch_size: Count
     max_merges: Natural
     baselines: dict[RowName, str]
@@ -53,7 +53,13 @@ class Evaluate(Block):
     @field_validator("baselines", "others")
     @classmethod
     def _names(cls, rows: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        taken = {"model", "composite_only", "true_layers_through_vae", *info.data.get("baselines", ())}
+        taken = {
+            "model",
+            "composite_only",
+            "true_layers_through_vae",
+            "model_told_captions",
+            *info.data.get("baselines", ()),
+        }
         if taken := taken & rows.keys():
             raise ValueError(f"names that no other row has, not {sorted(taken)}")
         return rows

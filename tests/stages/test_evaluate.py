@@ -72,6 +72,16 @@ def test_the_report_holds_every_block(project):
     assert report["seconds_per_picture"] > 0.0 and report["peak_memory_mib"] > 100.0
 
 
+def test_what_captions_are_worth_is_a_row_beside(project, tmp_path):
+    reader = str(save_tiny(tmp_path / "reader", text=True))
+    both, none, told = (report_of(project(model=reader, captions=said, panels=1)) for said in ("both", "none", "told"))
+    rows = both["decomposition"]
+    assert rows["model"] == none["decomposition"]["model"] and "model_told_captions" not in none["decomposition"]
+    assert rows["model_told_captions"] == told["decomposition"]["model"] != rows["model"]
+    assert both["difference"]["model_told_captions"]["cost"]
+    assert [report["setting"]["text"] for report in (both, none, told)] == ["none", "none", "minilm"]
+
+
 def test_tables_panels_and_page_are_written(project):
     folder = project()
     with (folder / "evaluate_samples.csv").open() as file:
