@@ -163,9 +163,12 @@ def keep(step: Step, record: dict[str, Any], home: Path, seconds: float) -> None
         shutil.copytree(home / WEIGHTS / OUTPUTS[step.stage], part)
     part.mkdir(parents=True, exist_ok=True)
     report = json.loads((home / REPORTS / f"{step.stage}.json").read_text(encoding="utf-8"))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = {"machine": platform.machine(), "processors": os.cpu_count(), "gpu": gpu}
-    hardware = machine | {"python": platform.python_version()}
+    hardware = {
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+    }
     record |= {"seconds": round(seconds), "date": time.strftime("%Y-%m-%d"), "hardware": hardware, "report": report}
     (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

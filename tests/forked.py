@@ -75,10 +75,12 @@ def run_forked(
     Raises:
         subprocess.TimeoutExpired: after so many seconds.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environments = [environment | _of_rank(rank, ranks, port) for rank in range(ranks)] or [environment]
+    environments = [environment]
+    if ranks:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environments = [environment | _of_rank(rank, ranks, port) for rank in range(ranks)]
     with tempfile.TemporaryDirectory() as out:
         outputs = [Path(out, name) for name in ("stdout", "stderr")]
         for path in outputs:
