@@ -1,7 +1,7 @@
 """Layers of a small decomposition brought to the picture's own resolution, with the picture's own colours.
 
 A network sees a few hundred pixels a side. What it finds is *where* layers are; how they look is in the picture. So
-edges of alpha are taken from edges of the picture (:func:`guided_alpha`), and colours are moved as little as possible
+edges of alpha are taken from edges of the picture (:mod:`layers.matting`), and colours are moved as little as possible
 until the layers flatten to it again (:func:`fit_colours`): where a layer is opaque and on top, they are the picture's.
 
 Arrays are float in [0, 1], channels last, straight alpha.
@@ -12,60 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 from layers.compositing import resize, to_float, to_uint8
+from layers.matting import guided_alpha, matted, without_haze
 
-RADIUS = 2  # of the window that alpha is explained in, pixels of the small picture
-EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
 TOLERANCE = 1.0 / 255.0
 FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
 EMPTY = 0.03  # share of the picture that a layer has to be seen in
-
-
-def guided_alpha(
-    alpha: np.ndarray, guide: np.ndarray, large_guide: np.ndarray, radius: int = RADIUS, epsilon: float = EPSILON
-) -> np.ndarray:
-    """Enlarge alpha along the edges of a picture: fast guided filter (He and Sun 2015, arXiv 1505.00996).
-
-    In each window alpha is explained as an affine function of the colours (He et al. 2013, eq. 14 to 16); the
-    coefficients are averaged, enlarged and applied to the large picture.
-
-    Args:
-        alpha: ``(h, w)``.
-        guide: ``(h, w, 3)``, the picture as small as ``alpha``.
-        large_guide: ``(H, W, 3)``, the picture.
-        radius: of the window, pixels of ``alpha``.
-        epsilon: see :data:`EPSILON`.
-
-    Returns:
-        ``(H, W)`` in [0, 1].
-    """
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return uniform_filter(values, (2 * radius + 1,) * 2 + (0,) * (values.ndim - 2), mode="nearest")
-
-    guide, alpha = guide.astype(np.float64), alpha.astype(np.float64)
-    centre, level = mean(guide), mean(alpha)
-    covariance = mean(guide[..., :, None] * guide[..., None, :]) - centre[..., :, None] * centre[..., None, :]
-    shared = mean(guide * alpha[..., None]) - centre * level[..., None]
-    slope = np.linalg.solve(covariance + epsilon * np.eye(3), shared[..., None])[..., 0]
-    offset = level - (slope * centre).sum(-1)
-    coefficients = np.concatenate([mean(slope), mean(offset)[..., None]], axis=-1)
-    large = _enlarged(coefficients, large_guide.shape[:2])
-    return np.clip((large[..., :3] * large_guide).sum(-1) + large[..., 3], 0.0, 1.0).astype(np.float32)
-
-
-def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, ends held: coefficients beyond their range would be edges that the picture has not."""
-    for axis, length in enumerate(size):
-        given = values.shape[axis]
-        places = np.clip((np.arange(length) + 0.5) * given / length - 0.5, 0.0, given - 1.0)
-        low = np.minimum(places.astype(int), max(given - 2, 0))
-        share = (places - low).reshape([-1 if k == axis else 1 for k in range(values.ndim)])
-        upper = np.minimum(low + 1, given - 1)
-        values = values.take(low, axis) * (1.0 - share) + values.take(upper, axis) * share
-    return values
 
 
 def visible_weights(alphas: np.ndarray) -> np.ndarray:
@@ -193,12 +146,14 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) ->
     return colours
 
 
-def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarray]:
+def restore(layers: Sequence[np.ndarray], picture: np.ndarray, hidden: bool = False) -> list[np.ndarray]:
     """Bring layers to a picture's resolution and make them flatten to it.
 
     Args:
         layers: ``(h, w, 4)`` uint8, bottom to top, of the whole picture at any size.
         picture: ``(H, W, 4)`` uint8.
+        hidden: keep the predicted colours under alpha 0, which the evaluation compares where the true layer is; else
+            they become 0, the rule for files.
 
     Returns:
         ``(H, W, 4)`` uint8 each.
@@ -206,16 +161,15 @@ def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarra
     size, target = picture.shape[:2], to_float(picture)
     small_size = layers[0].shape[:2]
     small = target if size == small_size else resize(target, small_size)
-    floats = [to_float(layer) for layer in layers]
-    if size == small_size:
-        alphas = np.stack([layer[..., 3] for layer in floats])
-        colours = np.stack([layer[..., :3] for layer in floats])
-    else:
+    floats = np.stack([to_float(layer) for layer in layers])
+    alphas, colours = matted(floats[..., 3], floats[..., :3], small), floats[..., :3]
+    if size != small_size:
         guides = small[..., :3] * small[..., 3:], target[..., :3] * target[..., 3:]
-        alphas = np.stack([guided_alpha(layer[..., 3], *guides) for layer in floats])
+        alphas = without_haze(np.stack([guided_alpha(alpha, *guides) for alpha in alphas]))
         colours = np.stack([resize(layer, size)[..., :3] for layer in floats])
     alphas = opaque_enough(cover(alphas, target[..., 3]), colours, target)
     # Rounded before colours are fitted, so that they make up for it.
     alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
     colours = fit_colours(colours, alphas, target)
-    return [to_uint8(np.concatenate([c, a[..., None]], axis=-1)) for c, a in zip(colours, alphas, strict=True)]
+    found = np.concatenate([colours, alphas[..., None]], axis=-1)
+    return list(np.rint(found * 255.0).astype(np.uint8) if hidden else to_uint8(found))

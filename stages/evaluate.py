@@ -6,8 +6,9 @@
 
 Writes ``metrics/reports/evaluate.json``, ``evaluate_samples.csv``, ``decomposition.csv``, ``panels/`` and the page
 ``report.html``; of another source ``evaluate_<source>.json`` and so on. The number of layers asked of the model is the
-true one. Two rows stand beside the model's: the composite as the only layer (what doing nothing scores) and the true
-layers through the VAE (what the VAE allows at best). docs/evaluation.md explains every figure.
+true one. Beside the model's row stand the composite as the only layer (what doing nothing scores), the true layers
+through the VAE (what the VAE allows at best), the model before its layers were restored and told the captions, and
+other models. docs/evaluation.md explains every row and figure.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from layers.images import write_png
 from metrics.perceptual import Perceptual
 from stages.cli import REPORTS, stage_command, write_report, write_table
 from stages.evaluate_panels import panels_of
-from stages.evaluate_samples import MODEL, NOTHING, Measured, evaluated
+from stages.evaluate_samples import Measured, evaluated
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from stages.sources import bucket_limits, open_source
 from training.decomposer import Decomposer
 from training.digest import digest
-from training.params import Evaluate, Params, ParamsError, parse_params
+from training.params import MODEL, NOTHING, Evaluate, Params, ParamsError, parse_params
 from training.registry import register_evaluation
 from training.tracking import stage_run
 
@@ -102,6 +103,7 @@ def setting_of(
         "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
         "tries": settings.tries,
         "seed": settings.seed,
+        "restored": "yes" if settings.restore else "no",
         "sizes": sorted({m.bucket for m in measured}),
         "device": model.device.type,
         "skipped": dict(pictures.skipped),

@@ -9,10 +9,10 @@ import numpy as np
 from layers.compositing import flattened, over_background, to_float
 from layers.evaluation_set import EvaluationSet
 from layers.view import grid
-from stages.evaluate_samples import MODEL, NO_MODELS, NOTHING, Decomposed, Measured, decompose
+from stages.evaluate_samples import NO_MODELS, Decomposed, Measured, decompose
 from stages.report_page import Panel
 from training.decomposer import Decomposer
-from training.params import Evaluate
+from training.params import MODEL, NOTHING, Evaluate
 
 WHITE = (1.0, 1.0, 1.0)
 SHOWN_PIXELS = 160  # smaller pictures are enlarged by a whole factor
@@ -41,12 +41,17 @@ def draw(result: Decomposed) -> np.ndarray:
     sample, again = result.sample, result.recomposition
     beside = [[flattened(layers), *layers] for layers in result.beside.values()]
     return grid(
-        [[sample.picture, *sample.layers], *beside, [again, *result.predicted], [error_map(sample.picture, again)]],
+        [
+            [sample.picture, *sample.layers],
+            *beside,
+            [flattened(result.predicted), *result.predicted],
+            [error_map(sample.picture, again)],
+        ],
         [
             "input, true layers bottom to top",
             *(f"{name}: recomposed, predicted layers" for name in result.beside),
             "recomposed, predicted layers bottom to top",
-            "error of the recomposition over white, times 4",
+            "error of the recomposition as predicted, over white, times 4",
         ],
         scale=max(1, round(SHOWN_PIXELS / max(sample.picture.shape[:2]))),
     )

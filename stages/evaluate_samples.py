@@ -15,16 +15,15 @@ from joblib import Parallel, delayed
 from layers.compositing import flattened
 from layers.evaluation_set import EvaluationSample, at_scored_size, shown_to_model
 from layers.images import write_png
+from layers.restore import restore
 from layers.tensors import to_image, to_tensor
 from metrics.decomposition import read_stack
 from metrics.rgba_scores import Distance, reconstruction_metrics
 from metrics.stack_scores import MergeLevel, score_sample
 from metrics.structure import Structure, stack_structure
 from training.decomposer import Decomposer
-from training.params import Evaluate
+from training.params import AS_PREDICTED, CEILING, MODEL, NOTHING, TOLD, Evaluate
 
-MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
-TOLD = "model_told_captions"
 WHITE = ("white",)
 NO_MODELS: Mapping[str, Decomposer] = MappingProxyType({})
 
@@ -35,22 +34,26 @@ class Decomposed:
 
     Attributes:
         sample: input and truth.
-        predicted: the model's layers.
+        predicted: the model's layers, restored if the settings say so.
+        as_predicted: the same before that.
+        ceiling: the true layers through the VAE, restored likewise.
         through_vae: the true layers, encoded and decoded.
         seconds: wall time of the model for this picture, its share of a batch.
-        beside: layers of other models, by their names, and of this one told the caption.
+        beside: layers of other models, by their names, and of this one told the caption and as predicted.
     """
 
     sample: EvaluationSample
     predicted: list[np.ndarray]
+    as_predicted: list[np.ndarray]
+    ceiling: list[np.ndarray]
     through_vae: list[np.ndarray]
     seconds: float
     beside: dict[str, list[np.ndarray]]
 
     @property
     def recomposition(self) -> np.ndarray:
-        """The predicted layers flattened."""
-        return flattened(self.predicted)
+        """The layers as predicted, flattened: restored ones flatten to the picture whatever was predicted."""
+        return flattened(self.as_predicted)
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,20 @@ class Measured:
 def predicted_layers(
     model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate, told: bool
 ) -> list[list[np.ndarray]]:
-    """A model's layers of each sample of a batch, told its captions or not, at the sizes that are scored."""
+    """A model's layers of each sample of a batch, told its captions or not, at the size the model saw."""
     pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
     ids = [sample.sample_id for sample in samples]
     captions = [sample.caption for sample in samples] if told else None
     effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
     layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, **effort)
-    return [
-        at_scored_size(list(to_image(stack)), sample.picture.shape[:2])
-        for sample, stack in zip(samples, layers, strict=True)
-    ]
+    return [list(to_image(stack)) for stack in layers]
+
+
+def as_shown(stack: list[np.ndarray], sample: EvaluationSample, settings: Evaluate) -> list[np.ndarray]:
+    """A stack at the size that is scored: restored as ``decompose`` does it, or only resized."""
+    if settings.restore:
+        return restore(stack, sample.picture, hidden=True)
+    return at_scored_size(stack, sample.picture.shape[:2])
 
 
 def decompose(
@@ -104,7 +111,8 @@ def decompose(
     """Decompose a batch of one size and one number of layers, by the model and by what stands beside it."""
     start = time.perf_counter()
     told = settings.captions == "told"
-    predicted = predicted_layers(model, samples, settings, told)
+    stacks = predicted_layers(model, samples, settings, told)
+    predicted = [as_shown(stack, sample, settings) for stack, sample in zip(stacks, samples, strict=True)]
     seconds = (time.perf_counter() - start) / len(samples)
     beside = {name: predicted_layers(other, samples, settings, told) for name, other in baselines.items()}
     if settings.captions == "both" and model.encoder is not None:
@@ -113,9 +121,22 @@ def decompose(
     for number, sample in enumerate(samples):
         size = sample.picture.shape[:2]
         shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in sample.layers])
-        through_vae = at_scored_size(list(to_image(model.reconstruct(shown))), size)
-        others = {name: stacks[number] for name, stacks in beside.items()}
-        found.append(Decomposed(sample, predicted[number], through_vae, seconds, others))
+        coded = list(to_image(model.reconstruct(shown)))
+        as_predicted = at_scored_size(stacks[number], size)
+        others = {name: as_shown(row[number], sample, settings) for name, row in beside.items()}
+        if settings.restore:
+            others[AS_PREDICTED] = as_predicted
+        found.append(
+            Decomposed(
+                sample=sample,
+                predicted=predicted[number],
+                as_predicted=as_predicted,
+                ceiling=as_shown(coded, sample, settings),
+                through_vae=at_scored_size(coded, size),
+                seconds=seconds,
+                beside=others,
+            )
+        )
     return found
 
 
@@ -143,7 +164,7 @@ def write_prediction(folder: Path, result: Decomposed) -> None:
 def measure(
     results: Sequence[Decomposed], others: Mapping[str, Path], distance: Distance, settings: Evaluate
 ) -> list[Measured]:
-    """Score a batch: the model's row, the two that stand beside it, and those of other models and folders.
+    """Score a batch: the model's row, those that stand beside it, and those of other models and folders.
 
     Args:
         results: of :func:`decompose`.
@@ -153,7 +174,7 @@ def measure(
     """
     tasks, missing = [], [{} for _ in results]
     for number, result in enumerate(results):
-        stacks = {MODEL: result.predicted, NOTHING: [result.sample.picture], CEILING: result.through_vae}
+        stacks = {MODEL: result.predicted, NOTHING: [result.sample.picture], CEILING: result.ceiling}
         stacks |= result.beside
         for name, folder in others.items():
             stack = read_prediction(folder, result.sample)

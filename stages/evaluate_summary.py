@@ -12,7 +12,8 @@ from metrics.intervals import bootstrap_interval
 from metrics.literature import decomposition_rows
 from metrics.rgba_scores import mean_metrics
 from metrics.stack_scores import MergeLevel, aggregate, level_entry
-from stages.evaluate_samples import CEILING, MODEL, NOTHING, Measured
+from stages.evaluate_samples import Measured
+from training.params import CEILING, MODEL, NOTHING
 
 CURVES = ("rgb_l1", "alpha_iou", "cost")
 HERE = "this evaluation"

@@ -16,8 +16,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from training.params import CEILING, NOTHING
+
 CURVES = ("rgb_l1", "alpha_iou", "cost")
-REFERENCES = ("composite_only", "true_layers_through_vae")
+REFERENCES = (NOTHING, CEILING)
 HERE = "this evaluation"
 
 # Matplotlib writes plain colours; they stand for variables of the page's style sheet.

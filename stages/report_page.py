@@ -40,7 +40,7 @@ class Panel:
 
     @property
     def source(self) -> str:
-        """The picture as a ``data:`` address of a PNG.
+        """The picture as a ``data:`` address of a WebP, less than half of its PNG beside the page.
 
         Raises:
             ValueError: if it is not ``(H, W, 3)`` uint8.
@@ -50,8 +50,8 @@ class Panel:
                 f"panel {self.title!r}: expected (H, W, 3) uint8, got {self.image.shape} of {self.image.dtype}"
             )
         buffer = io.BytesIO()
-        Image.fromarray(self.image).save(buffer, "PNG", optimize=True)
-        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        Image.fromarray(self.image).save(buffer, "WEBP", quality=90, method=6)
+        return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def number(value: Any, key: str = "") -> str:

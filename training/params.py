@@ -33,6 +33,12 @@ class Tracking(Block):
     system_metrics: bool
 
 
+# Rows that the stage itself writes: the model's, the picture as the only layer, the true layers through the VAE, the
+# model told the captions, and its layers before they are restored.
+MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
+TOLD, AS_PREDICTED = "model_told_captions", "model_as_predicted"
+
+
 class Evaluate(Block):
     """Stage evaluate."""
 
@@ -42,6 +48,7 @@ class Evaluate(Block):
     tries: Count
     seed: Natural
     captions: Literal["none", "told", "both"]
+    restore: bool
     batch_size: Count
     max_merges: Natural
     baselines: dict[RowName, str]
@@ -53,13 +60,7 @@ class Evaluate(Block):
     @field_validator("baselines", "others")
     @classmethod
     def _names(cls, rows: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        taken = {
-            "model",
-            "composite_only",
-            "true_layers_through_vae",
-            "model_told_captions",
-            *info.data.get("baselines", ()),
-        }
+        taken = {MODEL, NOTHING, CEILING, TOLD, AS_PREDICTED, *info.data.get("baselines", ())}
         if taken := taken & rows.keys():
             raise ValueError(f"names that no other row has, not {sorted(taken)}")
         return rows

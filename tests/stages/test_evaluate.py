@@ -58,7 +58,7 @@ def true_layers(bucketed_root, target):
 def test_the_report_holds_every_block(project):
     report = report_of(project())
     assert report["setting"]["samples"] == 4 and report["setting"]["skipped"] == {}
-    assert set(report["decomposition"]) == {"model", "composite_only", "true_layers_through_vae"}
+    assert set(report["decomposition"]) == {"model", "composite_only", "true_layers_through_vae", "model_as_predicted"}
     for name, levels in report["decomposition"].items():
         assert [level["merges"] for level in levels] == [0, 1, 2]
         low, high = report["intervals"][name]["cost"]
@@ -80,6 +80,16 @@ def test_what_captions_are_worth_is_a_row_beside(project, tmp_path):
     assert rows["model_told_captions"] == told["decomposition"]["model"] != rows["model"]
     assert both["difference"]["model_told_captions"]["cost"]
     assert [report["setting"]["text"] for report in (both, none, told)] == ["none", "none", "minilm"]
+
+
+def test_what_restoring_is_worth_is_a_row_beside(project):
+    restored, plain = (report_of(project(restore=choice, panels=1)) for choice in (True, False))
+    assert restored["decomposition"]["model_as_predicted"] == plain["decomposition"]["model"]
+    assert "model_as_predicted" not in plain["decomposition"]
+    assert restored["decomposition"]["model"] != plain["decomposition"]["model"]
+    assert restored["recomposition"] == plain["recomposition"], "of what was predicted: restored layers flatten to it"
+    assert restored["vae_layers_nine_backgrounds"] == plain["vae_layers_nine_backgrounds"]
+    assert [report["setting"]["restored"] for report in (restored, plain)] == ["yes", "no"]
 
 
 def test_tables_panels_and_page_are_written(project):
@@ -111,11 +121,11 @@ def test_somebody_elses_layers_stand_beside_and_what_is_missing_counts_as_worst(
     truth = true_layers(bucketed_root, tmp_path / "truth")
     report = report_of(project(others={"truth": str(truth)}))
     assert report["decomposition"]["truth"][0] == {"merges": 0, "rgb_l1": 0.0, "alpha_iou": 1.0, "cost": 0.0}
-    assert report["missing"] == {"truth": {}}
+    assert report["missing"]["truth"] == {}
     gone = next(truth.iterdir())
     shutil.rmtree(gone)
     report = report_of(project("--other", f"truth={truth}"))
-    assert report["missing"] == {"truth": {gone.name: "no layers"}}
+    assert report["missing"]["truth"] == {gone.name: "no layers"}
     assert report["decomposition"]["truth"][0]["cost"] == 0.25, "one of four has cost 1"
 
 
