@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from itertools import count
 
 import numpy as np
 import pytest
@@ -25,11 +26,12 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def project(bucketed_root, model, tmp_path, monkeypatch):
-    """Runs evaluate in a workspace of its own; gives the folder of reports."""
+    """Runs evaluate, each time in a workspace of its own; gives the folder of reports."""
+    numbers = count()
 
     def evaluate(*arguments, expect=0, **block):
-        root = tmp_path / "project"
-        shutil.rmtree(root, ignore_errors=True)
+        # A folder made anew at the same place would meet MLflow's open connection to the store that lay there.
+        root = tmp_path / f"project_{next(numbers)}"
         changes = {"model": str(model), "steps": 2, "jobs": 1, "panels": 3, "max_merges": 2} | block
         make_workspace(root, bucketed_root, evaluate=changes, tracking={"system_metrics": False})
         monkeypatch.chdir(root)
