@@ -105,7 +105,7 @@ def opaque_enough(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) 
         gap = aim - below
         room = np.where(gap > 0.0, 1.0 - below, below)
         # What is rounded is no gap.
-        needed = np.clip((np.abs(gap) - TOLERANCE) / np.maximum(room, 1e-3), 0.0, 1.0).max(-1)
+        needed = np.clip((np.abs(gap) - 0.5 * TOLERANCE) / np.maximum(room, TOLERANCE), 0.0, 1.0).max(-1)
         through = np.prod(1.0 - alphas[first:], axis=0)
         raised = opaque & (through < FAINT) & (1.0 - needed < through)
         if not raised.any():
