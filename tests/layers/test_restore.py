@@ -72,6 +72,16 @@ def test_alpha_rises_no_further_than_colours_need():
     assert opaque_enough(alphas, colours, np.zeros((1, 1, 4)))[1, 0, 0] == 0.6, "not of a transparent picture"
 
 
+def test_a_ground_below_a_nearly_opaque_layer_is_not_driven_to_its_end():
+    """Alpha that is too low by a level would have the ground make up for it, at a fiftieth of a share."""
+    levels = np.arange(150, 255)[None, :, None] / 255.0
+    colours = np.stack([np.full((1, 105, 3), 0.1), np.ones((1, 105, 3))])
+    picture = np.concatenate([levels.repeat(3, 2), np.ones_like(levels)], -1)
+    alphas = opaque_enough(np.stack([np.ones((1, 105)), np.full((1, 105), 0.6)]), colours, picture)
+    found = fit_colours(colours, np.rint(alphas * 255.0) / 255.0, picture)
+    assert np.abs(found[0] - 0.1).max() < 0.1
+
+
 @st.composite
 def stacks(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
