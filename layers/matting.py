@@ -133,8 +133,8 @@ def matted(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) -> np.n
     """
     flat = premultiplied(picture[..., 3], picture[..., :3])
     error = _window_mean(np.abs(flat_stack(alphas, colours) - flat).mean(-1), RADIUS)
-    guide = flat[..., :3]
-    moved = np.stack([guided_alpha(alpha, guide, guide) for alpha in unmixed(alphas, colours, picture)])
     share = np.clip((error - ROUNDED) / (NOTICED - ROUNDED), 0.0, 1.0)
-    found = alphas + share * (without_haze(moved) - alphas)
-    return np.concatenate([alphas[:1], found[1:]]).astype(alphas.dtype)
+    guide, found = flat[..., :3], alphas.copy()
+    for layer, alpha in enumerate(unmixed(alphas, colours, picture)[1:], 1):
+        found[layer] += share * (without_haze(guided_alpha(alpha, guide, guide)) - alphas[layer])
+    return found

@@ -142,13 +142,15 @@ def test_a_stack_that_flattens_to_the_picture_already_stays_as_it_is():
         assert np.abs(found[visible].astype(int) - layer[visible]).max() <= 2, "the picture is rounded"
 
 
-def test_where_a_layer_is_opaque_and_on_top_its_colour_is_the_pictures():
+@pytest.mark.parametrize(("share", "offset", "still_opaque"), [(0.9, 0, 0.9), (0.0, 40, 0.4)])
+def test_where_a_layer_is_opaque_and_on_top_its_colour_is_the_pictures(share, offset, still_opaque):
+    """Of a little darker disc nearly all stays opaque; of a grey one the glow above it takes a part."""
     picture, layers = poster()
     wrong = [layer.copy() for layer in layers]
-    wrong[1][..., :3] = wrong[1][..., :3] * 0.9
+    wrong[1][..., :3] = wrong[1][..., :3] * share + offset
     found = restore(wrong, picture)
     alone = (found[1][..., 3] == 255) & (found[2][..., 3] == 0)
-    assert alone.sum() > 0.9 * ((layers[1][..., 3] == 255) & (layers[2][..., 3] == 0)).sum()
+    assert alone.sum() > still_opaque * ((layers[1][..., 3] == 255) & (layers[2][..., 3] == 0)).sum()
     assert np.array_equal(found[1][alone], picture[alone])
 
 

@@ -123,11 +123,11 @@ def test_somebody_elses_layers_stand_beside_and_what_is_missing_counts_as_worst(
     truth = true_layers(bucketed_root, tmp_path / "truth")
     report = report_of(project(others={"truth": str(truth)}))
     assert report["decomposition"]["truth"][0] == {"merges": 0, "rgb_l1": 0.0, "alpha_iou": 1.0, "cost": 0.0}
-    assert report["missing"]["truth"] == {}
+    assert report["missing"] == {"truth": {}, "model_as_predicted": {}}
     gone = next(truth.iterdir())
     shutil.rmtree(gone)
     report = report_of(project("--other", f"truth={truth}"))
-    assert report["missing"]["truth"] == {gone.name: "no layers"}
+    assert report["missing"] == {"truth": {gone.name: "no layers"}, "model_as_predicted": {}}
     assert report["decomposition"]["truth"][0]["cost"] == 0.25, "one of four has cost 1"
 
 
