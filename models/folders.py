@@ -10,6 +10,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from layers.paths import find_input
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
@@ -19,13 +21,14 @@ def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
     """Find a model's folder; a hub repository is downloaded, its JSON, text and safetensors only.
 
     Args:
-        source: local folder; a string ``owner/name`` that is no folder is a Hugging Face repository, a Path never.
+        source: a Path: a local folder. A string: a folder here or in the project (:func:`layers.paths.find_input`), or,
+            if ``owner/name`` is no folder, a Hugging Face repository.
         subfolder: folder inside it, such as ``vae``.
 
     Raises:
         FileNotFoundError: if folder or repository are missing.
     """
-    root = Path(source)
+    root = find_input(source) if isinstance(source, str) else Path(source)
     if not root.is_dir():
         if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
             raise FileNotFoundError(f"no folder at {root}")

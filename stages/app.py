@@ -12,16 +12,14 @@ import argparse
 import os
 import sys
 
-from stages.cli import stage_command
+from stages.cli import command
 from stages.decompose import SHIPPED, add_effort_arguments
 from training.decomposer import Decomposer
-from training.params import Params
 from training.picture_layers import effort_of
 
 
-def run(params: Params, arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Check, load the networks, serve until interrupted."""
-    del params
     # Gradio reads these when it is imported, which takes seconds: not before arguments are looked at.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     from stages.app_page import looks, make_page
@@ -51,7 +49,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return stage_command(run, __doc__, argv, _add_arguments)
+    return command(run, __doc__, argv, _add_arguments)
 
 
 if __name__ == "__main__":

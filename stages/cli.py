@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -12,11 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from layers.errors import UserError
+from layers.paths import PARAMS, workspace
 from training.params import Params, load_params
 
 REPORTS = Path("metrics") / "reports"
 WEIGHTS = Path("models") / "weights"
 CACHE = Path("data") / "cache"
+
+
+def command(
+    run: Callable[[argparse.Namespace], None],
+    description: str | None,
+    argv: Sequence[str] | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Parse arguments, run a command; what a user can cause is one line and exit code 2.
+
+    Args:
+        run: the command.
+        description: shown by ``--help``.
+        argv: arguments; those of the process if ``None``.
+        add_arguments: adds its flags.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if add_arguments:
+        add_arguments(parser)
+    try:
+        run(parser.parse_args(argv))
+    except (UserError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last resume point", file=sys.stderr)
+        return 130
+    return 0
 
 
 def stage_command(
@@ -25,28 +55,46 @@ def stage_command(
     argv: Sequence[str] | None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
-    """Parse arguments, check parameters, run a stage; what a user can cause is one line and exit code 2.
+    """As :func:`command`, for what reads params.yaml: check it, then run.
 
-    Args:
-        run: the stage.
-        description: shown by ``--help``.
-        argv: arguments; those of the process if ``None``.
-        add_arguments: adds a stage's own flags.
+    The stage works in the folder that :func:`layers.paths.workspace` names, wherever the command was given; flags of
+    type :class:`~pathlib.Path` are relative to where it was given.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
-    if add_arguments:
-        add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        run(load_params(arguments.params), arguments)
-    except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last resume point", file=sys.stderr)
-        return 130
-    return 0
+
+    def add_all(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--params", type=Path, help="parameter file (default: params.yaml of the project)")
+        if add_arguments:
+            add_arguments(parser)
+
+    def run_in_workspace(arguments: argparse.Namespace) -> None:
+        folder = workspace(arguments.params)
+        if not folder.samefile(Path.cwd()):
+            _seen_from(folder, arguments)
+        with contextlib.chdir(folder):
+            arguments.params = arguments.params or Path(PARAMS)
+            run(load_params(arguments.params), arguments)
+
+    return command(run_in_workspace, description, argv, add_all)
+
+
+def _seen_from(folder: Path, arguments: argparse.Namespace) -> None:
+    """Make flags that are paths, which a user writes from where they stand, mean the same from ``folder``."""
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(seen(item) for item in value)
+        if not isinstance(value, Path):
+            return value
+        path = value.resolve()
+        return path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
+
+    for name, value in vars(arguments).items():
+        setattr(arguments, name, seen(value))
+
+
+def place(text: str) -> Path | str:
+    """Type of a flag that is a folder, or else the name of something remote."""
+    return Path(text) if Path(text).exists() else text
 
 
 def _finite(value: Any, key: str) -> Any:

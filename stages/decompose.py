@@ -24,10 +24,9 @@ from layers.errors import UserError
 from layers.export import FORMATS, export
 from layers.images import PictureError
 from layers.picture_files import find_pictures, read_picture_file
-from stages.cli import stage_command
+from stages.cli import command
 from training.decomposer import Decomposer
 from training.offloading import OFFLOADS
-from training.params import Params
 from training.picture_layers import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
 
 MAX_LAYERS = 20  # the released model was trained with no more
@@ -111,9 +110,8 @@ def split_again(
     return [layer for layer, _ in parts], [f"layer {name}" for _, name in parts]
 
 
-def run(params: Params, arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Read, decompose, write."""
-    del params
     formats, count = checked(arguments), layer_count(arguments.layers)
     try:
         places = targets(find_pictures(arguments.pictures), arguments.out)
@@ -189,7 +187,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return stage_command(run, __doc__, argv, add_arguments)
+    return command(run, __doc__, argv, add_arguments)
 
 
 if __name__ == "__main__":

@@ -17,29 +17,46 @@ import argparse
 import resource
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from layers.errors import UserError
 from layers.evaluation_set import BucketedSplit, EvaluationSet, SourceDesigns
 from layers.images import write_png
+from layers.paths import find_input, in_workspace
 from metrics.perceptual import Perceptual
-from stages.cli import REPORTS, stage_command, write_report, write_table
+from stages.cli import REPORTS, place, stage_command, write_report, write_table
 from stages.evaluate_panels import panels_of
 from stages.evaluate_samples import Measured, evaluated
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from stages.sources import bucket_limits, open_source
 from training.decomposer import Decomposer
-from training.digest import digest
+from training.digest import digests
 from training.params import MODEL, NOTHING, Evaluate, Params, ParamsError, parse_params
 from training.registry import register_evaluation
 from training.tracking import stage_run
 
 # LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
 PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
+
+
+ROWS = (("--other", "DIR", "somebody else's layers too"), ("--baseline", "MODEL", "another model's too"))
+
+
+def named(flag: str, what: str) -> Callable[[str], tuple[str, Path | str]]:
+    """Type of a flag ``NAME=PLACE``: a row of the report."""
+
+    def parse(text: str) -> tuple[str, Path | str]:
+        name, _, given = text.partition("=")
+        if not (name and given):
+            raise UserError(f"{flag}: got {text!r}, expected NAME={what}")
+        return name, place(given)
+
+    return parse
 
 
 def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
@@ -50,19 +67,15 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
     """
     raw = params.model_dump()
     if arguments.model is not None:
-        raw["evaluate"]["model"] = arguments.model
-    for option, what in (("other", "FOLDER"), ("baseline", "MODEL")):
-        for row in getattr(arguments, option):
-            name, _, place = row.partition("=")
-            if not (name and place):
-                raise ParamsError(f"--{option}: got {row!r}, expected NAME={what}")
-            raw["evaluate"][f"{option}s"][name] = place
+        raw["evaluate"]["model"] = str(arguments.model)
+    for option in ("other", "baseline"):
+        raw["evaluate"][f"{option}s"] |= {name: str(given) for name, given in getattr(arguments, option)}
     if arguments.source is not None:
         block = raw["prepare_buckets"]
         block["source"] = arguments.source
         if arguments.location is None:
             raise ParamsError(f"--source {arguments.source}: no --location; expected the folder or URL it lies at")
-        block["location"] = block["rendered_root"] = arguments.location
+        block["location"] = block["rendered_root"] = str(arguments.location)
         block["layout_root"] = None
         block.get(arguments.source, {}).update(PUBLISHED.get(arguments.source, {}))
         if arguments.short_side is not None:
@@ -74,12 +87,25 @@ def open_set(params: Params, arguments: argparse.Namespace) -> EvaluationSet:
     """The pictures to decompose: a bucketed split, or the designs of a source at their own size."""
     block = params.prepare_buckets
     if arguments.source is None:
-        return BucketedSplit(block.output_root, params.evaluate.split)
+        return BucketedSplit(in_workspace(block.output_root), params.evaluate.split)
     if arguments.count is not None and arguments.count < 1:
         raise ParamsError(f"--count: got {arguments.count}, expected a number of designs above 0")
     options = getattr(block, arguments.source, None)
     described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
     return SourceDesigns(open_source(block), bucket_limits(block), block.max_layers, arguments.count, described)
+
+
+def others_of(settings: Evaluate) -> dict[str, Path]:
+    """Folders with somebody else's layers, by the name of their row.
+
+    Raises:
+        FileNotFoundError: if one is not there.
+    """
+    others = {name: find_input(folder) for name, folder in settings.others.items()}
+    for name, folder in others.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"evaluate.others.{name}: no folder at {folder}; expected <id>/*.png in it")
+    return others
 
 
 def peak_memory(device: torch.device) -> float:
@@ -124,19 +150,17 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     settings = params.evaluate
     suffix = "" if arguments.source is None else f"_{arguments.source}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    others = {name: Path(folder) for name, folder in settings.others.items()}
-    for name, folder in others.items():
-        if not folder.is_dir():
-            raise FileNotFoundError(f"evaluate.others.{name}: no folder at {folder}; expected <id>/*.png in it")
+    others = others_of(settings)
     model = Decomposer.from_pretrained(settings.model, device)
     baselines = {name: Decomposer.from_pretrained(place, device) for name, place in settings.baselines.items()}
     pictures = open_set(params, arguments)
     read = [
         settings.model,
         *settings.baselines.values(),
-        *([params.prepare_buckets.output_root] if arguments.source is None else []),
+        *([str(in_workspace(params.prepare_buckets.output_root))] if arguments.source is None else []),
     ]
-    with stage_run("evaluate", params, inputs={path: digest(path) for path in read if Path(path).exists()}) as run:
+    inputs = digests([path for path in read if find_input(path).exists()])
+    with stage_run("evaluate", params, inputs=inputs) as run:
         measured = []
         with tqdm(total=len(pictures), desc="evaluate", unit="img", mininterval=1.0) as bar:
             batches = pictures.batches(settings.batch_size)
@@ -169,11 +193,13 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be chosen beside params.yaml."""
-    parser.add_argument("--model", help="folder or owner/name instead of evaluate.model")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=DIR", help="somebody else's layers too")
-    parser.add_argument("--baseline", action="append", default=[], metavar="NAME=MODEL", help="another model's too")
+    parser.add_argument("--model", type=place, help="folder or owner/name instead of evaluate.model")
+    for flag, what, text in ROWS:
+        parser.add_argument(
+            flag, type=named(flag, what), action="append", default=[], metavar=f"NAME={what}", help=text
+        )
     parser.add_argument("--source", help="designs of a source of prepare_buckets at their own size, such as crello")
-    parser.add_argument("--location", help="where the source lies: folder or URL")
+    parser.add_argument("--location", type=place, help="where the source lies: folder or URL")
     parser.add_argument("--count", type=int, help="at most so many designs of the source")
     parser.add_argument("--short-side", type=int, help="pixels that Crello is rendered at (default: 512)")
 

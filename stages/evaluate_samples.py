@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from layers.compositing import flattened
 from layers.evaluation_set import EvaluationSample, at_scored_size, shown_to_model
 from layers.images import write_png
+from layers.paths import in_project
 from layers.restore import restore
 from layers.tensors import to_image, to_tensor
 from metrics.decomposition import read_stack
@@ -236,5 +237,5 @@ def evaluated(
         results = decompose(model, samples, settings, baselines)
         if settings.predictions is not None:
             for result in results:
-                write_prediction(Path(settings.predictions), result)
+                write_prediction(in_project(settings.predictions), result)
         yield from measure(results, others, distance, settings)

@@ -23,6 +23,7 @@ from layers.buckets import bucket_name
 from layers.cleaning import Cleaning
 from layers.dataset import StackDataset
 from layers.manifest import MANIFEST
+from layers.paths import find_input, in_workspace
 from layers.prepare import Preparation
 from layers.prepare_dataset import Summary, prepare_dataset
 from layers.sources.composer import compose as composing
@@ -47,7 +48,7 @@ LISTED = 20
 
 def _overridden(params: Params, arguments: argparse.Namespace) -> Params:
     flags = {
-        "output_root": arguments.output_root,
+        "output_root": arguments.output_root and str(arguments.output_root),
         "train_count": arguments.train_count,
         "val_count": arguments.val_count,
     }
@@ -114,9 +115,11 @@ def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dic
 def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
     if settings.validation_list is None:
         return None
-    path = Path(settings.validation_list)
+    path = find_input(settings.validation_list)
     if not path.is_file():
-        raise ParamsError(f"prepare_buckets.validation_list: {path} is no file; expected one sample id a line")
+        raise ParamsError(
+            f"prepare_buckets.validation_list: {settings.validation_list} is no file; expected one sample id a line"
+        )
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -184,7 +187,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """Prepare the dataset and report what went where."""
     params = _overridden(params, arguments)
     settings = params.prepare_buckets
-    root = Path(settings.output_root)
+    root = in_workspace(settings.output_root)
     source, samples = _samples(settings)
     splits = assign_splits(
         samples,
@@ -232,7 +235,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output-root", help="overrides prepare_buckets.output_root")
+    parser.add_argument("--output-root", type=Path, help="overrides prepare_buckets.output_root")
     parser.add_argument("--train-count", type=int, help="overrides prepare_buckets.train_count")
     parser.add_argument("--val-count", type=int, help="overrides prepare_buckets.val_count")
 

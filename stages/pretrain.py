@@ -29,13 +29,14 @@ import yaml
 from pydantic import Field, ValidationError
 
 from layers.errors import UserError
+from layers.paths import project_root
 from stages.cli import REPORTS, WEIGHTS, stage_command
 from stages.pretrain_ship import ship
 from stages.tune_space import with_values
 from stages.tune_trial import OUTPUTS, environment_in, launch_command
 from training.param_types import Block
 from training.params import Params, load_params, parse_params
-from training.tracking import project_root, tracking_uri
+from training.tracking import tracking_uri
 
 RECIPE = Path("models") / "pretrained" / "recipe.yaml"
 HOME = Path("data") / "pretraining"

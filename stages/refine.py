@@ -13,6 +13,7 @@ import shutil
 import sys
 
 from layers.batches import BucketBatches
+from layers.paths import in_workspace
 from metrics.perceptual import Perceptual
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
@@ -35,7 +36,7 @@ OUTPUT = WEIGHTS / "refine"
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Fine-tune, compare before and after, write the network."""
     del arguments
-    settings, root = params.refine, params.prepare_buckets.output_root
+    settings, root = params.refine, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     with training_session("refine", params, [root, str(INPUT)]) as session:
         device = session.accelerator.device

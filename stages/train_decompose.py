@@ -22,6 +22,7 @@ from torch import nn
 
 from layers.batches import BucketBatches
 from layers.dataset import StackDataset
+from layers.paths import in_workspace
 from models.condition_start import start_at_condition
 from models.lora import add_lora, merge_lora, save_lora
 from models.rgba_vae import RGBAVAE
@@ -124,7 +125,7 @@ def print_plan(params: Params) -> None:
     text_tokens = 1 if settings.text.encoder == "none" else settings.text.max_tokens
     plan = plan_memory(
         outline(meta_transformer(**shape)),
-        list(StackDataset(params.prepare_buckets.output_root, "train").keys),
+        list(StackDataset(in_workspace(params.prepare_buckets.output_root), "train").keys),
         spatial_factor=2 ** (len(vae.dim_mult) - 1),
         batch_size=settings.optimisation.batch_size,
         text_tokens=text_tokens,
@@ -138,7 +139,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if arguments.plan:
         print_plan(params)
         return
-    settings, root = params.train_decompose, params.prepare_buckets.output_root
+    settings, root = params.train_decompose, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     inputs = with_checkpoint([root, str(INPUT)], settings.checkpoint)
     with training_session("train_decompose", params, inputs) as session:

@@ -19,6 +19,7 @@ import torch
 from layers.batches import BucketBatches
 from layers.dataset import RgbaComponentDataset, StackDataset, endless_component_batches
 from layers.images import write_png
+from layers.paths import in_workspace
 from metrics.perceptual import Perceptual
 from models.linear_code import lack_of_room
 from models.opaque_vae import as_rgba
@@ -98,7 +99,7 @@ def pictures(
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Train, validate, measure the latents, write the network."""
     del arguments
-    settings, root = params.train_vae, params.prepare_buckets.output_root
+    settings, root = params.train_vae, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
     inputs = with_checkpoint([root], settings.rgb_checkpoint)

@@ -6,7 +6,8 @@
     python -m stages.tune --as-dvc-experiments K                queue the best K trials as DVC experiments
 
 Each trial is a process of its own in a working folder of its own, so a crash fails one trial and the pipeline's outputs
-stay as they are. Today's params.yaml is the first trial. The objectives are held-out metrics of the stage's validation,
+stay as they are. Today's params.yaml is the first trial; at the end it and the best one are trained again with other
+seeds (:mod:`stages.tune_confirm`). The objectives are held-out metrics of the stage's validation,
 never the reweighted loss. The same command goes on with the same study.
 """
 
@@ -22,34 +23,28 @@ from optuna.trial import FrozenTrial, TrialState
 from layers.errors import UserError
 from stages.cli import stage_command
 from stages.tune_apply import apply_trial, choose, queue_experiments
+from stages.tune_confirm import confirm
 from stages.tune_space import suggest, with_values
 from stages.tune_storage import ERROR, RUN_ID, VALUES, WORKER, StorageError, shown, signature
-from stages.tune_study import Plan, StudyError, load_study, make_plan, open_study, ranked, run_id_of, study_name
+from stages.tune_study import (
+    Plan,
+    StudyError,
+    load_study,
+    make_plan,
+    measured,
+    open_study,
+    ranked,
+    run_id_of,
+    study_name,
+)
 from stages.tune_summary import summary
 from stages.tune_trial import TRIALS, TrialFailed, launch, launch_command
 from training.params import Params, ParamsError, flatten, parse_params
 from training.params_tune import TUNED
-from training.study_runs import close_trial, still_running, tag_study
+from training.study_runs import close_trial, still_running, tag_study, trial_tags
 from training.tracking import Run, report_metrics, stage_run
 
 INTERRUPTED = "interrupted"
-
-
-def measured(report: dict, plan: Plan) -> list[float]:
-    """The objectives' values, in order, out of a stage's report.
-
-    Raises:
-        ParamsError: if the report lacks one.
-    """
-    # The report of refine has what was measured before it, too.
-    figures = report.get("after", report)
-    for name in plan.objectives:
-        if name not in figures:
-            raise ParamsError(
-                f"tune.objectives: {plan.stage}.{name} is not in the report; it has "
-                f"{', '.join(key for key, value in figures.items() if isinstance(value, int | float))}"
-            )
-    return [figures[name] for name in plan.objectives]
 
 
 class Objective:
@@ -80,7 +75,14 @@ class Objective:
             parse_params(raw, f"trial {trial.number}")
         except ParamsError as error:
             raise self._failed(trial, str(error)) from None
-        launched = launch(plan.stage, raw, study=plan.name, number=trial.number, study_run=self.study_run.run_id)
+        launched = launch(
+            plan.stage,
+            raw,
+            study=plan.name,
+            folder=f"trial_{trial.number:04d}",
+            tags=trial_tags(plan.name, trial.number),
+            study_run=self.study_run.run_id,
+        )
         report: dict = {}
         try:
             with contextlib.closing(launched):
@@ -174,6 +176,8 @@ def run_study(params: Params, stage: str, trials: int) -> None:
                 numbers = ", ".join(str(trial.number) for trial in others)
                 print(f"tune: other workers are at trials {numbers}: the last one reports, or --report")
             else:
+                if ranked(study):
+                    confirm(study, plan, parent, params.tune.confirm_seeds)
                 _report(study, parent)
         if others:
             still_running(run_id_of(study))
@@ -196,7 +200,7 @@ def _report(study: optuna.Study, parent: Run) -> None:
     from stages.tune_plots import publish
 
     publish(study, TRIALS / study.study_name, parent)
-    print(summary(study))
+    print(summary(study, TRIALS / study.study_name))
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:

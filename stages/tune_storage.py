@@ -26,6 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from layers.errors import UserError
+from layers.paths import in_project, sqlite_in_project
 from training.params import ParamsError
 from training.study_runs import close_trial
 
@@ -160,16 +161,17 @@ def open_storage(url: str) -> BaseStorage:
     """Open or create the storage that ``tune.storage`` names.
 
     Args:
-        url: ``journal:PATH``, or a database's URL as SQLAlchemy writes it.
+        url: ``journal:PATH``, or a database's URL as SQLAlchemy writes it; a relative path starts from the project.
 
     Raises:
         ParamsError: if it is no such URL, or its driver is not installed.
         StorageError: if it does not answer.
     """
     if url.startswith(JOURNAL):
-        path = Path(url.removeprefix(JOURNAL))
+        path = in_project(url.removeprefix(JOURNAL))
         path.parent.mkdir(parents=True, exist_ok=True)
         return Journal(path)
+    url = sqlite_in_project(url)
     try:
         parsed = sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError:

@@ -14,14 +14,15 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from layers.errors import UserError
-from stages.cli import WEIGHTS
 from stages.tune_space import budgeted, first_trial, fixed_part
 from stages.tune_storage import RUN_ID, VALUES, open_storage, shown
-from training.digest import digest
+from stages.tune_trial import EARLIER
+from training.digest import digests
 from training.params import Params, ParamsError, flatten
 from training.params_tune import Sampler, SearchRange
+from training.session import with_checkpoint
 
-FIXED = "fixed"
+FIXED, TODAY = "fixed", "today"
 READY_SECONDS = 30.0
 DIFFERENCES_SHOWN = 3
 
@@ -58,11 +59,11 @@ class Plan:
         return self.base[self.stage]["optimisation"]["epochs"]
 
 
-def inputs_of(stage: str, params: Params) -> list[str]:
-    """What a stage reads."""
-    root = params.prepare_buckets.output_root
-    earlier = {"train_vae": [], "train_decompose": [str(WEIGHTS / "vae")], "refine": [str(WEIGHTS / "decompose")]}
-    return [root, *earlier[stage]]
+def inputs_of(stage: str, params: Params) -> dict[str, str]:
+    """What a stage reads, and the md5 of each."""
+    block = getattr(params, stage)
+    start = getattr(block, "rgb_checkpoint", None) or getattr(block, "checkpoint", None)
+    return digests(with_checkpoint([params.prepare_buckets.output_root, *map(str, EARLIER[stage])], start))
 
 
 def study_name(params: Params, stage: str) -> str:
@@ -97,7 +98,7 @@ def make_plan(params: Params, stage: str) -> Plan:
         first=first_trial(space, flatten(base)),
         fixed={
             **fixed_part(params, stage),
-            **{f"md5 of {path}": digest(path) for path in inputs_of(stage, params)},
+            **{f"md5 of {path}": md5 for path, md5 in inputs_of(stage, params).items()},
         },
     )
 
@@ -179,6 +180,7 @@ def open_study(params: Params, plan: Plan) -> optuna.Study:
         study = optuna.load_study(**options)
         begin = not _is_ready(study)
     if begin:
+        study.set_user_attr(TODAY, plan.first)
         study.enqueue_trial(plan.first, skip_if_exists=True)
         study.set_user_attr("stage", plan.stage)
         study.set_user_attr("objectives", plan.objectives)
@@ -225,6 +227,23 @@ def load_study(params: Params, name: str) -> optuna.Study:
         raise StudyError(f"tune: {name}: no such study in {shown(params.tune.storage)}; there are: {known}") from None
 
 
+def measured(report: dict, plan: Plan) -> list[float]:
+    """The objectives' values, in order, out of a stage's report.
+
+    Raises:
+        ParamsError: if the report lacks one.
+    """
+    # The report of refine has what was measured before it, too.
+    figures = report.get("after", report)
+    for name in plan.objectives:
+        if name not in figures:
+            raise ParamsError(
+                f"tune.objectives: {plan.stage}.{name} is not in the report; it has "
+                f"{', '.join(key for key, value in figures.items() if isinstance(value, int | float))}"
+            )
+    return [figures[name] for name in plan.objectives]
+
+
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """Complete trials, best first; with several objectives those of the Pareto front, by the first of them."""
     if len(study.directions) > 1:
@@ -233,6 +252,11 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     largest = study.directions[0] == StudyDirection.MAXIMIZE
     return sorted(trials, key=lambda trial: (-trial.values[0] if largest else trial.values[0], trial.number))
+
+
+def is_today(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial has the parameters that params.yaml had when the study began: number 0, or its retry."""
+    return trial.params == study.user_attrs.get(TODAY)
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Any]:

@@ -18,14 +18,16 @@ from typing import Any
 
 import yaml
 
-from stages.cli import REPORTS, WEIGHTS
+from layers.paths import WORKSPACE, find_input, in_workspace, project_root
+from stages.cli import CACHE, REPORTS, WEIGHTS
 from training.params import ParamsError
 from training.progress import VALIDATION_LOG
-from training.study_runs import trial_environment
-from training.tracking import project_root
+from training.study_runs import run_environment
 
 TRIALS = Path(".tune")
 OUTPUTS = {"train_vae": "vae", "train_decompose": "decompose", "refine": "refine"}
+# What a stage reads of the stages before it, beside the data.
+EARLIER = {"train_vae": (), "train_decompose": (WEIGHTS / "vae",), "refine": (WEIGHTS / "decompose",)}
 CODE = Path(__file__).resolve().parents[1]
 GUARD = Path(__file__).with_name("tune_guard.py")
 POLL_SECONDS = 0.2
@@ -42,7 +44,7 @@ def _search_path() -> str:
 
 
 def launch_command(launcher: str, stage: str) -> list[str]:
-    """Command line of a stage under the launcher of params.yaml.
+    """Command line of a stage under the launcher of params.yaml, whose files are found from any folder.
 
     Raises:
         ParamsError: if there is no such launcher.
@@ -54,36 +56,43 @@ def launch_command(launcher: str, stage: str) -> list[str]:
         words[0] = found
     else:
         raise ParamsError(f"launcher: {words[0]!r} is not found; expected a command, such as python or torchrun")
-    return [*words, "-m", f"stages.{stage}"]
+    return [words[0], *map(_found_from_anywhere, words[1:]), "-m", f"stages.{stage}"]
+
+
+def _found_from_anywhere(word: str) -> str:
+    """A word of the launcher; a file's (``presets/x.yaml``, ``--config_file=presets/x.yaml``) as an absolute path."""
+    option, equals, name = word.rpartition("=")
+    found = find_input(name)
+    # A lone number or name is hardly meant as a file, even if one is called so.
+    return f"{option}{equals}{found.resolve()}" if found.suffix and found.is_file() else word
 
 
 def environment_in(folder: Path) -> dict[str, str]:
-    """Environment in which a stage takes ``folder`` for the project's root, with the code of this checkout."""
+    """Environment in which a stage works in ``folder``, with the code of this checkout and the runs of this project."""
     return {
         # The folder's own models/ and metrics/ hold outputs, not packages.
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": str(CODE),
-        "DVC_ROOT": str(folder.resolve()),
+        "DVC_ROOT": str(project_root().resolve()),
+        WORKSPACE: str(folder.resolve()),
     }
 
 
-def trial_folder(study: str, number: int) -> Path:
-    """Where a trial works; its number is unique over all workers of a study."""
-    return project_root() / TRIALS / study / f"trial_{number:04d}"
+def _make_folder(folder: Path, stage: str, output_root: str) -> None:
+    """A folder with links to what the stage reads of the pipeline; its outputs and resume points are its own.
 
-
-def _make_folder(folder: Path, stage: str) -> None:
-    """A folder that looks like the project's root to a stage, but whose outputs and resume points are its own."""
-    root = project_root()
+    All else that parameters name is found in the project (:mod:`layers.paths`).
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / WEIGHTS).mkdir(parents=True)
     (folder / REPORTS).mkdir(parents=True)
-    for entry in root.iterdir():
-        if entry.name not in {"models", "metrics", "params.yaml"} and not entry.name.startswith("."):
-            (folder / entry.name).symlink_to(entry)
-    for entry in (root / WEIGHTS).iterdir() if (root / WEIGHTS).is_dir() else ():
-        if entry.name != OUTPUTS[stage]:
-            (folder / WEIGHTS / entry.name).symlink_to(entry)
+    (folder / WEIGHTS).mkdir(parents=True)
+    for read in (Path(output_root), CACHE, *EARLIER[stage]):
+        place = folder / read
+        if not read.is_absolute() and in_workspace(read) == read:
+            if read == CACHE:
+                read.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(read.absolute())
 
 
 @contextlib.contextmanager
@@ -143,7 +152,7 @@ def failure(code: int, log: str) -> str:
 
 
 def launch(
-    stage: str, raw: Mapping[str, Any], *, study: str, number: int, study_run: str | None
+    stage: str, raw: Mapping[str, Any], *, study: str, folder: str, tags: Mapping[str, str], study_run: str | None
 ) -> Iterator[dict[str, Any]]:
     """Run a stage with given parameters and yield what it measures.
 
@@ -151,7 +160,8 @@ def launch(
         stage: its name.
         raw: all parameters, nested.
         study: the study's name.
-        number: of the trial.
+        folder: name of the folder it works in, unique over all workers of the study.
+        tags: of its MLflow run.
         study_run: MLflow run that the stage's run is nested under.
 
     Yields:
@@ -161,26 +171,26 @@ def launch(
     Raises:
         TrialFailed: if the stage does not end well.
     """
-    folder = trial_folder(study, number)
-    _make_folder(folder, stage)
-    (folder / "params.yaml").write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")
-    announced = folder / "validations.jsonl"
+    home = project_root() / TRIALS / study / folder
+    _make_folder(home, stage, raw["prepare_buckets"]["output_root"])
+    (home / "params.yaml").write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")
+    announced = home / "validations.jsonl"
     environment = {
-        **trial_environment(study, number, study_run),
+        **run_environment(tags, study_run),
         "PATH": _search_path(),
-        **environment_in(folder),
+        **environment_in(home),
         VALIDATION_LOG: str(announced),
     }
     try:
-        with _launched(launch_command(raw["launcher"], stage), folder, environment) as process:
+        with _launched(launch_command(raw["launcher"], stage), home, environment) as process:
             yield from _validations(process, announced)
         if process.returncode:
-            raise TrialFailed(failure(process.returncode, (folder / "log.txt").read_text(errors="replace")))
+            raise TrialFailed(failure(process.returncode, (home / "log.txt").read_text(errors="replace")))
         try:
-            yield {"report": json.loads((folder / REPORTS / f"{stage}.json").read_text())}
+            yield {"report": json.loads((home / REPORTS / f"{stage}.json").read_text())}
         except FileNotFoundError:
             raise TrialFailed(f"ended well without {REPORTS / stage}.json") from None
     finally:
         # Of a cheap stand-in's weights nothing is used again, and those of a large network fill a disk.
-        shutil.rmtree(folder / "models", ignore_errors=True)
-        shutil.rmtree(folder / ".checkpoints", ignore_errors=True)
+        shutil.rmtree(home / "models", ignore_errors=True)
+        shutil.rmtree(home / ".checkpoints", ignore_errors=True)

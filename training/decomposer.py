@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from accelerate.hooks import UserCpuOffloadHook
 from torch import Tensor
 
 from layers.errors import UserError
+from layers.paths import find_input
 from models.rgba_vae import RGBAVAE
 from models.text_encoders import NULL_TEXT, TextEncoder
 from models.vld_mmdit import Text, VLDMMDiT
@@ -58,7 +60,7 @@ class Decomposer:
     @classmethod
     def from_pretrained(
         cls,
-        source: str,
+        source: str | Path,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         offload: Offload = "none",
@@ -66,7 +68,7 @@ class Decomposer:
         """Load what the stages write, or the released layout: ``vae/``, ``transformer/`` and what text they read.
 
         Args:
-            source: folder, or a hub repository ``owner/name``.
+            source: folder, here or in the project (:mod:`layers.paths`), or a hub repository ``owner/name``.
             device: where to compute; ``None`` takes a GPU if there is one.
             dtype: float32 or bfloat16, of the network and the text encoder; the released network is 38 GiB in bfloat16.
             offload: for GPUs smaller than the networks, see :func:`training.offloading.place`; the VAE stays there.
@@ -75,6 +77,8 @@ class Decomposer:
             FileNotFoundError: if something is missing.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        folder = find_input(source)
+        source = folder if folder.is_dir() else source
         vae = RGBAVAE.from_pretrained(source, "vae").to(device).eval()
         network = VLDMMDiT.from_pretrained(source, dtype).eval()
         condition = read_text_condition(source)

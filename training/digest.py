@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from layers.manifest import MANIFEST
+from layers.paths import find_input
 
 
 def digest(path: str | Path) -> str:
@@ -30,3 +32,12 @@ def digest(path: str | Path) -> str:
     for file_path in sorted(p for p in path.rglob("*") if p.is_file()):
         md5.update(f"{file_path.relative_to(path)}:{digest(file_path)}\n".encode())
     return md5.hexdigest()
+
+
+def digests(paths: Sequence[str]) -> dict[str, str]:
+    """The md5 of each path, found as parameters mean it (:mod:`layers.paths`).
+
+    Raises:
+        FileNotFoundError: if there is nothing at one of them.
+    """
+    return {path: digest(find_input(path)) for path in paths}

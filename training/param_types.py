@@ -11,6 +11,11 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+# What the relative paths of each kind start from is said in layers/paths.py; a test holds that every text of the schema
+# is of one of these kinds or no path at all.
+InputPath = Annotated[str, "find_input"]
+PipelinePath = Annotated[str, "in_workspace"]
+ProjectPath = Annotated[str, "in_project"]
 # These change what is printed and when, not what is computed.
 COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
 MixedPrecision = Literal["auto", "no", "bf16"]

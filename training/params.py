@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from layers.errors import UserError
-from training.param_types import Block, Count, Natural
+from training.param_types import Block, Count, InputPath, Natural, ProjectPath
 from training.params_data import SIDE_MULTIPLE, PrepareBuckets
 from training.params_decompose import Refine, TrainDecompose
 from training.params_tune import Tune
@@ -42,7 +42,7 @@ TOLD, AS_PREDICTED = "model_told_captions", "model_as_predicted"
 class Evaluate(Block):
     """Stage evaluate."""
 
-    model: str
+    model: InputPath
     split: Literal["train", "val"]
     steps: Count
     tries: Count
@@ -51,9 +51,9 @@ class Evaluate(Block):
     restore: bool
     batch_size: Count
     max_merges: Natural
-    baselines: dict[RowName, str]
-    others: dict[RowName, str]
-    predictions: str | None
+    baselines: dict[RowName, InputPath]
+    others: dict[RowName, InputPath]
+    predictions: ProjectPath | None
     panels: Natural
     jobs: Annotated[int, Field(ge=-1)]
 

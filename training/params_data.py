@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from training.param_types import Block, Count, Natural
+from training.param_types import Block, Count, InputPath, Natural, PipelinePath
 
 SIDE_MULTIPLE = 32
 
@@ -30,7 +30,7 @@ class Crello(Block):
 class Lica(Block):
     """Reader of LICA's public release."""
 
-    fonts: str | None
+    fonts: InputPath | None
 
 
 class PrismLayers(Block):
@@ -52,21 +52,21 @@ class PrepareBuckets(Block):
     """Stage prepare_buckets."""
 
     source: Literal[SOURCES]
-    location: str | None
-    rendered_root: str
-    layout_root: str | None
+    location: InputPath | None
+    rendered_root: InputPath
+    layout_root: InputPath | None
     composer: Composer
     crello: Crello
     lica: Lica
     prism_layers: PrismLayers
     diffsynth: DiffSynth
-    output_root: str
+    output_root: PipelinePath
     storage: Literal["files", "shards"]
     shard_samples: Count
     train_count: Count | None
     val_count: Count | None
     val_share: Annotated[float, Field(ge=0, le=1)]
-    validation_list: str | None
+    validation_list: InputPath | None
     seed: Natural
     max_side: Count
     min_side: Count

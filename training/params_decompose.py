@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.param_types import Block, Count, Natural, Optimisation, Positive, Share, Weight
+from training.param_types import Block, Count, InputPath, Natural, Optimisation, Positive, Share, Weight
 
 
 class Timestep(Block):
@@ -23,7 +23,7 @@ class TextCondition(Block):
     """What says in words what the picture shows."""
 
     encoder: Literal["none", "minilm", "qwen"]
-    source: str | None
+    source: InputPath | None
     max_tokens: Count
     dropout: Share
 
@@ -91,7 +91,7 @@ class TrainDecompose(Block):
     patch_size: Count
     joint_attention_dim: Count
     init: Literal["condition", "random"]
-    checkpoint: str | None
+    checkpoint: InputPath | None
     lora: Lora
     text: TextCondition
     curriculum: Curriculum

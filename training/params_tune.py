@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from training.param_types import Block, Count, Natural, Positive
+from training.param_types import Block, Count, Natural, Positive, ProjectPath
 
 TUNED = ("train_vae", "train_decompose", "refine")
 Scalar = bool | int | float | str | None
@@ -73,8 +73,9 @@ class Tune(Block):
     stage: Literal["train_vae", "train_decompose", "refine"]
     # It names folders, DVC experiments and MLflow tags.
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    storage: Annotated[str, Field(min_length=1)]
+    storage: Annotated[ProjectPath, Field(min_length=1)]
     trials: Count
+    confirm_seeds: Natural
     sampler: Sampler
     pruner: Annotated[MedianPruner | HyperbandPruner, Field(discriminator="kind")] | None
     objectives: dict[str, Direction]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.param_types import Block, Count, Natural, Optimisation, Positive, Share, Weight
+from training.param_types import Block, Count, InputPath, Natural, Optimisation, Positive, Share, Weight
 
 
 class VAELoss(Block):
@@ -47,7 +47,7 @@ class TrainVAE(Block):
     num_res_blocks: Count
     init: Literal["linear_code", "random"]
     linear_start: LinearStart
-    rgb_checkpoint: str | None
+    rgb_checkpoint: InputPath | None
     alpha_bias_init: float
     trained: Literal["all", "decoder"]
     opaque_share: Share

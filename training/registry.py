@@ -26,9 +26,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
+from layers.paths import in_workspace, project_root
 from training.digest import digest
 from training.params import Params
-from training.tracking import Run, contract_tags, project_root
+from training.tracking import Run, contract_tags
 from training.versions import SOURCE, impatient, logged_model_id, model_name, reason_of, scores_of
 
 CODE = Path(__file__).with_name("served_model.py")
@@ -97,7 +98,7 @@ def register_evaluation(run: Run, params: Params, report: Mapping[str, Any]) -> 
         return
     with _never_fatal(run):
         version = _find_or_create(run, params, place, digest(settings.model))
-        data_md5 = digest(params.prepare_buckets.output_root)
+        data_md5 = digest(in_workspace(params.prepare_buckets.output_root))
         client, now = mlflow.MlflowClient(), int(time.time() * 1000)
         of = {
             "model_id": logged_model_id(version),

@@ -6,15 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from layers.paths import find_input, resume_root
 from training.checkpoint import CheckpointStore, fingerprint
-from training.digest import digest
+from training.digest import digests
 from training.params import Params
-from training.tracking import Run, project_root, stage_run
+from training.tracking import Run, stage_run
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def with_checkpoint(paths: Sequence[str], checkpoint: str | None) -> list[str]:
 
     A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
     """
-    return [*paths, *([checkpoint] if checkpoint is not None and Path(checkpoint).exists() else [])]
+    return [*paths, *([checkpoint] if checkpoint is not None and find_input(checkpoint).exists() else [])]
 
 
 @contextlib.contextmanager
@@ -82,9 +82,9 @@ def training_session(
         cpu=not torch.accelerator.is_available(),
         kwargs_handlers=[unused],
     )
-    inputs = {path: digest(path) for path in input_paths}
+    inputs = digests(input_paths)
     key = fingerprint(block.model_dump(), inputs, accelerator.num_processes)
-    store = CheckpointStore(project_root() / ".checkpoints", stage, key, accelerator)
+    store = CheckpointStore(resume_root() / ".checkpoints", stage, key, accelerator)
     if accelerator.is_main_process:
         store.recover()
     accelerator.wait_for_everyone()

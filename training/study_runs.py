@@ -22,12 +22,21 @@ STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 OPEN = ("RUNNING", "SCHEDULED")
 
 
-def trial_environment(study: str, number: int, study_run: str | None) -> dict[str, str]:
-    """Environment variables under which a stage's run becomes the run of a trial."""
-    tags = {"optuna.study": study, "optuna.trial": str(number)}
+def trial_tags(study: str, number: int) -> dict[str, str]:
+    """Tags of the run of a trial."""
+    return {"optuna.study": study, "optuna.trial": str(number)}
+
+
+def confirmation_tags(study: str, what: str, seed: int) -> dict[str, str]:
+    """Tags of a run that trains the best trial, or today's parameters, again with another seed."""
+    return {"optuna.study": study, "optuna.confirms": what, "optuna.seed": str(seed)}
+
+
+def run_environment(tags: Mapping[str, str], study_run: str | None) -> dict[str, str]:
+    """Environment variables under which a stage's run gets tags and stands below the study's."""
     return {
         "MLFLOW_TRACKING_URI": tracking_uri(),
-        "MLFLOW_RUN_CONTEXT": json.dumps(tags),
+        "MLFLOW_RUN_CONTEXT": json.dumps(dict(tags)),
         "QIL_PARENT_RUN_ID": study_run or "",
     }
 

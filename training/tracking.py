@@ -27,10 +27,10 @@ from training import tracking_pipeline as pipeline
 from training import tracking_records as records
 from training.params import Params, flatten
 from training.tracking_spool import Delivery, deliver_left_over, spool_folder
-from training.tracking_store import answering, open_experiment, project_root, store_name, tracking_uri
+from training.tracking_store import answering, open_experiment, store_name, tracking_uri
 from training.tracking_system import SystemMetrics
 
-__all__ = ["Run", "open_experiment", "project_root", "report_metrics", "stage_run", "tracking_uri"]
+__all__ = ["Run", "open_experiment", "report_metrics", "stage_run", "tracking_uri"]
 
 MAX_NAME_LENGTH = 250
 

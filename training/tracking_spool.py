@@ -26,12 +26,12 @@ from mlflow import MlflowClient
 from tqdm import tqdm
 
 from layers.errors import UserError
+from layers.paths import project_root
 from training import tracking_records as records
 from training.tracking_store import (
     STORE_ERRORS,
     answering,
     is_outage,
-    project_root,
     reachable,
     reason,
     store_name,

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import mlflow
 from filelock import FileLock
@@ -22,10 +21,12 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from layers.errors import UserError
+from layers.paths import project_root, sqlite_in_project
 
 # It announces every retry; we say once what becomes of it.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
+DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
 PROBE_SECONDS = 2
 # requests' errors are OSErrors; artifacts raise them as they are.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError)
@@ -36,15 +37,9 @@ class TrackingError(UserError, ConnectionError):
     """The MLflow store does not answer; the message says which and why."""
 
 
-def project_root() -> Path:
-    """The repository that owns mlruns/ and the checkpoints: DVC's root where DVC runs us, else this checkout."""
-    root = os.environ.get("DVC_ROOT")
-    return Path(root) if root else Path(__file__).resolve().parents[1]
-
-
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI`` if set, else the SQLite store ``mlruns/mlflow.db`` of the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlruns' / 'mlflow.db'}"
+    """``MLFLOW_TRACKING_URI`` if set, else ``mlruns/mlflow.db``; the file of a SQLite store is one of the project."""
+    return sqlite_in_project(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
 
 
 def is_server(uri: str) -> bool:

@@ -20,9 +20,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from layers.errors import UserError
+from layers.paths import project_root
 from training.digest import digest
 from training.params import Params
-from training.tracking import project_root, tracking_uri
+from training.tracking import tracking_uri
 
 SOURCE = "models:/"
 # A server that is gone would be asked again for four minutes.

@@ -16,9 +16,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from layers.errors import SampleError, UserError
 from layers.images import PictureError, decode_rgba
+from layers.paths import find_input
 
 # What a listing says of a file besides its size; which of them there is depends on the file system.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "blob_id", "checksum", "mtime", "LastModified")
+# file:///x, s3://x, zip::x: what fsspec takes for more than a path.
+REMOTE = re.compile(r"://|::")
 # An escape that may be half a pair.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -31,7 +34,7 @@ class Location:
     """A folder of files, local or remote. Names below it are relative, with ``/``, and never lead out of it.
 
     Args:
-        url: a path, or ``protocol://path`` as fsspec takes it.
+        url: a path, here or in the project (:mod:`layers.paths`), or ``protocol://path`` as fsspec takes it.
         key: the parameter that named it, for messages.
 
     Raises:
@@ -41,7 +44,8 @@ class Location:
     def __init__(self, url: str | Path, key: str) -> None:
         self.url, self.key = str(url), key
         try:
-            self.files_system, self.root = fsspec.core.url_to_fs(self.url)
+            place = self.url if REMOTE.search(self.url) else str(find_input(url))
+            self.files_system, self.root = fsspec.core.url_to_fs(place)
             found = self.files_system.isdir(self.root)
         except Exception as error:
             # Every file system has errors of its own: packages, credentials, networks.

@@ -25,7 +25,10 @@ if os.environ.get("STUB_FAIL"):
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
     print("what comes after it")
     sys.exit(1)
-quality = 20.0 - abs(math.log10(weight) + 4.0)
+seed = params[stage]["seed"]
+if seed and os.environ.get("STUB_FAIL_AGAIN"):
+    sys.exit("error: no other seed")
+quality = 20.0 - abs(math.log10(weight) + 4.0) + 0.001 * seed
 for epoch in range(1, params[stage]["optimisation"]["epochs"] + 1):
     time.sleep(float(os.environ.get("STUB_SECONDS", "0.2")))
     metrics = {"psnr_white": quality + 0.1 * epoch, "lpips": weight}

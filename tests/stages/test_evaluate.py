@@ -160,7 +160,7 @@ def test_bad_predictions_of_others_end_nothing_and_are_told(project, bucketed_ro
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--other", "nonsense"], "expected NAME=FOLDER"),
+        (["--other", "nonsense"], "expected NAME=DIR"),
         (["--other", "theirs=nowhere"], "evaluate.others.theirs: no folder at nowhere"),
         (["--other", "model=x"], "names that no other row has"),
         (["--baseline", "a=x", "--other", "a=."], "names that no other row has"),

@@ -149,11 +149,11 @@ def test_a_worker_that_was_taken_for_dead_goes_on(root, tuned, monkeypatch, caps
     """As after a machine was suspended: its trial is no longer its own when it wakes."""
     launch = tune.launch
 
-    def slept(*arguments, number, **more):
-        if number == 0:
+    def slept(*arguments, folder, **more):
+        if folder == "trial_0000":
             found = study(root, SQLITE, "slept")
             found._storage.set_trial_state_values(found.trials[0]._trial_id, TrialState.FAIL)
-        yield from launch(*arguments, number=number, **more)
+        yield from launch(*arguments, folder=folder, **more)
 
     params = params_file(root, "slept")
     monkeypatch.setattr(tune, "launch", slept)

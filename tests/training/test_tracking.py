@@ -6,11 +6,12 @@ import os
 import mlflow
 import pytest
 
+from layers.paths import project_root
 from tests.stages.workspace import SMOKE
 from training import tracking_pipeline as pipeline
 from training.digest import digest
 from training.params import parse_params
-from training.tracking import project_root, report_metrics, stage_run, tracking_uri
+from training.tracking import report_metrics, stage_run, tracking_uri
 
 
 @pytest.fixture(scope="module")

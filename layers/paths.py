@@ -1,0 +1,109 @@
+"""Where the files lie that parameters name: one meaning of a relative path, wherever a stage runs.
+
+A stage runs in one of four kinds of folder: the project itself, DVC's copy of it (``dvc exp run --temp``), the folder
+of a trial (:mod:`stages.tune_trial`) or that of a pretraining (:mod:`stages.pretrain`). The last three hold what the
+pipeline reads and writes, and lack what only the project has: weights and datasets that neither git nor DVC tracks.
+
+- Files of the pipeline (``output_root``, ``models/weights``, ``metrics/reports``) belong to the working folder:
+  :func:`in_workspace`.
+- Inputs from elsewhere (checkpoints, datasets, lists) are looked for in the working folder, then in the project:
+  :func:`find_input`.
+- What outlives a run (runs, studies, predictions) belongs to the project: :func:`in_project`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Set by whoever starts a stage in a folder that stands for the project (a trial, a pretraining).
+WORKSPACE = "QIL_WORKSPACE"
+PARAMS = "params.yaml"
+PIPELINE = "dvc.yaml"
+
+
+def _enclosing_project(folder: Path) -> Path | None:
+    for candidate in (folder, *folder.parents):
+        if (candidate / PIPELINE).is_file() and (candidate / PARAMS).is_file():
+            return candidate
+    return None
+
+
+def project_root() -> Path:
+    """The project that owns mlruns/, studies and resume points.
+
+    That is DVC's root where DVC or we started this process, else the project around the current folder, else a current
+    folder with a params.yaml, else this checkout.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root)
+    here = Path.cwd()
+    if found := _enclosing_project(here):
+        return found
+    return here if (here / PARAMS).is_file() else Path(__file__).resolve().parents[1]
+
+
+def workspace(params: str | os.PathLike | None = None) -> Path:
+    """The folder that relative paths of a parameter file start from, and that a stage works in.
+
+    Args:
+        params: parameter file of the command line, relative to the current folder; ``None`` if none was given.
+
+    Returns:
+        Where a stage was started by us or by DVC, the folder it was started in. Else the current folder if it has a
+        params.yaml, else the project around it, else the one around ``params``, else the current folder.
+    """
+    here = Path.cwd()
+    if told := os.environ.get(WORKSPACE):
+        return Path(told)
+    if "DVC_STAGE" in os.environ or (here / PARAMS).is_file():
+        return here
+    around = _enclosing_project(Path(params).absolute().parent) if params is not None else None
+    return _enclosing_project(here) or around or here
+
+
+def resume_root() -> Path:
+    """Folder of the resume points: of a trial or a pretraining its own, else the project's.
+
+    DVC removes the copy of a temporary experiment that was killed; its resume points have to outlive that.
+    """
+    return Path(os.environ.get(WORKSPACE) or project_root())
+
+
+def _leads_out(path: Path) -> bool:
+    return Path(os.path.normpath(path)).parts[:1] == (os.pardir,)
+
+
+def find_input(path: str | os.PathLike) -> Path:
+    """An input that a parameter names: as it is if absolute, else of the working folder, else of the project.
+
+    A path that leads out of the folder (``../designs``) starts from the project. What is nowhere comes back as given,
+    so that messages name what the user wrote.
+    """
+    given = Path(path).expanduser()
+    if given.is_absolute() or (given.exists() and not _leads_out(given)):
+        return given
+    found = project_root() / given
+    return found if found.exists() else given
+
+
+def in_workspace(path: str | os.PathLike) -> Path:
+    """A file of the pipeline: of the working folder, unless its path leads out of it: then it starts from the project.
+
+    There is no second place to look: what an earlier stage has not written here must not be taken from elsewhere.
+    """
+    given = Path(path).expanduser()
+    return project_root() / given if not given.is_absolute() and _leads_out(given) else given
+
+
+def in_project(path: str | os.PathLike) -> Path:
+    """What outlives a run: a relative path starts from the project."""
+    return project_root() / Path(path).expanduser()
+
+
+def sqlite_in_project(url: str) -> str:
+    """A database's URL; the relative path of a SQLite file, ``sqlite:///mlruns/optuna.db``, starts from the project."""
+    scheme, _, path = url.partition(":///")
+    if scheme.split("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):
+        return url
+    return f"{scheme}:///{in_project(path)}"

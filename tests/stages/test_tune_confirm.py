@@ -1,0 +1,104 @@
+"""The best of several trials and today's parameters, trained again with other seeds."""
+
+import optuna
+import pytest
+
+from stages.tune_confirm import CONFIRMED, Confirmation, read_confirmation, verdict
+from stages.tune_study import is_today
+from stages.tune_summary import importances, summary, table
+from stages.tune_trial import TRIALS
+from tests.stages.studies import params_file, stub_workspace, study
+from tests.stages.workspace import run, stage
+
+SQLITE = "sqlite:///mlruns/optuna.db"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return stub_workspace(tmp_path_factory.mktemp("confirm"))
+
+
+def tuned(root, params, *arguments, **more):
+    return run(stage("tune", "--params", params.name, *arguments), root, **more).stdout
+
+
+def test_the_best_and_todays_are_trained_again(root):
+    params = params_file(root, "again", pruner=None, confirm_seeds=2)
+    said = tuned(root, params, "--trials", "3")
+    found = study(root, SQLITE, "again")
+    kept = Confirmation(**found.user_attrs[CONFIRMED])
+    best = found.best_trial
+    assert kept.trial == best.number and kept.seeds == [1, 2] and not is_today(found, best)
+    # The stub adds a thousandth a seed to what the weights give.
+    assert kept.best == pytest.approx([best.value + 0.001, best.value + 0.002])
+    assert kept.today == pytest.approx([found.trials[0].value + 0.001, found.trials[0].value + 0.002])
+    assert f"better with 2 of 2 other seeds, {best.value - found.trials[0].value:+.4f} on average" in said
+    folder = root / TRIALS / "train_vae-again"
+    assert {path.name for path in folder.glob("*_seed_*")} == {
+        f"{n}_seed_{s}" for n in ("best", "today") for s in (1, 2)
+    }
+    # It is kept: the report says it again without training.
+    assert said.endswith(tuned(root, params, "--report"))
+
+
+def test_a_better_trial_later_is_trained_again_too(root):
+    params = params_file(root, "later", pruner=None, confirm_seeds=1)
+    tuned(root, params, "--trials", "2")
+    first = study(root, SQLITE, "later")
+    assert read_confirmation(first).trial == first.best_trial.number
+    better = optuna.trial.create_trial(
+        params=first.best_trial.params,
+        distributions=first.best_trial.distributions,
+        user_attrs=first.best_trial.user_attrs,
+        value=99.0,
+    )
+    first.add_trial(better)
+    assert read_confirmation(study(root, SQLITE, "later")) is None
+    said = tuned(root, params, "--trials", "1")
+    assert read_confirmation(study(root, SQLITE, "later")).trial == 2 and "best again, seed 1" in said
+
+
+def test_a_training_that_fails_is_said_and_the_study_is_reported(root):
+    params = params_file(root, "fails", pruner=None, confirm_seeds=1)
+    said = tuned(root, params, "--trials", "3", STUB_FAIL_AGAIN="1")
+    assert "tune: with other seeds: ended with code 1: error: no other seed" in said
+    assert "not trained again with other seeds" in said
+    assert CONFIRMED not in study(root, SQLITE, "fails").user_attrs
+
+
+def test_nothing_is_trained_again_where_todays_parameters_are_best(root):
+    params = params_file(root, "today", pruner=None, confirm_seeds=2)
+    said = tuned(root, params, "--trials", "1")
+    assert "today's parameters are the best of these trials: nothing to apply" in said
+    assert "next:" not in said and not list((root / TRIALS / "train_vae-today").glob("*_seed_*"))
+
+
+def test_the_summary_has_a_table_importances_and_what_to_do_next(root):
+    params = params_file(root, "table", pruner=None)
+    said = tuned(root, params, "--trials", "4").splitlines()
+    found = study(root, SQLITE, "table")
+    assert set(said[-len(summary(found, TRIALS).splitlines()) :]) >= set(table(found))
+    lines = table(found)
+    assert lines[0].split()[:2] == ["trial", "psnr_white"] and len(lines) == 5
+    assert lines[1].split()[0] == str(found.best_trial.number)
+    assert sum(line.endswith("today's") for line in lines) == 1
+    assert any(line.startswith("importance: ") for line in said)
+    assert sum(importances(found).values()) == pytest.approx(1.0)
+    assert any("--apply train_vae-table" in line for line in said) and any("plots.html" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ([0.1, 0.3], "better with 2 of 2 other seeds, +0.2000 on average: the gain holds"),
+        ([0.3, -0.1], "better with 1 of 2 other seeds, +0.1000 on average: the gain is not sure"),
+        ([0.1, -0.3], "better with 1 of 2 other seeds, -0.1000 on average: the gain does not hold"),
+    ],
+)
+def test_the_verdict(gains, words):
+    assert verdict(gains) == words
+
+
+def test_gains_know_which_way_is_better():
+    found = Confirmation(trial=1, seeds=[1], best=[0.2], today=[0.3])
+    assert found.gains(largest=False) == pytest.approx([0.1]) and found.gains(largest=True) == pytest.approx([-0.1])
