@@ -36,7 +36,12 @@ tune: $(READY)
 setup: $(READY)
 
 $(READY): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, %s is %s; try make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
+	@$(PYTHON) -c 'import re, sys; \
+		text = open("pyproject.toml").read(); \
+		bounds = re.search(r"requires-python = .>=3\.(\d+),<3\.(\d+)", text).groups(); \
+		low, high = map(int, bounds); \
+		fits = (3, low) <= sys.version_info < (3, high); \
+		sys.exit(not fits and f"error: Python 3.{low} to 3.{high - 1} is needed, {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.{low}")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt
