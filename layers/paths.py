@@ -20,6 +20,8 @@ from pathlib import Path
 WORKSPACE = "QIL_WORKSPACE"
 PARAMS = "params.yaml"
 PIPELINE = "dvc.yaml"
+# Outputs of stages: what one has not written here is never taken from elsewhere.
+OUTPUTS = tuple(Path("models") / "weights" / name for name in ("vae", "decompose", "refine"))
 
 
 def _enclosing_project(folder: Path) -> Path | None:
@@ -74,14 +76,25 @@ def _leads_out(path: Path) -> bool:
     return Path(os.path.normpath(path)).parts[:1] == (os.pardir,)
 
 
+def with_home(path: str | os.PathLike) -> Path:
+    """A path whose ``~`` is the home folder; that of a user who does not exist stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def find_input(path: str | os.PathLike) -> Path:
     """An input that a parameter names: as it is if absolute, else of the working folder, else of the project.
 
-    A path that leads out of the folder (``../designs``) starts from the project. What is nowhere comes back as given,
-    so that messages name what the user wrote.
+    A path that leads out of the folder (``../designs``) starts from the project. An output of a stage is of the working
+    folder alone. What is nowhere comes back as given, so that messages name what the user wrote. In a copy of the
+    project that has a part of a folder, because git tracks a file of it, that part is what is found.
     """
-    given = Path(path).expanduser()
+    given = with_home(path)
     if given.is_absolute() or (given.exists() and not _leads_out(given)):
+        return given
+    if any(Path(os.path.normpath(given)).is_relative_to(output) for output in OUTPUTS):
         return given
     found = project_root() / given
     return found if found.exists() else given
@@ -92,13 +105,13 @@ def in_workspace(path: str | os.PathLike) -> Path:
 
     There is no second place to look: what an earlier stage has not written here must not be taken from elsewhere.
     """
-    given = Path(path).expanduser()
+    given = with_home(path)
     return project_root() / given if not given.is_absolute() and _leads_out(given) else given
 
 
 def in_project(path: str | os.PathLike) -> Path:
     """What outlives a run: a relative path starts from the project."""
-    return project_root() / Path(path).expanduser()
+    return project_root() / with_home(path)
 
 
 def sqlite_in_project(url: str) -> str:

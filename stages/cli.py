@@ -7,13 +7,14 @@ import contextlib
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from layers.errors import UserError
-from layers.paths import PARAMS, workspace
+from layers.paths import PARAMS, with_home, workspace
 from training.params import Params, load_params
 
 REPORTS = Path("metrics") / "reports"
@@ -60,16 +61,22 @@ def stage_command(
     The stage works in the folder that :func:`layers.paths.workspace` names, wherever the command was given; flags of
     type :class:`~pathlib.Path` are relative to where it was given.
     """
+    defaults: dict[str, Any] = {}
 
     def add_all(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--params", type=Path, help="parameter file (default: params.yaml of the project)")
         if add_arguments:
             add_arguments(parser)
+        # Defaults are the project's paths, not relative to where the command is given.
+        defaults.update((action.dest, action.default) for action in parser._actions)
 
     def run_in_workspace(arguments: argparse.Namespace) -> None:
         folder = workspace(arguments.params)
-        if not folder.samefile(Path.cwd()):
-            _seen_from(folder, arguments)
+        for name, value in vars(arguments).items():
+            if value != defaults.get(name):
+                setattr(arguments, name, _seen_from(folder, value))
+        if root := os.environ.get("DVC_ROOT"):
+            os.environ["DVC_ROOT"] = str(Path(root).absolute())
         with contextlib.chdir(folder):
             arguments.params = arguments.params or Path(PARAMS)
             run(load_params(arguments.params), arguments)
@@ -77,24 +84,23 @@ def stage_command(
     return command(run_in_workspace, description, argv, add_all)
 
 
-def _seen_from(folder: Path, arguments: argparse.Namespace) -> None:
-    """Make flags that are paths, which a user writes from where they stand, mean the same from ``folder``."""
-
-    def seen(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(seen(item) for item in value)
-        if not isinstance(value, Path):
-            return value
-        path = value.resolve()
-        return path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
-
-    for name, value in vars(arguments).items():
-        setattr(arguments, name, seen(value))
+def _seen_from(folder: Path, value: Any) -> Any:
+    """A flag that is a path, written from where the user stands, as ``folder`` sees it; absolute outside of it."""
+    if isinstance(value, list | tuple):
+        return type(value)(_seen_from(folder, item) for item in value)
+    if not isinstance(value, Path):
+        return value
+    path = Path(os.path.normpath(Path.cwd() / with_home(value)))
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def place(text: str) -> Path | str:
     """Type of a flag that is a folder, or else the name of something remote."""
-    return Path(text) if Path(text).exists() else text
+    try:
+        local = text.startswith((".", "~")) or Path(text).exists()
+    except OSError:  # longer than a name may be
+        local = False
+    return Path(text) if local else text
 
 
 def _finite(value: Any, key: str) -> Any:

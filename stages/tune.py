@@ -2,6 +2,7 @@
 
     python -m stages.tune [--stage STAGE] [--trials N]          run N more trials; any number of workers at once
     python -m stages.tune [--stage STAGE] --report              draw the study's plots again
+    python -m stages.tune [--stage STAGE] --confirm SEEDS       train the best trial again with other seeds
     python -m stages.tune --apply [STUDY] [--trial N]           write the best values into params.yaml
     python -m stages.tune --as-dvc-experiments K                queue the best K trials as DVC experiments
 
@@ -21,14 +22,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from layers.errors import UserError
+from layers.paths import in_project
 from stages.cli import stage_command
 from stages.tune_apply import apply_trial, choose, queue_experiments
-from stages.tune_confirm import confirm
+from stages.tune_confirm import CONFIRMING, confirm
 from stages.tune_space import suggest, with_values
 from stages.tune_storage import ERROR, RUN_ID, VALUES, WORKER, StorageError, shown, signature
 from stages.tune_study import (
     Plan,
     StudyError,
+    check_same,
     load_study,
     make_plan,
     measured,
@@ -176,9 +179,7 @@ def run_study(params: Params, stage: str, trials: int) -> None:
                 numbers = ", ".join(str(trial.number) for trial in others)
                 print(f"tune: other workers are at trials {numbers}: the last one reports, or --report")
             else:
-                if ranked(study):
-                    confirm(study, plan, parent, params.tune.confirm_seeds)
-                _report(study, parent)
+                _confirm_and_report(study, plan, parent, params.tune.confirm_seeds)
         if others:
             still_running(run_id_of(study))
     except optuna.exceptions.StorageInternalError as error:
@@ -188,19 +189,28 @@ def run_study(params: Params, stage: str, trials: int) -> None:
         ) from None
 
 
+def _confirm_and_report(study: optuna.Study, plan: Plan, parent: Run, seeds: int) -> None:
+    """Train the best trial again, then report, which is also done where that is interrupted."""
+    try:
+        if ranked(study):
+            confirm(study, plan, parent, seeds)
+    finally:
+        _report(study, parent)
+
+
 def _report(study: optuna.Study, parent: Run) -> None:
+    folder = in_project(TRIALS / study.study_name)
     if not ranked(study):
         failed = [trial for trial in study.trials if ERROR in trial.user_attrs]
         last = f"; the last one {failed[-1].user_attrs[ERROR]}" if failed else ""
         raise StudyError(
-            f"tune: none of {len(study.trials)} trials of {study.study_name} has ended well{last}; "
-            f"logs are in {TRIALS / study.study_name}"
+            f"tune: none of {len(study.trials)} trials of {study.study_name} has ended well{last}; logs are in {folder}"
         )
     # Drawing takes seconds to import, and workers that are not the last do without.
     from stages.tune_plots import publish
 
-    publish(study, TRIALS / study.study_name, parent)
-    print(summary(study, TRIALS / study.study_name))
+    publish(study, folder, parent)
+    print(summary(study, folder))
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -218,10 +228,18 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             raise UserError(f"--as-dvc-experiments: got {arguments.as_dvc_experiments}, expected 1 or more")
         study = load_study(params, study_name(params, stage))
         queue_experiments(study, ranked(study)[: arguments.as_dvc_experiments])
-    elif arguments.report:
+    elif arguments.report or arguments.confirm is not None:
+        if arguments.confirm is not None and arguments.confirm < 1:
+            raise UserError(f"--confirm: got {arguments.confirm}, expected 1 or more")
         study = load_study(params, study_name(params, stage))
         with stage_run("tune", _logged(params, stage), inputs={}, resume_run_id=run_id_of(study)) as parent:
-            _report(study, parent)
+            if arguments.report:
+                _report(study, parent)
+            else:
+                study.set_user_attr(CONFIRMING, None)
+                plan = make_plan(params, stage)
+                check_same(study, plan)
+                _confirm_and_report(study, plan, parent, arguments.confirm)
     else:
         run_study(params, stage, arguments.trials or params.tune.trials)
 
@@ -231,6 +249,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, metavar="N", help="overrides tune.trials")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--report", action="store_true", help="draw the plots of the study again, run nothing")
+    action.add_argument(
+        "--confirm",
+        type=int,
+        metavar="SEEDS",
+        help="train the best trial again with so many other seeds",
+    )
     action.add_argument(
         "--apply", nargs="?", const="", metavar="STUDY", help="write a trial's values into the parameter file"
     )

@@ -7,46 +7,58 @@ nothing but chance has a best one too. With other seeds the two are measured onc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import optuna
 
 from stages.tune_space import with_values
-from stages.tune_study import Plan, is_today, measured, ranked, values_of
+from stages.tune_storage import is_gone, signature
+from stages.tune_study import Plan, figures_of, is_today, measured, ranked, todays_values, values_of
 from stages.tune_trial import TrialFailed, launch
-from training.study_runs import confirmation_tags
+from training.study_runs import close_confirmation, confirmation_tags
 from training.tracking import Run
 
-CONFIRMED = "confirmed"
+CONFIRMED, CONFIRMING = "confirmed", "confirming"
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The objective with other seeds.
+    """What the stage measured with other seeds.
 
     Attributes:
         trial: number of the best trial.
         seeds: that both were trained with.
-        best: the objective under the trial's values, by seed.
+        best: the stage's figures under the trial's values, by seed.
         today: under today's parameters, by seed.
     """
 
     trial: int
     seeds: list[int]
-    best: list[float]
-    today: list[float]
+    best: list[dict[str, float]]
+    today: list[dict[str, float]]
 
-    def gains(self, largest: bool) -> list[float]:
+    def gains(self, objective: str, largest: bool) -> list[float]:
         """How much better the trial is with each seed; ``largest``: whether more is better."""
         sign = 1 if largest else -1
-        return [sign * (best - today) for best, today in zip(self.best, self.today, strict=True)]
+        return [sign * (a[objective] - b[objective]) for a, b in zip(self.best, self.today, strict=True)]
+
+    def changes(self) -> dict[str, float]:
+        """Mean difference, trial minus today, of every figure that all of the trainings have.
+
+        But the loss, whose weights differ.
+        """
+        rows = [*self.best, *self.today]
+        names = [name for name in rows[0] if name != "loss" and all(name in row for row in rows)]
+        pairs = list(zip(self.best, self.today, strict=True))
+        return {name: sum(a[name] - b[name] for a, b in pairs) / len(pairs) for name in names}
 
 
 def read_confirmation(study: optuna.Study) -> Confirmation | None:
     """What was measured of the trial that is the best one now, if it was."""
-    kept = study.user_attrs.get(CONFIRMED)
-    trials = ranked(study)
+    kept, trials = study.user_attrs.get(CONFIRMED), ranked(study)
     if not kept or not trials or len(study.directions) > 1 or kept["trial"] != trials[0].number:
         return None
     return Confirmation(**kept)
@@ -55,47 +67,62 @@ def read_confirmation(study: optuna.Study) -> Confirmation | None:
 def confirm(study: optuna.Study, plan: Plan, study_run: Run, seeds: int) -> None:
     """Train the best trial and today's parameters again, and keep what they score with the study.
 
-    Nothing is done where it was done before, where today's parameters are the best, or where there is no single best
-    trial (several objectives). A training that fails is said, and leaves the study without a confirmation.
+    Only seeds that are missing are trained. Nothing is done where today's parameters are the best, where there is no
+    single best trial (several objectives), or where another worker is at it. A training that fails is said, and leaves
+    the study as it was.
 
     Args:
-        study: that has ended.
+        study: with a trial that ended well.
         plan: what it searched.
         study_run: its MLflow run.
         seeds: how many others than that of the study.
     """
-    best = ranked(study)[0]
-    if not seeds or len(plan.objectives) > 1 or is_today(study, best) or read_confirmation(study):
+    best, before = ranked(study)[0], read_confirmation(study)
+    if len(plan.objectives) > 1 or is_today(study, best) or seeds <= len(before.seeds if before else ()):
         return
+    claim = study.user_attrs.get(CONFIRMING)
+    if claim and claim["trial"] == best.number and claim["worker"] != signature() and not is_gone(claim["worker"]):
+        print(f"tune: another worker trains trial {best.number} again; --confirm does it here")
+        return
+    study.set_user_attr(CONFIRMING, {"trial": best.number, "worker": signature()})
+    kept = before or Confirmation(best.number, [], [], [])
     first = plan.base[plan.stage]["seed"]
-    numbers = list(range(first + 1, first + 1 + seeds))
-    kept = {"trial": best.number, "seeds": numbers}
+    compared = {"best": values_of(best), "today": todays_values(study, plan.space)}
     try:
-        for name, values in (("best", values_of(best)), ("today", {})):
-            kept[name] = [_trained(plan, values, study_run, name, seed) for seed in numbers]
+        for seed in range(first + 1 + len(kept.seeds), first + 1 + seeds):
+            rows = {name: _trained(plan, values, study_run, name, seed) for name, values in compared.items()}
+            kept.seeds.append(seed)
+            kept.best.append(rows["best"])
+            kept.today.append(rows["today"])
+            study.set_user_attr(CONFIRMED, asdict(kept))
     except TrialFailed as error:
         print(f"tune: with other seeds: {error}")
-        return
-    study.set_user_attr(CONFIRMED, kept)
+    finally:
+        study.set_user_attr(CONFIRMING, None)
 
 
-def _trained(plan: Plan, values: dict, study_run: Run, name: str, seed: int) -> float:
-    raw = with_values(plan.base, {**values, f"{plan.stage}.seed": seed})
+def _trained(plan: Plan, values: Mapping[str, Any], study_run: Run, name: str, seed: int) -> dict[str, float]:
+    """The stage's figures after a training with other values and another seed."""
+    tags = confirmation_tags(plan.name, name, seed)
     launched = launch(
         plan.stage,
-        raw,
+        with_values(plan.base, {**values, f"{plan.stage}.seed": seed}),
         study=plan.name,
-        folder=f"{name}_seed_{seed}",
-        tags=confirmation_tags(plan.name, name, seed),
+        # Of this process: another worker may be at the same.
+        folder=f"{name}_seed_{seed}_{os.getpid()}",
+        tags=tags,
         study_run=study_run.run_id,
     )
     report: dict = {}
-    with contextlib.closing(launched):
-        for event in launched:
-            report = event.get("report", report)
-    (value,) = measured(report, plan)
-    print(f"{name} again, seed {seed}: {next(iter(plan.objectives))} {value:.4f}", flush=True)
-    return value
+    try:
+        with contextlib.closing(launched):
+            for event in launched:
+                report = event.get("report", report)
+    finally:
+        close_confirmation(study_run.run_id, tags)
+    (value,), (objective,) = measured(report, plan), plan.objectives
+    print(f"{name} again, seed {seed}: {objective} {value:.4f}", flush=True)
+    return {name: value for name, value in figures_of(report).items() if isinstance(value, float)}
 
 
 def verdict(gains: Sequence[float]) -> str:

@@ -55,6 +55,16 @@ def is_searched(bounds: SearchRange, values: Mapping[str, Any]) -> bool:
     return True
 
 
+def searchable(space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> set[str]:
+    """The entries that some trial may search: those whose conditions today's parameters meet, or other entries may."""
+    found: set[str] = set()
+    for path, bounds in space.items():
+        open_conditions = {name: wanted for name, wanted in bounds.when.items() if name not in found}
+        if is_searched(bounds.model_copy(update={"when": open_conditions}), base):
+            found.add(path)
+    return found
+
+
 def _draw(trial: optuna.Trial, path: str, bounds: SearchRange) -> Any:
     if bounds.choices is not None:
         return trial.suggest_categorical(path, bounds.choices)
@@ -133,8 +143,9 @@ def fixed_part(params: Params, stage: str) -> dict[str, Any]:
 
     The stage's parameters under the budget, but those that are searched, and the objectives.
     """
-    space = params.tune.of_stage(params.tune.space, stage)
-    block = flatten({stage: budgeted(params, stage)[stage]})
+    base = flatten(budgeted(params, stage))
+    space = searchable(params.tune.of_stage(params.tune.space, stage), base)
+    block = {path: value for path, value in base.items() if path.startswith(f"{stage}.")}
     objectives = params.tune.of_stage(params.tune.objectives, stage)
     return {
         **{path: value for path, value in block.items() if path not in space and path.split(".")[-1] not in COSMETIC},

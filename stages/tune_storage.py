@@ -59,7 +59,8 @@ def signature() -> list[Any]:
     return [_machine(), os.getpid(), psutil.Process().create_time()]
 
 
-def _is_gone(worker: list[Any]) -> bool:
+def is_gone(worker: list[Any]) -> bool:
+    """Whether a worker's signature is of a process of this machine that has ended."""
     machine, pid, began = worker
     if machine != _machine():
         return False
@@ -76,7 +77,7 @@ def _abandoned(storage: BaseStorage, study_id: int) -> set[int]:
     for trial in storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(WORKER)
         unsigned = worker is None and datetime.now() - trial.datetime_start > timedelta(seconds=GRACE_SECONDS)
-        if unsigned or (worker is not None and _is_gone(worker)):
+        if unsigned or (worker is not None and is_gone(worker)):
             found.add(trial._trial_id)
     return found
 

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from layers.errors import UserError
-from stages.tune_space import budgeted, first_trial, fixed_part
+from stages.tune_space import SWITCH, budgeted, first_trial, fixed_part
 from stages.tune_storage import RUN_ID, VALUES, open_storage, shown
 from stages.tune_trial import EARLIER
 from training.digest import digests
@@ -23,6 +23,7 @@ from training.params_tune import Sampler, SearchRange
 from training.session import with_checkpoint
 
 FIXED, TODAY = "fixed", "today"
+MD5 = "md5 of "
 READY_SECONDS = 30.0
 DIFFERENCES_SHOWN = 3
 
@@ -98,7 +99,7 @@ def make_plan(params: Params, stage: str) -> Plan:
         first=first_trial(space, flatten(base)),
         fixed={
             **fixed_part(params, stage),
-            **{f"md5 of {path}": md5 for path, md5 in inputs_of(stage, params).items()},
+            **{f"{MD5}{path}": md5 for path, md5 in inputs_of(stage, params).items()},
         },
     )
 
@@ -186,7 +187,7 @@ def open_study(params: Params, plan: Plan) -> optuna.Study:
         study.set_user_attr("objectives", plan.objectives)
         if FIXED not in study.user_attrs:
             study.set_user_attr(FIXED, plan.fixed)
-    _check_same(study.user_attrs[FIXED], plan)
+    check_same(study, plan)
     return study
 
 
@@ -200,8 +201,16 @@ def _is_ready(study: optuna.Study) -> bool:
     return True
 
 
-def _check_same(fixed: Mapping[str, Any], plan: Plan) -> None:
-    keys = [key for key in {**fixed, **plan.fixed} if fixed.get(key) != plan.fixed.get(key)]
+def check_same(study: optuna.Study, plan: Plan) -> None:
+    """Refuse to go on with a study under other conditions.
+
+    Raises:
+        StudyError: naming what differs.
+    """
+    fixed: Mapping[str, Any] = study.user_attrs[FIXED]
+    # Studies of an earlier version did not keep the md5 of the weights that a stage starts from.
+    asked = [key for key in plan.fixed if key in fixed or not key.startswith(MD5)]
+    keys = [key for key in {**fixed, **dict.fromkeys(asked)} if fixed.get(key) != plan.fixed.get(key)]
     if keys:
         shown_keys = ", ".join(
             f"{key} {fixed.get(key)} before, {plan.fixed.get(key)} now" for key in keys[:DIFFERENCES_SHOWN]
@@ -227,14 +236,18 @@ def load_study(params: Params, name: str) -> optuna.Study:
         raise StudyError(f"tune: {name}: no such study in {shown(params.tune.storage)}; there are: {known}") from None
 
 
+def figures_of(report: dict) -> dict:
+    """What a stage measured after training; the report of refine has what was measured before it, too."""
+    return report.get("after", report)
+
+
 def measured(report: dict, plan: Plan) -> list[float]:
     """The objectives' values, in order, out of a stage's report.
 
     Raises:
         ParamsError: if the report lacks one.
     """
-    # The report of refine has what was measured before it, too.
-    figures = report.get("after", report)
+    figures = figures_of(report)
     for name in plan.objectives:
         if name not in figures:
             raise ParamsError(
@@ -256,7 +269,17 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 def is_today(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Whether a trial has the parameters that params.yaml had when the study began: number 0, or its retry."""
-    return trial.params == study.user_attrs.get(TODAY)
+    return trial.params == (study.user_attrs.get(TODAY) or study.trials[0].params)
+
+
+def todays_values(study: optuna.Study, space: Mapping[str, SearchRange]) -> dict[str, Any]:
+    """Dotted path to value of what params.yaml had when the study began, of everything that is searched."""
+    params = study.user_attrs.get(TODAY) or study.trials[0].params
+    disabled = {path.removesuffix(SWITCH) for path, on in params.items() if path.endswith(SWITCH) and not on}
+    return {
+        **{path: value for path, value in params.items() if not path.endswith(SWITCH)},
+        **{path: space[path].disabled for path in disabled},
+    }
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Any]:

@@ -79,17 +79,24 @@ def _head(study: optuna.Study, trials: Sequence[FrozenTrial], names: Sequence[st
     return f"tune: best {names[0]} {best.value:.4f} in trial {best.number} of {complete}{rest}; {_took(study)}"
 
 
+def _beside(differences: Mapping[str, float]) -> list[str]:
+    """What the trial changed of the stage's other figures: a gain may be paid for elsewhere."""
+    told = [f"{name} {value:+.4f}" for name, value in differences.items() if f"{value:.4f}".strip("-") != "0.0000"]
+    return [f"with it, the stage's other figures change by: {', '.join(told)}"] if told else []
+
+
 def _whether_it_holds(study: optuna.Study) -> list[str]:
     best, found = ranked(study)[0], read_confirmation(study)
     if is_today(study, best):
         return ["today's parameters are the best of these trials: nothing to apply"]
     if found is None:
         return ["not trained again with other seeds: the best of several trials looks better than it is"]
-    gains = found.gains(study.directions[0] == StudyDirection.MAXIMIZE)
+    (objective,) = study.user_attrs["objectives"]
+    best, today = (", ".join(f"{row[objective]:.4f}" for row in rows) for rows in (found.best, found.today))
     return [
-        f"seeds {', '.join(map(str, found.seeds))}: trial {found.trial} {', '.join(f'{v:.4f}' for v in found.best)}; "
-        f"today's {', '.join(f'{v:.4f}' for v in found.today)}",
-        verdict(gains),
+        f"seeds {', '.join(map(str, found.seeds))}: trial {found.trial} {best}; today's {today}",
+        verdict(found.gains(objective, study.directions[0] == StudyDirection.MAXIMIZE)),
+        *_beside({name: value for name, value in found.changes().items() if name != objective}),
     ]
 
 

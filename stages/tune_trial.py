@@ -53,7 +53,8 @@ def launch_command(launcher: str, stage: str) -> list[str]:
     if words[0] == "python":
         words[0] = sys.executable
     elif (found := shutil.which(words[0], path=_search_path())) is not None:
-        words[0] = found
+        # It is started in other folders: a relative one, or one of a relative PATH, would not be found there.
+        words[0] = str(Path(found).absolute())
     else:
         raise ParamsError(f"launcher: {words[0]!r} is not found; expected a command, such as python or torchrun")
     return [words[0], *map(_found_from_anywhere, words[1:]), "-m", f"stages.{stage}"]
@@ -88,7 +89,8 @@ def _make_folder(folder: Path, stage: str, output_root: str) -> None:
     (folder / WEIGHTS).mkdir(parents=True)
     for read in (Path(output_root), CACHE, *EARLIER[stage]):
         place = folder / read
-        if not read.is_absolute() and in_workspace(read) == read:
+        # One may lie within the other, and be there already.
+        if not read.is_absolute() and in_workspace(read) == read and not place.exists():
             if read == CACHE:
                 read.mkdir(parents=True, exist_ok=True)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -135,6 +135,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; expected the project's params.yaml or a preset") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror}); expected a parameter file") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     return parse_params(raw, path.name)

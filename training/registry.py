@@ -26,7 +26,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
-from layers.paths import in_workspace, project_root
+from layers.paths import WORKSPACE, in_workspace, project_root
 from training.digest import digest
 from training.params import Params
 from training.tracking import Run, contract_tags
@@ -64,6 +64,8 @@ def _place(folder: str | Path) -> str | None:
     study is in a folder of its own without DVC, and goes with it.
     """
     here = Path.cwd()
+    if WORKSPACE in os.environ:
+        return None
     if here.resolve() != project_root().resolve() and "DVC_STAGE" not in os.environ:
         return None
     path = Path(os.path.normpath(here / folder))

@@ -105,6 +105,20 @@ def close_trial(
 
 
 @_never_fatal
+def close_confirmation(study_run: str | None, tags: Mapping[str, str]) -> None:
+    """End the run of a training with these tags if its process could not; nothing where there is no study's run."""
+    if study_run is None:
+        return
+    client = _client()
+    wanted = " and ".join(
+        f"tags.`{key}` = '{value}'" for key, value in {"mlflow.parentRunId": study_run, **tags}.items()
+    )
+    for run in client.search_runs([client.get_run(study_run).info.experiment_id], wanted):
+        if run.info.status in OPEN:
+            client.set_terminated(run.info.run_id, "FAILED")
+
+
+@_never_fatal
 def tag_study(study_run: str | None, tags: Mapping[str, str]) -> None:
     """Tag the study's run."""
     for key, value in tags.items() if study_run else ():

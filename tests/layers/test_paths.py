@@ -111,3 +111,15 @@ def test_a_home_folder_is_written_as_a_tilde(project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setenv("HOME", str(project.parent))
     assert find_input("~/designs") == project.parent / "designs"
+
+
+def test_an_unknown_users_home_stays_as_it_is(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert find_input("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+
+
+def test_outputs_of_stages_are_never_taken_from_the_project(project, elsewhere):
+    for name in ("refine", "mine"):
+        (project / "models" / "weights" / name).mkdir(parents=True)
+    assert find_input("models/weights/refine") == Path("models/weights/refine")
+    assert find_input("models/weights/mine").samefile(project / "models" / "weights" / "mine")

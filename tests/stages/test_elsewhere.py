@@ -218,3 +218,37 @@ def test_decompose_needs_no_project(tmp_path):
     model = save_tiny(tmp_path / "model")
     run(stage("decompose", "a.png", "--layers", "2", "--out", "out", "--model", model.name), tmp_path, DVC_ROOT=None)
     assert len(list((tmp_path / "out" / "a").glob("*.png"))) == 2
+
+
+def test_a_flags_default_is_the_projects_wherever_a_command_is_given(project):
+    """The recipe of a pretraining: an unknown step is refused by its name, not for want of a recipe."""
+    (project / "models" / "pretrained").mkdir(parents=True)
+    recipe = {"preset": "params.yaml", "steps": [{"name": "a", "stage": "train_vae"}], "shipped": {}}
+    (project / "models" / "pretrained" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (project / "sub").mkdir()
+    found = run(stage("pretrain", "--until", "b"), project / "sub", DVC_ROOT=None, check=False)
+    assert found.returncode == 2 and "--until: models/pretrained/recipe.yaml has no step b" in found.stderr
+
+
+@pytest.mark.parametrize("params", [".", "params.yaml/x", "x" * 300])
+def test_a_parameter_file_that_is_none_is_one_sentence(project, params):
+    found = run(stage("train_vae", "--params", params), project, check=False)
+    assert found.returncode == 2 and found.stderr.strip().startswith("error: "), found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_a_flag_that_leads_out_starts_where_the_command_is_given(project):
+    """Also in a folder that has parameters of its own within the project."""
+    (project / "exp1").mkdir()
+    (project / "exp1" / "params.yaml").write_text((project / "params.yaml").read_text())
+    found = run(stage("evaluate", "--model", "../m1"), project / "exp1", DVC_ROOT=None, check=False)
+    assert f"no folder at {project}/m1" in found.stderr
+
+
+def test_a_launcher_of_the_project_is_found(project, tmp_path, monkeypatch):
+    launcher = project / "bin" / "launch"
+    launcher.parent.mkdir()
+    launcher.write_text("#!/bin/sh\n")
+    launcher.chmod(0o755)
+    monkeypatch.chdir(project)
+    assert launch_command("bin/launch --x", "refine") == [str(launcher), "--x", "-m", "stages.refine"]

@@ -1,14 +1,18 @@
 """The best of several trials and today's parameters, trained again with other seeds."""
 
+import contextlib
+
 import optuna
 import pytest
 
-from stages.tune_confirm import CONFIRMED, Confirmation, read_confirmation, verdict
-from stages.tune_study import is_today
+from stages.tune_confirm import CONFIRMED, CONFIRMING, Confirmation, confirm, read_confirmation, verdict
+from stages.tune_storage import signature
+from stages.tune_study import is_today, make_plan
 from stages.tune_summary import importances, summary, table
 from stages.tune_trial import TRIALS
 from tests.stages.studies import params_file, stub_workspace, study
 from tests.stages.workspace import run, stage
+from training.params import load_params
 
 SQLITE = "sqlite:///mlruns/optuna.db"
 
@@ -22,6 +26,11 @@ def tuned(root, params, *arguments, **more):
     return run(stage("tune", "--params", params.name, *arguments), root, **more).stdout
 
 
+def make_plan_of(root, params):
+    with contextlib.chdir(root):
+        return make_plan(load_params(params), "train_vae")
+
+
 def test_the_best_and_todays_are_trained_again(root):
     params = params_file(root, "again", pruner=None, confirm_seeds=2)
     said = tuned(root, params, "--trials", "3")
@@ -30,13 +39,17 @@ def test_the_best_and_todays_are_trained_again(root):
     best = found.best_trial
     assert kept.trial == best.number and kept.seeds == [1, 2] and not is_today(found, best)
     # The stub adds a thousandth a seed to what the weights give.
-    assert kept.best == pytest.approx([best.value + 0.001, best.value + 0.002])
-    assert kept.today == pytest.approx([found.trials[0].value + 0.001, found.trials[0].value + 0.002])
+    first = found.trials[0].value
+    assert [row["psnr_white"] for row in kept.best] == pytest.approx([best.value + 0.001, best.value + 0.002])
+    assert [row["psnr_white"] for row in kept.today] == pytest.approx([first + 0.001, first + 0.002])
     assert f"better with 2 of 2 other seeds, {best.value - found.trials[0].value:+.4f} on average" in said
+    # What the stub calls LPIPS is the searched weight itself.
+    weight = best.params["train_vae.loss.kl"] - 1.0e-5
+    assert kept.changes() == {"lpips": pytest.approx(weight), "psnr_white": pytest.approx(best.value - first)}
+    assert (f"other figures change by: lpips {weight:+.4f}" in said) == (abs(weight) >= 5e-5)
     folder = root / TRIALS / "train_vae-again"
-    assert {path.name for path in folder.glob("*_seed_*")} == {
-        f"{n}_seed_{s}" for n in ("best", "today") for s in (1, 2)
-    }
+    expected = {"best_seed_1", "best_seed_2", "today_seed_1", "today_seed_2"}
+    assert {path.name.rpartition("_")[0] for path in folder.glob("*_seed_*")} == expected
     # It is kept: the report says it again without training.
     assert said.endswith(tuned(root, params, "--report"))
 
@@ -99,6 +112,39 @@ def test_the_verdict(gains, words):
     assert verdict(gains) == words
 
 
-def test_gains_know_which_way_is_better():
-    found = Confirmation(trial=1, seeds=[1], best=[0.2], today=[0.3])
-    assert found.gains(largest=False) == pytest.approx([0.1]) and found.gains(largest=True) == pytest.approx([-0.1])
+def test_gains_know_which_way_is_better_and_changes_take_what_all_have():
+    found = Confirmation(1, [1], [{"a": 0.2, "b": 1.0, "loss": 9.0}], [{"a": 0.3, "c": 1.0, "loss": 1.0}])
+    assert found.gains("a", largest=False) == pytest.approx([0.1])
+    assert found.gains("a", largest=True) == pytest.approx([-0.1])
+    assert found.changes() == {"a": pytest.approx(-0.1)}
+
+
+def test_more_seeds_are_added_and_todays_are_those_of_the_studys_beginning(root):
+    params = params_file(root, "more", pruner=None, confirm_seeds=1)
+    tuned(root, params, "--trials", "3")
+    begun = study(root, SQLITE, "more").trials[0].value
+    tuned(root, params, "--apply", "train_vae-more")
+    said = tuned(root, params, "--confirm", "2")
+    assert "seed 1:" not in said and "best again, seed 2" in said
+    kept = Confirmation(**study(root, SQLITE, "more").user_attrs[CONFIRMED])
+    assert kept.seeds == [1, 2]
+    assert [row["psnr_white"] for row in kept.today] == pytest.approx([begun + 0.001, begun + 0.002])
+
+
+def test_a_study_that_began_without_confirmations_goes_on(root):
+    params = params_file(root, "old", pruner=None, confirm_seeds=1)
+    tuned(root, params, "--trials", "1")
+    found = study(root, SQLITE, "old")
+    found.set_user_attr("today", None)
+    assert is_today(found, found.trials[0])
+
+
+def test_what_another_worker_is_at_is_left_to_it(root, capsys):
+    params = params_file(root, "claimed", pruner=None, confirm_seeds=0)
+    tuned(root, params, "--trials", "3")
+    found = study(root, SQLITE, "claimed")
+    machine, _, began = signature()
+    found.set_user_attr(CONFIRMING, {"trial": found.best_trial.number, "worker": ["another machine", 1, began]})
+    confirm(found, make_plan_of(root, params), None, 1)
+    assert "another worker trains trial" in capsys.readouterr().out
+    assert CONFIRMED not in found.user_attrs and machine
