@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-SLOW = ("stages", "training")
+SLOW = ("stages", "tests", "training")
 
 
 def pytest_collection_modifyitems(items):

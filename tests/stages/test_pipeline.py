@@ -1,66 +1,52 @@
-"""The whole pipeline at smoke scale in a git repository of its own: what a user does, with DVC and MLflow for real."""
+"""The default pipeline, on few samples, in a git repository of its own: as a user, with DVC and MLflow for real."""
 
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline_file import STAGES
-from tests.stages.workspace import make_workspace, run, stage
+from tests.stages.workspace import SMALLER, commit, dvc, make_clone, make_workspace, run, stage
 from training.digest import digest
 from training.params import flatten
 
 pytestmark = pytest.mark.pipeline
-DVC = [sys.executable, "-m", "dvc"]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """A repository with this checkout's files, smoke parameters, and one finished ``dvc repro``."""
-    root = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith("metrics/reports/"):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    (root / "dvc.lock").unlink(missing_ok=True)
-    shutil.copy2(ROOT / "presets" / "smoke.yaml", root / "params.yaml")
-    commit(root, "clone", first=True)
-    run([*DVC, "repro"], root, PYTHONPATH=None, DVC_ROOT=None)
+    """A repository with this checkout's files, its parameters but for sizes, and one finished ``dvc repro``."""
+    root = make_clone(tmp_path_factory.mktemp("clone"))
+    dvc(root, "repro")
     commit(root, "first repro")
     return root
 
 
-def commit(root: Path, message: str, first: bool = False) -> None:
-    if first:
-        run(["git", "init", "--quiet"], root)
-        # In the repository and not on the command line: DVC's experiments commit too.
-        run(["git", "config", "user.name", "test"], root)
-        run(["git", "config", "user.email", "test@example.org"], root)
-    run(["git", "add", "--all"], root)
-    run(["git", "commit", "--quiet", "--message", message], root)
-
-
-def dvc(root: Path, *arguments: str) -> str:
-    # As in a user's shell: DVC itself sets DVC_ROOT for the stages, and the clone's own code is the one that runs.
-    return run([*DVC, *arguments], root, PYTHONPATH=None, DVC_ROOT=None).stdout
-
-
 def runs(root: Path) -> list:
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("smoke")
+    experiment = client.get_experiment_by_name("qwen-image-layered")
     assert experiment.artifact_location.startswith(str(root)), "pictures must land in the repository"
     return client.search_runs([experiment.experiment_id], max_results=1000)
+
+
+def tune(root: Path, *arguments: str):
+    """The clone's own code, as of all that DVC runs."""
+    return run(stage("tune", *arguments), root, PYTHONPATH=str(root))
+
+
+def test_the_default_is_what_runs_but_for_sizes(clone):
+    """What ships and what a user's ``dvc repro`` computes: no other network, loss or weight is tested here."""
+    default, tested = (flatten(yaml.safe_load((root / "params.yaml").read_text())) for root in (ROOT, clone))
+    assert {path for path in default | tested if default.get(path) != tested.get(path)} == set(SMALLER)
+    assert all(type(default[path]) is type(value) and default[path] >= value for path, value in SMALLER.items())
+    texts = [(root / "params.yaml").read_text() for root in (ROOT, clone)]
+    assert len({text.count("#") for text in texts}) == 1, "comments stay"
 
 
 def test_every_out_is_there_in_its_promised_form(clone):
@@ -177,6 +163,17 @@ def test_an_experiment_in_a_temporary_folder_lands_in_the_main_store(clone):
     assert {version.tags["evaluated"] for version in versions} == {"true"}
 
 
+def test_an_experiment_in_a_temporary_folder_starts_from_weights_of_the_project(clone):
+    """Such as somebody's own, which neither git nor DVC copies there."""
+    shutil.copytree(clone / "models/pretrained/model/vae", clone / "models/weights/mine")
+    changes = ["-S", "train_vae.rgb_checkpoint=models/weights/mine"]
+    dvc(clone, "exp", "run", "--temp", "--name", "mine", *changes, "train_vae")
+    found = {run.data.tags["stage"]: run for run in runs(clone) if run.data.tags.get("dvc.exp_name") == "mine"}
+    assert sorted(found) == ["pipeline", "train_vae"]
+    assert found["train_vae"].data.params["train_vae.rgb_checkpoint"] == "models/weights/mine"
+    assert found["train_vae"].info.status == "FINISHED"
+
+
 def test_plots_are_drawn(clone):
     page = clone / "plots"
     dvc(clone, "plots", "show", "--out", str(page))
@@ -184,23 +181,38 @@ def test_plots_are_drawn(clone):
     assert "alpha soft IoU" in text and "val_recon_epoch_2" in text
 
 
-def test_a_study_runs_and_goes_on(clone):
-    first = run(stage("tune", "--trials", "1"), clone)
-    assert "in trial 0 of 1" in first.stdout
-    second = run(stage("tune", "--trials", "1"), clone)
-    assert "of 2" in second.stdout
-    (tuned,) = (run for run in runs(clone) if run.data.tags["stage"] == "tune")
-    trials = [run for run in runs(clone) if run.data.tags.get("mlflow.parentRunId") == tuned.info.run_id]
-    assert sorted(run.data.tags["optuna.trial"] for run in trials) == ["0", "1"]
+@pytest.mark.parametrize("name", ["train_vae", "train_decompose", "refine"])
+def test_a_study_of_each_stage_runs_and_its_best_trial_is_applied(clone, name):
+    before = (clone / "params.yaml").read_text()
+    found = tune(clone, "--stage", name, "--trials", "1")
+    assert "in trial 0 of 1" in found.stdout and f".tune/{name}-losses/" in found.stdout
     # Today's parameters are the first trial.
-    assert trials[-1].data.params["train_vae.loss.kl"] == "1e-05"
-    assert dvc(clone, "status").strip().endswith("up to date.")
+    applied = tune(clone, "--stage", name, "--apply")
+    assert applied.stdout == "tune: params.yaml has the values of trial 0 already\n"
+    assert (clone / "params.yaml").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["train_decompose", "refine"])
-def test_other_stages_are_tuned_by_their_own_measures(clone, name):
-    found = run(stage("tune", "--stage", name, "--trials", "1"), clone)
-    assert "in trial 0 of 1" in found.stdout and f"{name}.loss." in found.stdout
+def test_a_study_goes_on_and_changes_what_it_is_told_to(clone):
+    assert dvc(clone, "status").strip().endswith("up to date."), "three studies have run"
+    second = tune(clone, "--trials", "1")
+    assert "of 2" in second.stdout
+    studies = [run for run in runs(clone) if run.data.tags["stage"] == "tune"]
+    (tuned,) = (run for run in studies if run.data.tags["optuna.study"] == "train_vae-losses")
+    below = [run for run in runs(clone) if run.data.tags.get("mlflow.parentRunId") == tuned.info.run_id]
+    trials = {run.data.tags["optuna.trial"]: run for run in below if "optuna.trial" in run.data.tags}
+    assert sorted(trials) == ["0", "1"]
+    assert trials["0"].data.params["train_vae.loss.l1"] == "0.2"
+    assert trials["0"].data.params["train_vae.rgb_checkpoint"] == "models/pretrained/model/vae"
+    path = clone / "params.yaml"
+    before = path.read_text()
+    try:
+        tune(clone, "--apply", "train_vae-losses", "--trial", "1")
+        changed = flatten(yaml.safe_load(path.read_text()))["train_vae.loss.l1"]
+        assert changed == pytest.approx(float(trials["1"].data.params["train_vae.loss.l1"])) != 0.2
+        told = dvc(clone, "status")
+        assert "train_vae" in told and "train_decompose" not in told and "refine" not in told
+    finally:
+        path.write_text(before)
 
 
 def test_what_a_user_can_get_wrong_is_one_line(clone, tmp_path):

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,46 @@ from tests.stages.imports import ROOT
 
 TIMEOUT = 500  # seconds
 SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
+DVC = [sys.executable, "-m", "dvc"]
+# What the pipeline's tests change in params.yaml: how much there is of everything. Networks, weights to start from and
+# losses are the default's.
+SMALLER = {
+    "tracking.system_metrics": False,
+    "prepare_buckets.composer.size": 96,
+    "prepare_buckets.train_count": 16,
+    "prepare_buckets.val_count": 4,
+    "prepare_buckets.max_side": 32,
+    "prepare_buckets.min_side": 32,
+    "prepare_buckets.max_pixels": 1024,
+    "prepare_buckets.jobs": 1,
+    "train_vae.optimisation.epoch_samples": 8,
+    "train_vae.optimisation.warmup_samples": 4,
+    "train_vae.optimisation.num_workers": 0,
+    "train_vae.optimisation.log_every": 1,
+    "train_vae.optimisation.checkpoint_every": 2,
+    "train_decompose.validation.samples": 2,
+    "train_decompose.optimisation.epochs": 1,
+    "train_decompose.optimisation.epoch_samples": 8,
+    "train_decompose.optimisation.warmup_samples": 4,
+    "train_decompose.optimisation.log_every": 1,
+    "train_decompose.optimisation.checkpoint_every": 2,
+    "refine.optimisation.epochs": 1,
+    "refine.optimisation.epoch_samples": 8,
+    "refine.optimisation.batch_size": 4,
+    "refine.optimisation.warmup_samples": 4,
+    "refine.optimisation.log_every": 1,
+    "refine.optimisation.checkpoint_every": 2,
+    "evaluate.tries": 2,
+    "evaluate.panels": 2,
+    "evaluate.jobs": 1,
+    "tune.trials": 1,
+    "tune.confirm_seeds": 1,
+    "tune.budget.train_vae.optimisation.epochs": 1,
+    "tune.budget.train_vae.optimisation.epoch_samples": 8,
+    "tune.budget.train_decompose.optimisation.epochs": 1,
+    "tune.budget.train_decompose.optimisation.epoch_samples": 8,
+    "tune.budget.refine.optimisation.epoch_samples": 8,
+}
 
 
 def environment(root: Path, **more: str | None) -> dict[str, str]:
@@ -44,6 +86,53 @@ def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
         (root / "data").mkdir()
         (root / "data" / "rgba_layers").symlink_to(bucketed)
     return root
+
+
+def smaller(text: str) -> str:
+    """The text of params.yaml with the values of :data:`SMALLER`, comments and all else as they are."""
+    # Imports Optuna, which most of who imports this module do without.
+    from stages.tune_apply import set_values, yaml_scalar
+
+    budget = "tune.budget."
+    text = set_values(text, {path: value for path, value in SMALLER.items() if not path.startswith(budget)})
+    # The keys of a budget are dotted paths themselves.
+    for path, value in SMALLER.items():
+        if path.startswith(budget):
+            key = re.escape(path.removeprefix(budget))
+            text, found = re.subn(rf"^(    {key}:) .*$", rf"\1 {yaml_scalar(value)}", text, flags=re.MULTILINE)
+            assert found == 1, f"{path} is not in params.yaml"
+    return text
+
+
+def commit(root: Path, message: str) -> None:
+    """Commit all there is in a repository."""
+    run(["git", "add", "--all"], root)
+    run(["git", "commit", "--quiet", "--message", message], root)
+
+
+def make_clone(root: Path) -> Path:
+    """A git repository with this checkout's files, committed or not, and its params.yaml, smaller; nothing is run."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("metrics/reports/"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    (root / "dvc.lock").unlink(missing_ok=True)
+    (root / "params.yaml").write_text(smaller((ROOT / "params.yaml").read_text()))
+    run(["git", "init", "--quiet"], root)
+    # In the repository and not on the command line: DVC's experiments commit too.
+    run(["git", "config", "user.name", "test"], root)
+    run(["git", "config", "user.email", "test@example.org"], root)
+    commit(root, "clone")
+    return root
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """What DVC says, run as in a user's shell: itself sets DVC_ROOT for stages, and the clone's own code runs."""
+    return run([*DVC, *arguments], root, PYTHONPATH=None, DVC_ROOT=None).stdout
 
 
 def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
