@@ -13,7 +13,7 @@ SHELL = ("", "bash", "sh", "console")
 FENCE = re.compile(r"^```([\w-]*)\s*$")
 COMMENT = re.compile(r"(^|\s+)#(\s.*)?$")
 HEREDOC = re.compile(r"<<\s*'?(\w+)'?")
-INLINE = re.compile(r"([A-Z_]+=\S+ )?(make|python -m|accelerate launch|torchrun|cp|pip install) \S")
+INLINE = re.compile(r"([A-Z_]+=\S+ )?(\.venv/bin/)?(make|python -m|accelerate launch|torchrun|cp|pip install) \S")
 DIARY = "log.md"
 
 
@@ -218,6 +218,7 @@ SERVE = {
 NOT_RUN = {
     "make test": "this test is part of it",
     "make setup": "installs packages",
+    ".venv/bin/pip install -r requirements.txt": "installs packages",
     "python -m venv .venv": "begins what make setup does: installs packages",
     "pip install s3fs": "installs a package",
     "pip install ray": "installs a package",
