@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -200,6 +201,8 @@ def _confirm_and_report(study: optuna.Study, plan: Plan, parent: Run, seeds: int
 
 def _report(study: optuna.Study, parent: Run) -> None:
     folder = in_project(TRIALS / study.study_name)
+    here = Path.cwd()
+    folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
     if not ranked(study):
         failed = [trial for trial in study.trials if ERROR in trial.user_attrs]
         last = f"; the last one {failed[-1].user_attrs[ERROR]}" if failed else ""

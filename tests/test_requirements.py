@@ -38,7 +38,7 @@ def test_every_package_admits_every_python():
     assert PYTHONS == ["3.11", "3.12", "3.13"]
     for pin in pins():
         try:
-            wanted = distribution(pin.name).metadata["Requires-Python"]
+            wanted = distribution(pin.name).metadata.get("Requires-Python")
         except PackageNotFoundError:
             assert pin.marker is not None and not pin.marker.evaluate(), f"{pin} is not installed"
             continue
