@@ -2,7 +2,7 @@
 
 import types
 from pathlib import Path
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Union, get_args, get_origin
 
 import mlflow
 import numpy as np
@@ -57,7 +57,7 @@ def _kinds(annotation, metadata=()) -> set:
         return KINDS.intersection(part for part in metadata if isinstance(part, str)) or {"text"}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    return set() if origin is Literal or annotation is not object else {"text"}
+    return set()
 
 
 def texts(block: type[BaseModel], prefix: str = "") -> dict[str, str]:

@@ -143,8 +143,8 @@ def test_what_another_worker_is_at_is_left_to_it(root, capsys):
     params = params_file(root, "claimed", pruner=None, confirm_seeds=0)
     tuned(root, params, "--trials", "3")
     found = study(root, SQLITE, "claimed")
-    machine, _, began = signature()
+    _, _, began = signature()
     found.set_user_attr(CONFIRMING, {"trial": found.best_trial.number, "worker": ["another machine", 1, began]})
     confirm(found, make_plan_of(root, params), None, 1)
     assert "another worker trains trial" in capsys.readouterr().out
-    assert CONFIRMED not in found.user_attrs and machine
+    assert CONFIRMED not in found.user_attrs
