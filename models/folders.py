@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+from functools import cache
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -16,35 +18,129 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
+# Before owner/name it says that the Hugging Face repository is meant, whatever folders there are.
+HUB = "hf://"
+HUB_SECONDS = 10
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# The hub's patterns take a slash for any other letter: "*.json" would be the files of all folders.
+BESIDE_CONFIG = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "diffusion_pytorch_model-*.safetensors"]
+
 
 def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
-    """Find a model's folder; a hub repository is downloaded, its JSON, text and safetensors only.
+    """Find a model's folder; of a hub repository that folder alone is downloaded, its JSON, text and safetensors only.
 
     Args:
         source: a Path: a local folder. A string: a folder here or in the project (:func:`layers.paths.find_input`), or,
-            if ``owner/name`` is no folder, a Hugging Face repository.
+            if ``owner/name`` is no folder, a Hugging Face repository, which a line on stderr says; there must be no
+            folder ``owner`` then. ``hf://owner/name`` is always the repository.
         subfolder: folder inside it, such as ``vae``.
 
     Raises:
         FileNotFoundError: if folder or repository are missing.
     """
-    root = find_input(source) if isinstance(source, str) else Path(source)
-    if not root.is_dir():
-        if not isinstance(source, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-            raise FileNotFoundError(f"no folder at {root}")
-        from huggingface_hub import snapshot_download
-
-        prefix = f"{subfolder}/" if subfolder else ""
-        try:
-            kinds = ("json", "txt", "safetensors")
-            root = Path(snapshot_download(source, allow_patterns=[f"{prefix}*.{kind}" for kind in kinds]))
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise FileNotFoundError(f"no folder at {root}, and the hub does not give {source}: {reason}") from error
+    kinds = ("json", "txt", "safetensors")
+    root = _root(source, [f"{subfolder}/*.{kind}" for kind in kinds] if subfolder else BESIDE_CONFIG)
     folder = root / subfolder if subfolder else root
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {subfolder} in {root}")
+        raise FileNotFoundError(f"no folder {subfolder} in {root}" if subfolder else f"no folder at {root}")
     return folder
+
+
+def locate_model(source: str | os.PathLike, name: str, class_name: str) -> Path:
+    """Find the folder of one model of a release: ``source`` itself, or else the folder ``name`` in it.
+
+    Args:
+        source: as in :func:`locate`; a hub repository of either kind.
+        name: such as ``vae``.
+        class_name: of the model. A config beside ``name`` that says so wins; some releases have one that says nothing.
+
+    Returns:
+        ``source`` itself if neither has a config.
+
+    Raises:
+        FileNotFoundError: if folder or repository are missing.
+    """
+    root = _root(source, [CONFIG_FILE, f"{name}/{CONFIG_FILE}"])
+    inside = (root / name / CONFIG_FILE).is_file() and _class_of(root / CONFIG_FILE) != class_name
+    return locate(source, name if inside else None)
+
+
+def _class_of(config: Path) -> str | None:
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("_class_name")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+
+
+def local_folder(source: str | os.PathLike) -> Path | None:
+    """The folder that ``source`` names, as in :func:`locate`; ``None`` if it names a hub repository.
+
+    Raises:
+        FileNotFoundError: if it is neither. Nothing is asked of the hub.
+    """
+    if not isinstance(source, str):
+        if Path(source).is_dir():
+            return Path(source)
+        raise FileNotFoundError(f"no folder at {source}")
+    if source.startswith(HUB):
+        if not HUB_NAME.fullmatch(source.removeprefix(HUB)):
+            raise FileNotFoundError(f"no Hugging Face repository has the name {source}; expected {HUB}owner/name")
+        return None
+    root = find_input(source)
+    if root.is_dir():
+        return root
+    if not HUB_NAME.fullmatch(source):
+        raise FileNotFoundError(f"no folder at {root}; expected a folder, or owner/name of a Hugging Face repository")
+    owner = source.partition("/")[0]
+    if find_input(owner).is_dir():
+        raise FileNotFoundError(
+            f"no folder at {root}, and {owner} is a folder: taken for a path with a typing error; expected a folder, "
+            f"or {HUB}{source} for the Hugging Face repository"
+        )
+    return None
+
+
+def _root(source: str | os.PathLike, patterns: list[str]) -> Path:
+    """The folder that ``source`` names, or the hub's copy of it with the files that fit one of the patterns."""
+    root = local_folder(source)
+    if root is not None:
+        return root
+    name = source.removeprefix(HUB)
+    if name != source:
+        return _download(name, patterns, "")
+    place = find_input(source)
+    _say_once(f"no folder at {place}: taking it for the Hugging Face repository {source}")
+    return _download(source, patterns, f"no folder at {place}, and ")
+
+
+def _download(repository: str, patterns: list[str], before: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    answers = _hub_answers(repository)
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=not answers))
+    except Exception as error:
+        said = " ".join(str(error).split()) if answers else f"no answer in {HUB_SECONDS} s, and no copy is here"
+        raise FileNotFoundError(f"{before}the hub does not give {repository}: {said}") from error
+
+
+@cache
+def _hub_answers(repository: str) -> bool:
+    # snapshot_download, which uses what it has downloaded before if there is no network, waits without end for a server
+    # that is silent. Whatever else is wrong it says itself, and at once.
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(repository, timeout=HUB_SECONDS)
+    except Exception as error:
+        return not type(error).__name__.endswith("Timeout")
+    return True
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    # A model has up to five folders, each looked for by itself.
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def load_safetensors(folder: Path) -> dict[str, Tensor]:

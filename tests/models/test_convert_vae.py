@@ -80,7 +80,7 @@ def test_what_a_user_can_get_wrong_is_one_line(rgb, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, sentence in [
         (["--source", str(tmp_path / "none"), "--output-dir", "x"], "no folder at"),
-        (["--source", str(root), "--output-dir", "x"], "no config.json in"),
+        (["--source", str(tmp_path), "--output-dir", "x"], "no config.json in"),
         (["--source", str(root), "--subfolder", "unet", "--output-dir", "x"], "no folder unet in"),
         (["--source", str(root / "vae"), "--output-dir", "x", "--alpha-bias-init", "2"], "got 2.0, expected a value"),
         (["--source", str(root / "vae"), "--output-dir", str(tmp_path / "file")], "is a file, expected a folder"),
