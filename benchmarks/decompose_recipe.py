@@ -36,7 +36,6 @@ from training.latents import both_splits
 from training.loop import BETAS
 from training.schedule import learning_rate
 
-DEVICE = torch.device("cpu")
 SWITCHES = ("layer_rope", "rgba_condition")
 
 
@@ -120,10 +119,9 @@ def main() -> None:
             due += arguments.every
             with averaged_weights(average, parameters):
                 network.eval()
-                errors = held_out_velocity_error(network, held_out, DEVICE, captions)
-                sampled = sampled_scores(
-                    network, vae, held_out, truth, DEVICE, captions, samples=len(held_out.ids), steps=arguments.steps
-                )
+                errors = held_out_velocity_error(network, held_out, accelerator, captions)
+                sampler = {"samples": len(held_out.ids), "steps": arguments.steps}
+                sampled = sampled_scores(network, vae, held_out, truth, accelerator, captions, **sampler)
                 network.train()
             recent = sum(running) / max(len(running), 1)
             running = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,23 @@ Fill = Literal["drop", "repeat", "partial"]
 
 class BatchError(UserError, ValueError):
     """No batch can be made of what there is; the message says what to change."""
+
+
+def whole_pass(keys: Sequence[Hashable], size_of: Callable[[Hashable], int]) -> list[list[int]]:
+    """Batches of every item once, bucket by bucket in the items' order: for what is measured or encoded, not trained.
+
+    Args:
+        keys: bucket of every item.
+        size_of: items a batch of a bucket may have, by its key; the last one of a bucket may have fewer.
+    """
+    buckets: dict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        buckets[key].append(index)
+    found = []
+    for key in sorted(buckets, key=str):
+        size = size_of(key)
+        found += [buckets[key][first : first + size] for first in range(0, len(buckets[key]), size)]
+    return found
 
 
 class BucketBatches(Sampler[list[int]]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,23 +195,42 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _loader(dataset: Dataset, batches: Sampler[list[int]], num_workers: int) -> DataLoader:
-    # Threads of several processes would wait for each other.
+def _loader(
+    dataset: Dataset,
+    batches: Sampler[list[int]],
+    num_workers: int,
+    collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate,
+) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
+        # Threads of several processes would wait for each other.
         worker_init_fn=_one_thread,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         persistent_workers=num_workers > 0,
+        # From pinned memory a batch goes to the GPU while the one before it is computed.
+        pin_memory=torch.cuda.is_available(),
     )
 
 
-def endless_component_batches(
-    dataset: RgbaComponentDataset, batches: BucketBatches, start: int, num_workers: int
+def endless_batches(
+    dataset: Dataset,
+    batches: BucketBatches,
+    start: int,
+    num_workers: int,
+    collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate,
 ) -> Iterator[dict[str, Any]]:
-    """Batches of single layers without end, from batch number ``start`` of the stream on."""
-    return iter(_loader(dataset, EndlessBatches(batches, start), num_workers))
+    """Batches without end, from batch number ``start`` of the stream on.
+
+    Args:
+        dataset: such as :class:`RgbaComponentDataset`.
+        batches: their order.
+        start: batches to leave out, those of earlier steps.
+        num_workers: processes that read ahead; with 0 a batch is read when it is asked for.
+        collate_fn: makes a batch of items.
+    """
+    return iter(_loader(dataset, EndlessBatches(batches, start), num_workers, collate_fn))
 
 
 def create_component_dataloader(

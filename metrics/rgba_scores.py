@@ -26,6 +26,9 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
     "magenta": (1.0, 0.0, 1.0),
 }
 
+# Pictures over backgrounds that are compared together, in pixels. SSIM takes 300 bytes for each, so about 1.3 GiB.
+PIXELS_AT_ONCE = 2**22
+
 # Equal pictures have no finite PSNR; one 8-bit step in one of a million values gives 108 dB.
 PSNR_CEILING = 100.0
 
@@ -69,18 +72,30 @@ def reconstruction_metrics(
         A mapping a picture: ``psnr``, ``ssim``, ``lpips``, ``psnr_white`` and ``alpha_l1`` (mean |error| of alpha in
         [0, 1]).
     """
-    flat = [torch.cat([blend(image, BACKGROUNDS[name]) for name in backgrounds]) for image in (predicted, target)]
-
-    def averaged(values: Tensor) -> Tensor:
-        return values.view(len(backgrounds), len(predicted)).mean(0)
-
+    flat = _over_backgrounds(predicted, target, backgrounds, distance)
     white = [blend(image, BACKGROUNDS["white"]) for image in (predicted, target)]
     alphas = [split_alpha(image.clamp(-1.0, 1.0))[1] for image in (predicted, target)]
-    columns = {"psnr": averaged(psnr(*flat)), "ssim": averaged(ssim(*flat)), "psnr_white": psnr(*white)}
-    if distance is not None:
-        columns["lpips"] = averaged(distance(flat[0] * 2.0 - 1.0, flat[1] * 2.0 - 1.0))
+    mean = {name: values.mean(0) for name, values in flat.items()}
+    columns = {"psnr": mean.pop("psnr"), "ssim": mean.pop("ssim"), "psnr_white": psnr(*white)} | mean
     columns["alpha_l1"] = (alphas[0] - alphas[1]).abs().flatten(1).mean(1)
     return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(predicted))]
+
+
+def _over_backgrounds(
+    predicted: Tensor, target: Tensor, backgrounds: Sequence[str], distance: Distance | None
+) -> dict[str, Tensor]:
+    """Each metric over each background, ``(backgrounds, B)``; as many at once as :data:`PIXELS_AT_ONCE` says."""
+    step = max(1, PIXELS_AT_ONCE // (predicted.shape[0] * predicted.shape[-2] * predicted.shape[-1]))
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(0, len(backgrounds), step):
+        names = backgrounds[first : first + step]
+        flat = [torch.cat([blend(image, BACKGROUNDS[name]) for name in names]) for image in (predicted, target)]
+        found = {"psnr": psnr(*flat), "ssim": ssim(*flat)}
+        if distance is not None:
+            found["lpips"] = distance(flat[0] * 2.0 - 1.0, flat[1] * 2.0 - 1.0)
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values.view(len(names), len(predicted)))
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -6,10 +6,12 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from models.precision import MixedPrecision, at_least_float32
+
 GROUPS = 8
 
 
-class PatchDiscriminator(nn.Module):
+class PatchDiscriminator(MixedPrecision):
     """Strided 4x4 convolutions; with three of them a logit sees 70x70 pixels, as in AlphaVAE's train/losses.py.
 
     Group norm stands where pix2pix has batch norm: real and reconstructed pictures pass separately, and statistics of
@@ -41,4 +43,6 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, 1, h, w)`` of pictures ``(B, 4, H, W)`` in [-1, 1]; above 0 says real."""
-        return self.blocks(images)
+        with self.autocast(images.device):
+            logits = self.blocks(images)
+        return at_least_float32(logits)

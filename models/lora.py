@@ -6,11 +6,12 @@ A layer ``W x + b`` becomes ``W x + b + alpha / rank * B A x`` with W and b froz
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers import QwenImageTransformer2DModel as Transformer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -66,8 +67,14 @@ def add_lora(transformer: Transformer, rank: int, alpha: float | None = None, ta
     return _train_adapters(transformer)
 
 
-def save_lora(transformer: Transformer, folder: str | Path) -> None:
+def save_lora(transformer: Transformer, folder: str | Path, base: str | None = None) -> None:
     """Write ``pytorch_lora_weights.safetensors`` for ``QwenImageLayeredPipeline.load_lora_weights``, in one rename.
+
+    Args:
+        transformer: with a LoRA.
+        folder: where to.
+        base: folder or repository of the weights it is added to, written into the file's metadata for
+            :func:`adapted_base`; ``None`` if they are nowhere.
 
     Raises:
         LoRAError: without peft, or if the transformer has no LoRA.
@@ -79,9 +86,29 @@ def save_lora(transformer: Transformer, folder: str | Path) -> None:
     config, part = transformer.peft_config[ADAPTER], Path(folder) / f".part.{LORA_FILE}"
     # Few of dozens of fields: a reader whose peft does not know one cannot read the file. Sorted: sets have no order.
     metadata = {key: getattr(config, key) for key in FIELDS} | {"target_modules": sorted(config.target_modules)}
+    if base is not None:
+        metadata["base_model_name_or_path"] = base
     tensors = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
     Pipeline.save_lora_weights(folder, tensors, weight_name=part.name, transformer_lora_adapter_metadata=metadata)
     part.replace(Path(folder) / LORA_FILE)
+
+
+def adapted_base(folder: str | Path, rank: int, alpha: float) -> str | None:
+    """What the LoRA of ``folder`` is added to, if it has this rank and alpha; ``None`` if it has not, or says nothing.
+
+    Raises:
+        LoRAError: if the file cannot be read.
+    """
+    path = Path(folder) / LORA_FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            said = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise LoRAError(f"{path}: expected safetensors with metadata: {error}") from error
+    fits = (said.get("transformer.r"), said.get("transformer.lora_alpha")) == (rank, alpha)
+    return said.get("transformer.base_model_name_or_path") if fits else None
 
 
 def load_lora(transformer: Transformer, folder: str | Path) -> int:

@@ -25,6 +25,11 @@ class OpaqueVAE(nn.Module):
         return self.vae.config
 
     @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """That the network computes in, see :mod:`models.precision`."""
+        return self.vae.compute_dtype
+
+    @property
     def decoder(self) -> nn.Module:
         """The network's decoder."""
         return self.vae.decoder

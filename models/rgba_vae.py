@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.folders import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, load_safetensors, locate
+from models.folders import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, load_safetensors, locate, locate_model
+from models.precision import MixedPrecision, at_least_float32
 from models.vae_blocks import AttentionBlock, Decoder, Encoder, FrameConv, Resample, ResidualBlock, RMSNorm
 
 CLASS_NAME = "AutoencoderKLQwenImage"
@@ -123,7 +124,7 @@ class DiagonalGaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
 
 
-class RGBAVAE(nn.Module):
+class RGBAVAE(MixedPrecision):
     """Variational autoencoder of single RGBA images, equal to ``AutoencoderKLQwenImage`` on ``(B, C, 1, H, W)``.
 
     Images are float in [-1, 1], straight alpha, alpha +1 opaque. Latents are as the network gives them;
@@ -183,8 +184,9 @@ class RGBAVAE(nn.Module):
         channels, factor = self.config.input_channels, self.spatial_factor
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"expected (B, {channels}, H, W) with H, W multiples of {factor}, got {tuple(x.shape)}")
-        moments = self.quant_conv(self.encoder(x.contiguous(memory_format=MEMORY_FORMAT)))
-        mean, logvar = moments.contiguous().chunk(2, dim=1)
+        with self.autocast(x.device):
+            moments = self.quant_conv(self.encoder(x.contiguous(memory_format=MEMORY_FORMAT)))
+        mean, logvar = at_least_float32(moments).contiguous().chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar)
 
     def decode(self, z: Tensor, clamp: bool = False) -> Tensor:
@@ -199,7 +201,10 @@ class RGBAVAE(nn.Module):
         """
         if z.ndim != 4 or z.shape[1] != self.config.z_dim:
             raise ValueError(f"expected latents (B, {self.config.z_dim}, h, w), got {tuple(z.shape)}")
-        x = self.decoder(self.post_quant_conv(z.contiguous(memory_format=MEMORY_FORMAT))).contiguous()
+        z = z.to(self.post_quant_conv.weight.dtype)  # encode gives float32, whatever the weights are kept in
+        with self.autocast(z.device):
+            x = self.decoder(self.post_quant_conv(z.contiguous(memory_format=MEMORY_FORMAT)))
+        x = at_least_float32(x).contiguous()
         return x.clamp(-1.0, 1.0) if clamp else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -231,15 +236,15 @@ class RGBAVAE(nn.Module):
 
         Args:
             source: local folder; a string ``owner/name`` that is no folder is a Hugging Face repository, a Path never.
-            subfolder: folder inside it, such as ``vae``.
+            subfolder: folder inside it, such as ``vae``; ``None``: the folder itself, or else its ``vae``.
 
         Raises:
             FileNotFoundError: if folder, repository, config or safetensors are missing; a ``.bin`` is never read.
             ValueError: if the files are of another model.
         """
-        folder = locate(source, subfolder)
+        folder = locate(source, subfolder) if subfolder else locate_model(source, "vae", CLASS_NAME)
         if not (folder / CONFIG_FILE).is_file():
-            raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}")
+            raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}" + ("" if subfolder else ", nor in its folder vae"))
         vae = cls(VAEConfig.from_diffusers(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
         own = vae.state_dict()
         state = {}

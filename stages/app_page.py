@@ -63,6 +63,7 @@ class Page:
     Attributes:
         model: the networks.
         effort: steps and tries of their sampler.
+        guidance: its scale, by what a visitor says of the picture.
         seed: of their noise.
         uploads: decoded pictures by name.
         downloads: packed files by name.
@@ -70,6 +71,7 @@ class Page:
 
     model: Decomposer
     effort: Effort
+    guidance: float
     seed: int
     uploads: Shelf
     downloads: Shelf
@@ -114,11 +116,11 @@ class Page:
         self, progress: gr.Progress, caption: str = ""
     ) -> Callable[[np.ndarray, int | None], list[np.ndarray]]:
         def decompose(picture: np.ndarray, count: int | None) -> list[np.ndarray]:
-            # Where the network chooses the number, it is asked again for what it has chosen.
-            with steps_shown(self.model, self.effort, progress, passes=2 if count is None else 1):
-                (layers,) = layers_of(
-                    self.model, [picture], count, captions=[caption], seed=self.seed, **self.effort._asdict()
-                )
+            said = {"captions": [caption], "guidance": self.guidance}
+            # Where the network chooses the number, it is asked again for what it has chosen; guided, twice each time.
+            passes = (2 if count is None else 1) * (2 if self.model.guides(self.guidance, [caption]) else 1)
+            with steps_shown(self.model, self.effort, progress, passes):
+                (layers,) = layers_of(self.model, [picture], count, seed=self.seed, **said, **self.effort._asdict())
             return layers
 
         return decompose
@@ -223,7 +225,7 @@ def looks() -> dict[str, Any]:
     return {"theme": theme, "css": HERE.with_suffix(".css").read_text(encoding="utf-8")}
 
 
-def make_page(model: Decomposer, effort: Effort, seed: int) -> tuple[gr.Blocks, Page]:
+def make_page(model: Decomposer, effort: Effort, guidance: float, seed: int) -> tuple[gr.Blocks, Page]:
     """The page of a model; see :class:`Page` for the arguments."""
-    page = Page(model, effort, seed, Shelf(), Shelf())
+    page = Page(model, effort, guidance, seed, Shelf(), Shelf())
     return build_page(page), page

@@ -2,6 +2,7 @@
 
     python -m stages.decompose PICTURE… --layers 3|auto --out DIR --format png,psd,pptx,ora,zip
     python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
+    python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered      # how much memory that would take
 
 PICTURE is a file, a folder or a pattern; any mode and size of picture that Pillow reads. Layers come at the picture's
 own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one that ships with
@@ -11,6 +12,7 @@ the project, another folder such as models/weights/refine, or a hub repository i
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,11 +30,11 @@ from stages.cli import command
 from training.decomposer import Decomposer
 from training.offloading import OFFLOADS
 from training.picture_layers import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
+from training.precision import PRECISIONS, weights_dtype
 
 MAX_LAYERS = 20  # the released model was trained with no more
 AUTO = "auto"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model"
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DecomposeError(UserError):
@@ -53,18 +55,28 @@ def layer_count(text: str) -> int | None:
     return int(text)
 
 
+def check_effort(arguments: argparse.Namespace) -> None:
+    """Refuse, with a :class:`DecomposeError`, what :func:`add_effort_arguments` has let in out of bounds."""
+    for name in ("steps", "tries"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise DecomposeError(f"--{name}: got {value}, expected more")
+    if not 0.0 <= arguments.guidance < float("inf"):
+        raise DecomposeError(f"--guidance: got {arguments.guidance}, expected a scale from 0 on, 1 for none")
+
+
 def checked(arguments: argparse.Namespace) -> list[str]:
     """The formats asked for.
 
     Raises:
         DecomposeError: if an argument is out of bounds.
     """
-    for name in ("steps", "tries", "batch_size", "recursive"):
-        value = getattr(arguments, name)
-        if value is not None and value < (0 if name == "recursive" else 1):
-            raise DecomposeError(f"--{name.replace('_', '-')}: got {value}, expected more")
-    if not 0.0 <= arguments.guidance < float("inf"):
-        raise DecomposeError(f"--guidance: got {arguments.guidance}, expected a scale from 0 on, 1 for none")
+    check_effort(arguments)
+    if not arguments.pictures or arguments.layers is None or arguments.out is None:
+        raise DecomposeError("expected pictures, --layers and --out; without them there is only --plan")
+    for name, least in (("batch_size", 1), ("recursive", 0)):
+        if getattr(arguments, name) < least:
+            raise DecomposeError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, expected more")
     formats = [name for name in arguments.format.split(",") if name]
     if not formats or (unknown := [name for name in formats if name not in FORMATS]):
         raise DecomposeError(f"--format: got {unknown[0] if formats else 'nothing'!r}, expected {', '.join(FORMATS)}")
@@ -110,8 +122,38 @@ def split_again(
     return [layer for layer, _ in parts], [f"layer {name}" for _, name in parts]
 
 
+def open_model(arguments: argparse.Namespace) -> Decomposer:
+    """The networks that ``--model`` names, as :func:`add_model_arguments` and ``--guidance`` have it; the page's too.
+
+    Raises:
+        GuidanceError: for guidance of a network without text.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = weights_dtype(arguments.precision, device)
+    model = Decomposer.from_pretrained(arguments.model, device, dtype, arguments.offload)
+    model.check_guidance(arguments.guidance)
+    return model
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Print how much memory decomposing takes, without loading weights.
+
+    Raises:
+        DecomposeError: if ``--layers`` or ``--batch-size`` is out of bounds.
+    """
+    if arguments.batch_size < 1:
+        raise DecomposeError(f"--batch-size: got {arguments.batch_size}, expected more")
+    count = None if arguments.layers is None else layer_count(arguments.layers)
+    sizes = (count, arguments.batch_size)
+    # By its name: it imports every stage's objective, which nothing else here needs.
+    importlib.import_module("stages.plan").print_use(arguments.model, *sizes, arguments.precision, arguments.offload)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Read, decompose, write."""
+    if arguments.plan:
+        plan(arguments)
+        return
     formats, count = checked(arguments), layer_count(arguments.layers)
     try:
         places = targets(find_pictures(arguments.pictures), arguments.out)
@@ -119,12 +161,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise DecomposeError(str(error)) from None
     if arguments.out.is_file():
         raise DecomposeError(f"--out {arguments.out} is a file, expected a folder")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # Networks of another's are large: half the memory, where a GPU computes with it at full speed.
-    precision = arguments.precision or ("bf16" if device.type == "cuda" else "fp32")
-    model = Decomposer.from_pretrained(arguments.model, device, PRECISIONS[precision], arguments.offload)
+    model = open_model(arguments)
     layers_asked(model, count)
-    model.check_guidance(arguments.guidance)
 
     def decompose(pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
         return layers_of(
@@ -155,34 +193,45 @@ def run(arguments: argparse.Namespace) -> None:
         raise DecomposeError("; ".join(refused.values()))
 
 
-def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is spent on a picture; the page has the same."""
-    for name, what in (("steps", "of the sampler"), ("tries", "of which the most agreed is kept")):
-        small, large = getattr(SMALL_EFFORT, name), getattr(LARGE_EFFORT, name)
-        usual = f"(default: {small}; of networks for large pictures {large})"
-        parser.add_argument(f"--{name}", type=int, help=f"{what} {usual}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line."""
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder or pattern")
-    parser.add_argument("--layers", required=True, help=f"how many, 1 to {MAX_LAYERS}, or {AUTO}")
-    parser.add_argument("--out", type=Path, required=True, help="folder")
-    parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which networks, and how they are kept; the page has the same."""
     parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
-    parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
-    parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
-    parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")
-    add_effort_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (default: bf16 on a GPU, else fp32)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of the weights (default: auto, bf16 on a GPU that has it, else fp32)",
+    )
     parser.add_argument(
         "--offload",
         choices=OFFLOADS,
         default="none",
         help="keep weights in main memory: of whole networks or of all blocks but one; for small GPUs",
     )
+
+
+def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is spent on a picture; the page has the same."""
+    for name, what in (("steps", "of the sampler"), ("tries", "of which the most agreed is kept")):
+        small, large = getattr(SMALL_EFFORT, name), getattr(LARGE_EFFORT, name)
+        usual = f"(default: {small}; of networks for large pictures {large})"
+        parser.add_argument(f"--{name}", type=int, help=f"{what} {usual}")
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line."""
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="file, folder or pattern")
+    parser.add_argument("--layers", help=f"how many, 1 to {MAX_LAYERS}, or {AUTO}")
+    parser.add_argument("--out", type=Path, help="folder")
+    parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
+    parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
+    parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
+    add_model_arguments(parser)
+    add_effort_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--plan", action="store_true", help="print estimated memory, and do nothing")
 
 
 def main(argv: list[str] | None = None) -> int:

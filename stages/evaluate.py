@@ -14,10 +14,11 @@ other models. docs/evaluation.md explains every row and figure.
 from __future__ import annotations
 
 import argparse
+import importlib
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,9 +35,10 @@ from stages.evaluate_samples import Measured, evaluated
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from stages.sources import bucket_limits, open_source
-from training.decomposer import Decomposer
+from training.decomposer import Decomposer, GuidanceError
 from training.digest import digests
-from training.params import MODEL, NOTHING, Evaluate, Params, ParamsError, parse_params
+from training.params import MODEL, NOTHING, TOLD, Evaluate, Params, ParamsError, parse_params
+from training.precision import name_of, weights_dtype
 from training.registry import register_evaluation
 from training.tracking import stage_run
 
@@ -115,24 +117,74 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def setting_of(
-    pictures: EvaluationSet, measured: Sequence[Measured], model: Decomposer, settings: Evaluate
-) -> dict[str, object]:
-    """What the figures hang on."""
+def open_models(settings: Evaluate, device: torch.device) -> tuple[Decomposer, dict[str, Decomposer]]:
+    """The model and its baselines by name, each with the precision, and its weights at the place, that hold for it.
+
+    Raises:
+        FileNotFoundError: if one is not there.
+        GuidanceError: for guidance of one without text; the message names it.
+    """
+    found = {}
+    for name, how in {MODEL: settings, **of_baselines(settings)}.items():
+        dtype = weights_dtype(how.precision, device)
+        try:
+            found[name] = Decomposer.from_pretrained(how.model, device, dtype, how.offload)
+        except FileNotFoundError as error:
+            key = "evaluate.model" if name == MODEL else f"evaluate.baselines.{name}"
+            raise FileNotFoundError(f"{key}: got {how.model!r}: {error}") from None
+        # Under "both" no other model is told, nor guided.
+        if name == MODEL or settings.captions == "told":
+            try:
+                found[name].check_guidance(how.guidance)
+            except GuidanceError as error:
+                where = "evaluate" if name == MODEL else f"evaluate.baselines.{name}"
+                raise GuidanceError(f"{where}.{error}") from None
+    return found.pop(MODEL), found
+
+
+def of_baselines(settings: Evaluate) -> dict[str, Evaluate]:
+    """The settings as they hold for each baseline."""
+    return {name: settings.of_baseline(name) for name in settings.baselines}
+
+
+def use_of(model: Decomposer, settings: Evaluate, told: bool) -> dict[str, object]:
+    """How a row's model is used: of ``settings`` what may differ from row to row, with what became of it."""
     return {
-        "samples": len(measured),
-        "source": pictures.description,
         "model": settings.model,
-        "layers_asked": "as many as the sample has, counted as the protocol groups them",
-        "text": model.condition.encoder if settings.captions == "told" else "none",
+        "text": model.condition.encoder if told else "none",
         "steps": settings.steps,
         "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
         "tries": settings.tries,
+        "guidance": settings.guidance if told else 1.0,
+        "precision": name_of(model.dtype),
+        "offload": settings.offload,
+    }
+
+
+def setting_of(
+    pictures: EvaluationSet,
+    measured: Sequence[Measured],
+    model: Decomposer,
+    settings: Evaluate,
+    baselines: Mapping[str, Decomposer],
+) -> dict[str, object]:
+    """What the figures hang on; ``rows`` has what differs from that in a row of another model, or of this one told."""
+    told = settings.captions == "told"
+    use = use_of(model, settings, told)
+    rows = {name: use_of(baselines[name], how, told) for name, how in of_baselines(settings).items()}
+    if settings.captions == "both" and model.encoder is not None:
+        rows[TOLD] = use_of(model, settings, told=True)
+    return {
+        "samples": len(measured),
+        "source": pictures.description,
+        "layers_asked": "as many as the sample has, counted as the protocol groups them",
+        **use,
         "seed": settings.seed,
         "restored": "yes" if settings.restore else "no",
         "sizes": sorted({m.bucket for m in measured}),
         "device": model.device.type,
         "skipped": dict(pictures.skipped),
+        "rows": {name: {key: row[key] for key in row if row[key] != use[key]} for name, row in rows.items()},
     }
 
 
@@ -147,16 +199,19 @@ def write_panels(folder: Path, panels: Sequence[Panel]) -> None:
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Decompose, score, report, draw."""
     params = with_arguments(params, arguments)
+    if arguments.plan:
+        # By its name: DVC follows imports, and a plan changes no result.
+        importlib.import_module("stages.plan").print_plan(params)
+        return
     settings = params.evaluate
     suffix = "" if arguments.source is None else f"_{arguments.source}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     others = others_of(settings)
-    model = Decomposer.from_pretrained(settings.model, device)
-    baselines = {name: Decomposer.from_pretrained(place, device) for name, place in settings.baselines.items()}
+    model, baselines = open_models(settings, device)
     pictures = open_set(params, arguments)
     read = [
         settings.model,
-        *settings.baselines.values(),
+        *(how.model for how in of_baselines(settings).values()),
         *([str(in_workspace(params.prepare_buckets.output_root))] if arguments.source is None else []),
     ]
     inputs = digests([path for path in read if find_input(path).exists()])
@@ -169,7 +224,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 bar.update()
         if not measured:
             raise FileNotFoundError(f"{pictures.description}: no picture to evaluate; skipped: {pictures.skipped}")
-        setting = setting_of(pictures, measured, model, settings)
+        setting = setting_of(pictures, measured, model, settings, baselines)
         report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(device)}
         curves, rows = curve_rows(report), sample_rows(measured)
         panels = panels_of(model, pictures, measured, settings, baselines)
@@ -182,7 +237,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         for level in report["decomposition"][MODEL]:
             run.metrics({f"merges/{key}": level[key] for key in CURVES}, int(level["merges"]))
         if arguments.source is None:
-            register_evaluation(run, params, report)
+            register_evaluation(run, params, report, inputs)
         best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
         print(
             f"evaluate: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, alpha soft IoU "
@@ -202,6 +257,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--location", type=place, help="where the source lies: folder or URL")
     parser.add_argument("--count", type=int, help="at most so many designs of the source")
     parser.add_argument("--short-side", type=int, help="pixels that Crello is rendered at (default: 512)")
+    parser.add_argument("--plan", action="store_true", help="print estimated memory of every stage, and do nothing")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from metrics.rgba_scores import Distance, reconstruction_metrics
 from metrics.stack_scores import MergeLevel, score_sample
 from metrics.structure import Structure, stack_structure
 from training.decomposer import Decomposer
+from training.latents import at_once
 from training.params import AS_PREDICTED, CEILING, MODEL, NOTHING, TOLD, Evaluate
 
 WHITE = ("white",)
@@ -87,12 +89,20 @@ class Measured:
 def predicted_layers(
     model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate, told: bool
 ) -> list[list[np.ndarray]]:
-    """A model's layers of each sample of a batch, told its captions or not, at the size the model saw."""
+    """A model's layers of each sample of a batch, told its captions or not, at the size the model saw.
+
+    Args:
+        model: the networks.
+        samples: of one size and one number of layers.
+        settings: as they hold for this model.
+        told: whether the model is told the captions; guidance is by them, so it has none if not.
+    """
     pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
     ids = [sample.sample_id for sample in samples]
     captions = [sample.caption for sample in samples] if told else None
     effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
-    layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, **effort)
+    guidance = settings.guidance if told else 1.0
+    layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, guidance=guidance, **effort)
     return [list(to_image(stack)) for stack in layers]
 
 
@@ -115,7 +125,9 @@ def decompose(
     stacks = predicted_layers(model, samples, settings, told)
     predicted = [as_shown(stack, sample, settings) for stack, sample in zip(stacks, samples, strict=True)]
     seconds = (time.perf_counter() - start) / len(samples)
-    beside = {name: predicted_layers(other, samples, settings, told) for name, other in baselines.items()}
+    beside = {
+        name: predicted_layers(other, samples, settings.of_baseline(name), told) for name, other in baselines.items()
+    }
     if settings.captions == "both" and model.encoder is not None:
         beside[TOLD] = predicted_layers(model, samples, settings, told=True)
     found = []
@@ -163,7 +175,11 @@ def write_prediction(folder: Path, result: Decomposed) -> None:
 
 
 def measure(
-    results: Sequence[Decomposed], others: Mapping[str, Path], distance: Distance, settings: Evaluate
+    results: Sequence[Decomposed],
+    others: Mapping[str, Path],
+    distance: Distance,
+    settings: Evaluate,
+    device: torch.device,
 ) -> list[Measured]:
     """Score a batch: the model's row, those that stand beside it, and those of other models and folders.
 
@@ -172,6 +188,7 @@ def measure(
         others: name of a row and folder of its predictions.
         distance: LPIPS.
         settings: merges, and processes of the metric.
+        device: where ``distance`` is; what is compared picture by picture goes there.
     """
     tasks, missing = [], [{} for _ in results]
     for number, result in enumerate(results):
@@ -190,22 +207,44 @@ def measure(
     levels: list[dict[str, list[MergeLevel]]] = [{} for _ in results]
     for (number, name, _), entry in zip(tasks, scored, strict=True):
         levels[number][name] = entry
-    return [_measured(*parts, distance) for parts in zip(results, levels, missing, strict=True)]
+    return [_measured(*parts, distance, device) for parts in zip(results, levels, missing, strict=True)]
+
+
+def compared(
+    again: Sequence[np.ndarray], pictures: Sequence[np.ndarray], distance: Distance, device: torch.device, **how: Any
+) -> list[dict[str, float]]:
+    """Metrics of each reconstruction of a picture: :func:`metrics.rgba_scores.reconstruction_metrics`.
+
+    Args:
+        again: reconstructions, ``(H, W, 4)`` uint8 of one size.
+        pictures: as many, of the same size.
+        distance: LPIPS.
+        device: where it is; pictures go there, as many at once as through the VAE.
+        how: further arguments.
+    """
+    height, width = pictures[0].shape[:2]
+    rows, step = [], at_once(height * width)
+    for first in range(0, len(pictures), step):
+        pair = (
+            torch.stack([to_tensor(image) for image in images[first : first + step]]).to(device)
+            for images in (again, pictures)
+        )
+        with torch.no_grad():
+            rows += reconstruction_metrics(*pair, distance=distance, **how)
+    return rows
 
 
 def _measured(
-    result: Decomposed, levels: dict[str, list[MergeLevel]], missing: dict[str, str], distance: Distance
+    result: Decomposed,
+    levels: dict[str, list[MergeLevel]],
+    missing: dict[str, str],
+    distance: Distance,
+    device: torch.device,
 ) -> Measured:
     sample = result.sample
     structure = stack_structure(result.predicted, sample.layers, sample.kinds, levels[MODEL][0].path)
-    flat, again = (to_tensor(picture)[None] for picture in (sample.picture, result.recomposition))
-    with torch.no_grad():
-        (recomposed,) = reconstruction_metrics(again, flat, WHITE, distance)
-        vae_layers = reconstruction_metrics(
-            torch.stack([to_tensor(layer) for layer in result.through_vae]),
-            torch.stack([to_tensor(layer) for layer in sample.layers]),
-            distance=distance,
-        )
+    (recomposed,) = compared([result.recomposition], [sample.picture], distance, device, backgrounds=WHITE)
+    vae_layers = compared(result.through_vae, sample.layers, distance, device)
     return Measured(
         sample_id=sample.sample_id,
         bucket=sample.bucket,
@@ -238,4 +277,4 @@ def evaluated(
         if settings.predictions is not None:
             for result in results:
                 write_prediction(in_project(settings.predictions), result)
-        yield from measure(results, others, distance, settings)
+        yield from measure(results, others, distance, settings, model.device)

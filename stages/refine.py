@@ -3,18 +3,23 @@
     python -m stages.refine
 
 Reads ``models/weights/decompose``; writes ``models/weights/refine`` in the same layout and, into its report, every loss
-term on the validation split before and after.
+term on the validation split before and after. With LoRA the layout is that of stage 3: adapters that diffusers loads in
+``pytorch_lora_weights.safetensors``, and the network with them merged in ``transformer/``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
+
+import torch
 
 from layers.batches import BucketBatches
 from layers.paths import in_workspace
 from metrics.perceptual import Perceptual
+from models.lora import adapted_base, add_lora, load_lora, merge_lora, save_lora
 from models.rgba_vae import RGBAVAE
 from models.vld_mmdit import VLDMMDiT
 from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
@@ -23,6 +28,7 @@ from training.heldout import preview
 from training.latents import both_splits
 from training.loop import fit
 from training.params import Params
+from training.params_decompose import Refine
 from training.progress import make_plan
 from training.refine_objective import RefineObjective, held_out_terms
 from training.registry import register_weights
@@ -33,48 +39,77 @@ INPUT = WEIGHTS / "decompose"
 OUTPUT = WEIGHTS / "refine"
 
 
+def build_network(settings: Refine, compute_dtype: torch.dtype | None) -> tuple[VLDMMDiT, str]:
+    """The network of stage 3 as this stage trains it, and what its adapters are added to.
+
+    With LoRA the adapters of stage 3 go on if they have the same rank and alpha and their base is known, so that one
+    file of adapters has both stages; otherwise new ones are put on its merged weights.
+    """
+    lora = settings.lora
+    frozen = compute_dtype or torch.float32 if lora.rank else torch.float32
+    base = adapted_base(INPUT, lora.rank, lora.alpha) if lora.rank else None
+    network = VLDMMDiT.from_pretrained(INPUT if base is None else base, frozen)
+    if base is not None:
+        load_lora(network.transformer, INPUT)
+    elif lora.rank:
+        torch.manual_seed(settings.seed)
+        add_lora(network.transformer, lora.rank, lora.alpha)
+    if settings.gradient_checkpointing:
+        network.transformer.enable_gradient_checkpointing()
+    network.compute_dtype = compute_dtype
+    return network, base or str(INPUT)
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Fine-tune, compare before and after, write the network."""
-    del arguments
+    if arguments.plan:
+        # By its name: DVC follows imports, and a plan changes no result.
+        importlib.import_module("stages.plan").print_plan(params)
+        return
     settings, root = params.refine, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     with training_session("refine", params, [root, str(INPUT)]) as session:
-        device = session.accelerator.device
-        vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
-        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
-        network = VLDMMDiT.from_pretrained(INPUT)
+        accelerator, kept = session.accelerator, getattr(torch, settings.cache_dtype)
+        vae = RGBAVAE.from_pretrained(INPUT, "vae").to(accelerator.device).eval()
+        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", accelerator, kept)
         condition = read_text_condition(INPUT)
         asked = [said[:1] for said in train.texts + held_out.texts]
-        captions = embed_captions(condition, asked, CACHE / "texts", session.accelerator)
-        distance = Perceptual("alex").to(device) if settings.loss.lpips > 0.0 else None
+        captions = embed_captions(condition, asked, CACHE / "texts", accelerator, kept)
+        network, base = build_network(settings, session.compute_dtype)
+        vae.compute_dtype = session.compute_dtype
+        vae.enable_gradient_checkpointing(settings.gradient_checkpointing)
+        distance = Perceptual("alex").to(accelerator.device) if settings.loss.lpips > 0.0 else None
         objective = RefineObjective(network, vae, settings, captions, distance)
         order = BucketBatches(
             train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
-            return held_out_terms(objective, held_out, device)
+            session.run.picture("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
+            return held_out_terms(objective, held_out, accelerator)
 
         progress, trained = fit(
             objective,
             network,
-            batches=lambda start: (train.batch(indices, device) for indices in order.endless(start)),
+            batches=lambda start: train.endless(order, start, optimisation.num_workers),
             settings=optimisation,
             plan=make_plan(optimisation, len(order), session.world_size),
             seed=settings.seed,
             validate=after_epoch,
             select="layer_pixels",
             largest=False,
-            accelerator=session.accelerator,
+            accelerator=accelerator,
             run=session.run,
             store=session.store,
             title="refine",
             measure_start=True,
         )
-        if session.accelerator.is_main_process:
+        if accelerator.is_main_process:
             before, after = progress.start, progress.best
             shutil.rmtree(OUTPUT, ignore_errors=True)
+            if settings.lora.rank:
+                save_lora(trained.transformer, OUTPUT, base)
+                merge_lora(trained.transformer)
             trained.save_pretrained(OUTPUT)
             save_text_condition(condition, OUTPUT)
             save_trained_for(read_trained_for(INPUT), OUTPUT)
@@ -88,7 +123,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return stage_command(run, __doc__, argv)
+    return stage_command(
+        run,
+        __doc__,
+        argv,
+        lambda parser: parser.add_argument(
+            "--plan", action="store_true", help="print estimated memory of every stage, and do nothing"
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Serve the model that an alias of the registry names: picture in, layers out, on loopback.
 
-    python -m stages.serve [--alias champion] [--port 5001]
+    python -m stages.serve [--alias champion] [--port 5001] [--precision bf16] [--offload models]
 
 Sees that the version and its weights are there, then becomes ``mlflow models serve``. docs/registry.md shows requests.
 """
@@ -8,14 +8,39 @@ Sees that the version and its weights are there, then becomes ``mlflow models se
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 from stages.cli import stage_command
+from training.param_types import Offload, Precision
 from training.params import Params
 from training.tracking import tracking_uri
 from training.versions import Registry, RegistryError, open_weights
+
+# Where MLflow looks for values in the place of those of a version's model_config.
+CONFIG = "MLFLOW_PYFUNC_INFERENCE_CONFIG"
+
+
+def config_of(registry: Registry, number: int, arguments: argparse.Namespace) -> dict[str, str]:
+    """The variable that says what is asked for in the place of what a version was registered with, if anything is.
+
+    Raises:
+        RegistryError: if the version was registered before there was a choice: MLflow would leave it out.
+    """
+    asked = {name: getattr(arguments, name) for name in ("precision", "offload")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not asked:
+        return {}
+    if unknown := asked.keys() - registry.config(number).keys():
+        flags = ", ".join(f"--{name}" for name in sorted(unknown))
+        raise RegistryError(f"{flags}: version {number} of {registry.name} was registered before there was a choice")
+    try:
+        return {CONFIG: json.dumps(json.loads(os.environ.get(CONFIG, "{}")) | asked)}
+    except (ValueError, TypeError):
+        raise RegistryError(f"{CONFIG}: got {os.environ[CONFIG]!r}, expected a JSON object") from None
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -29,6 +54,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     open_weights(version.path, version.md5)
     if not 0 < arguments.port < 65536:
         raise RegistryError(f"--port: got {arguments.port}, expected 1 to 65535")
+    config = config_of(registry, number, arguments)
     command = [
         sys.executable,
         "-P",
@@ -43,12 +69,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     # MLflow starts uvicorn by name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     print(f"serve: version {number} of {registry.name} on http://127.0.0.1:{arguments.port}/invocations", flush=True)
-    os.execve(command[0], command, os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri()})
+    env = os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}
+    os.execve(command[0], command, env | config)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alias", default="champion", help="default: champion")
     parser.add_argument("--port", type=int, default=5001, help="default: 5001")
+    for flag, choices, what in (("--precision", Precision, "of the weights"), ("--offload", Offload, "see decompose")):
+        parser.add_argument(flag, choices=get_args(choices), help=f"{what} (default: evaluate's at registration)")
 
 
 def main(argv: list[str] | None = None) -> int:

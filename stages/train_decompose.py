@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import shutil
 import sys
 from itertools import chain, islice
@@ -33,8 +34,6 @@ from training.flow_objective import FlowObjective
 from training.heldout import held_out_velocity_error, preview, sampled_scores
 from training.latents import LatentStacks, both_splits, empty_latents
 from training.loop import fit
-from training.memory import meta_transformer, outline
-from training.memory_plan import describe, plan_memory
 from training.params import Params, ParamsError
 from training.params_decompose import TrainDecompose
 from training.pixel_terms import PixelTerms
@@ -55,7 +54,10 @@ SHAPE = (
 
 
 def build_network(
-    settings: TrainDecompose, latent_channels: int, captions: Captions | None = None, half: bool = False
+    settings: TrainDecompose,
+    latent_channels: int,
+    captions: Captions | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> VLDMMDiT:
     """The network to start from: other weights, or the configured size drawn from the stage's seed.
 
@@ -63,13 +65,13 @@ def build_network(
         settings: of the stage.
         latent_channels: of the VAE.
         captions: of a network with text.
-        half: whether training computes in bfloat16; weights that LoRA freezes are then kept in it.
+        compute_dtype: of training, where it is not float32; weights that LoRA freezes are then kept in it.
 
     Raises:
         ParamsError: if VAE, text encoder and network do not fit each other.
     """
     torch.manual_seed(settings.seed)
-    frozen = torch.bfloat16 if half and settings.lora.rank else torch.float32
+    frozen = compute_dtype or torch.float32 if settings.lora.rank else torch.float32
     if settings.checkpoint is not None:
         network = VLDMMDiT.from_pretrained(settings.checkpoint, frozen)
     else:
@@ -95,6 +97,7 @@ def build_network(
         network.transformer.enable_gradient_checkpointing()
     if settings.compile:
         network.transformer.compile_repeated_blocks()
+    network.compute_dtype = compute_dtype
     return network
 
 
@@ -118,69 +121,55 @@ def texts_asked_for(
     return said + [texts[:1] for texts in held_out.texts]
 
 
-def print_plan(params: Params) -> None:
-    """Say what training would take, with nothing allocated."""
-    settings, vae = params.train_decompose, params.train_vae
-    shape = settings.model_dump(include=set(SHAPE)) | {"latent_channels": vae.z_dim}
-    text_tokens = 1 if settings.text.encoder == "none" else settings.text.max_tokens
-    plan = plan_memory(
-        outline(meta_transformer(**shape)),
-        list(StackDataset(in_workspace(params.prepare_buckets.output_root), "train").keys),
-        spatial_factor=2 ** (len(vae.dim_mult) - 1),
-        batch_size=settings.optimisation.batch_size,
-        text_tokens=text_tokens,
-        lora_rank=settings.lora.rank,
-    )
-    print(describe(plan))
-
-
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Encode pictures and captions, train, validate on fixed noise, write the network."""
     if arguments.plan:
-        print_plan(params)
+        # By its name: DVC follows imports, and a plan changes no result.
+        importlib.import_module("stages.plan").print_plan(params)
         return
     settings, root = params.train_decompose, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
-    inputs = with_checkpoint([root, str(INPUT)], settings.checkpoint)
+    inputs = with_checkpoint([root, str(INPUT)], settings.checkpoint, "train_decompose.checkpoint")
     with training_session("train_decompose", params, inputs) as session:
-        device = session.accelerator.device
-        vae = RGBAVAE.from_pretrained(INPUT, "vae").to(device).eval()
-        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", session.accelerator)
+        accelerator, kept = session.accelerator, getattr(torch, settings.cache_dtype)
+        vae = RGBAVAE.from_pretrained(INPUT, "vae").to(accelerator.device).eval()
+        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", accelerator, kept)
         asked = texts_asked_for(train, held_out, settings, session.world_size)
-        captions = embed_captions(settings.text, asked, CACHE / "texts", session.accelerator)
-        half = session.accelerator.mixed_precision == "bf16"
-        network = build_network(settings, vae.config.z_dim, captions, half)
+        captions = embed_captions(settings.text, asked, CACHE / "texts", accelerator, kept)
+        network = build_network(settings, vae.config.z_dim, captions, session.compute_dtype)
+        vae.compute_dtype = session.compute_dtype
+        vae.enable_gradient_checkpointing(settings.gradient_checkpointing)
         truth = StackDataset(root, "val")
         order = BucketBatches(
             train.keys, optimisation.batch_size, seed=settings.seed, rank=session.rank, world_size=session.world_size
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            session.run.picture("val_layers", preview(network, vae, held_out, device, captions), epoch)
-            errors = held_out_velocity_error(network, held_out, device, captions)
+            session.run.picture("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
+            errors = held_out_velocity_error(network, held_out, accelerator, captions)
             sampler = settings.validation.model_dump() | {"shift": settings.sampling_shift}
-            return errors | sampled_scores(network, vae, held_out, truth, device, captions, **sampler)
+            return errors | sampled_scores(network, vae, held_out, truth, accelerator, captions, **sampler)
 
         progress, trained = fit(
             build_objective(network, vae, settings, captions),
             network,
-            batches=lambda start: (train.batch(indices, device) for indices in order.endless(start)),
+            batches=lambda start: train.endless(order, start, optimisation.num_workers),
             settings=optimisation,
             plan=make_plan(optimisation, len(order), session.world_size),
             seed=settings.seed,
             validate=after_epoch,
-            validate_raw=lambda: held_out_velocity_error(network, held_out, device, captions),
+            validate_raw=lambda: held_out_velocity_error(network, held_out, accelerator, captions),
             select=settings.select,
             largest=False,
-            accelerator=session.accelerator,
+            accelerator=accelerator,
             run=session.run,
             store=session.store,
             title="train_decompose",
         )
-        if session.accelerator.is_main_process:
+        if accelerator.is_main_process:
             shutil.rmtree(OUTPUT, ignore_errors=True)
             if settings.lora.rank:
-                save_lora(trained.transformer, OUTPUT)
+                save_lora(trained.transformer, OUTPUT, settings.checkpoint)
                 merge_lora(trained.transformer)
             trained.save_pretrained(OUTPUT)
             save_text_condition(settings.text, OUTPUT)
@@ -202,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         __doc__,
         argv,
         lambda parser: parser.add_argument(
-            "--plan", action="store_true", help="print parameters, tokens and estimated memory, and train nothing"
+            "--plan", action="store_true", help="print estimated memory of every stage, and do nothing"
         ),
     )
 

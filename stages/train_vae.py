@@ -9,6 +9,7 @@ held-out pictures are reconstructed over nine backgrounds, and the grid ``val_re
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from itertools import islice
 import torch
 
 from layers.batches import BucketBatches
-from layers.dataset import RgbaComponentDataset, StackDataset, endless_component_batches
+from layers.dataset import RgbaComponentDataset, StackDataset, endless_batches
 from layers.images import write_png
 from layers.paths import in_workspace
 from metrics.perceptual import Perceptual
@@ -36,7 +37,8 @@ from training.vae_validation import reconstruction_grid, validate
 
 OUTPUT = WEIGHTS / "vae"
 GRIDS = REPORTS / "val_recon"
-STATISTICS_BATCHES = 128
+# Of the training split, for the statistics of the latents; with large batches more.
+STATISTICS_ITEMS, STATISTICS_BATCHES = 512, 128
 
 
 def build_vae(settings: TrainVAE) -> RGBAVAE:
@@ -80,7 +82,7 @@ def start(vae: RGBAVAE, dataset: RgbaComponentDataset, settings: TrainVAE, sessi
     start_as_linear_code(
         vae,
         settings,
-        lambda: endless_component_batches(dataset, order, 0, optimisation.num_workers),
+        lambda: endless_batches(dataset, order, 0, optimisation.num_workers),
         session.accelerator.device,
         session.accelerator.is_main_process,
     )
@@ -91,24 +93,29 @@ def pictures(
 ) -> Iterator[torch.Tensor]:
     """Composites, and of a network with alpha layers too, of the training split, for the statistics of the latents."""
     names = ("component", "composite") if channels == 4 else ("composite",)
-    for indices in islice(order.batches(0), STATISTICS_BATCHES):
+    count = max(STATISTICS_BATCHES, -(-STATISTICS_ITEMS // order.batch_size))
+    for indices in islice(order.batches(0), count):
         items = [dataset[index] for index in indices]
         yield torch.stack([item[name][:channels] for item in items for name in names]).to(device)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Train, validate, measure the latents, write the network."""
-    del arguments
+    if arguments.plan:
+        # By its name: DVC follows imports, and a plan changes no result.
+        importlib.import_module("stages.plan").print_plan(params)
+        return
     settings, root = params.train_vae, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
-    inputs = with_checkpoint([root], settings.rgb_checkpoint)
+    inputs = with_checkpoint([root], settings.rgb_checkpoint, "train_vae.rgb_checkpoint")
     vae = build_vae(settings)
     # Small, and called by encode and decode, which FSDP does not see.
     with training_session("train_vae", params, inputs, shard=False) as session:
         device = session.accelerator.device
         start(vae, dataset, settings, session)
         vae.enable_gradient_checkpointing(settings.gradient_checkpointing)
+        vae.compute_dtype = session.compute_dtype
         perceptual = Perceptual().to(device)
         order = BucketBatches(
             dataset.keys,
@@ -119,10 +126,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            picture = reconstruction_grid(vae, held_out, device)
-            write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
-            session.run.picture("val_recon", picture, epoch)
-            return validate(vae, held_out, perceptual, device)
+            if session.accelerator.is_main_process:
+                picture = reconstruction_grid(vae, held_out, device)
+                write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
+                session.run.picture("val_recon", picture, epoch)
+            return validate(vae, held_out, perceptual, session.accelerator)
 
         if session.accelerator.is_main_process:
             if session.store.read_state() is None:
@@ -132,7 +140,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         progress, _ = fit(
             VAEObjective(as_rgba(vae), settings),
             vae,
-            batches=lambda start: endless_component_batches(dataset, order, start, optimisation.num_workers),
+            batches=lambda start: endless_batches(dataset, order, start, optimisation.num_workers),
             settings=optimisation,
             plan=make_plan(optimisation, len(order), session.world_size),
             seed=settings.seed,
@@ -144,13 +152,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             store=session.store,
             title="train_vae",
         )
+        vae.eval()
+        # From here on it is measured as it will be used.
+        vae.compute_dtype = None
+        final = validate(vae, held_out, perceptual, session.accelerator)
         if session.accelerator.is_main_process:
-            vae.eval()
             if settings.trained == "all":
                 vae.set_latent_statistics(*latent_statistics(vae, pictures(dataset, order, settings.channels, device)))
             shutil.rmtree(OUTPUT, ignore_errors=True)
             vae.save_pretrained(OUTPUT / "vae")
-            final = validate(vae, held_out, perceptual, device)
             session.run.report(
                 write_report("train_vae", {**final, "parameters": sum(p.numel() for p in vae.parameters())})
             )
@@ -160,7 +170,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return stage_command(run, __doc__, argv)
+    return stage_command(
+        run,
+        __doc__,
+        argv,
+        lambda parser: parser.add_argument(
+            "--plan", action="store_true", help="print estimated memory of every stage, and do nothing"
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -195,6 +195,8 @@ RUN = {
         {"mlflow.db": "mlflow.db && mlflow experiments search"}, "qwen-image-layered"),
     "python -m benchmarks.prepare_throughput": How(
         {"throughput": "throughput --samples 4 --size 192 --side 96 --rounds 1"}, "faster_than_pillow"),
+    "python -m models.tiny_release --out models/weights/tiny_release": How(
+        says="tiny_release", leaves="models/weights/tiny_release/model_index.json"),
     "python -m benchmarks.storage_at_scale": How({"at_scale": "at_scale --samples 20 --no-dvc"}, "shards"),
 }  # fmt: skip
 
@@ -222,6 +224,7 @@ NOT_RUN = {
     "python -m venv .venv": "begins what make setup does: installs packages",
     "pip install s3fs": "installs a package",
     "pip install ray": "installs a package",
+    "cp presets/rehearsal.yaml params.yaml && dvc repro": "tests/stages/test_rehearsal.py runs it",
     "python -m stages.pretrain": "hours of compute; tests/stages/test_pretrain.py has a recipe of seconds",
     "python -m benchmarks.rgba_vae_step --device cuda --bf16": "needs a GPU",
     "python -m benchmarks.vae_full_size --size 640": "minutes and gigabytes; tests/models/test_full_size.py has a step",

@@ -12,9 +12,9 @@ from training.params_decompose import TextCondition
 from training.trained_for import TrainedFor, save_trained_for
 
 
-def tiny_vae() -> RGBAVAE:
+def tiny_vae(**shape) -> RGBAVAE:
     torch.manual_seed(0)
-    return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1)).eval()
+    return RGBAVAE(VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 2, 2), num_res_blocks=1, **shape)).eval()
 
 
 def tiny_transformer(**shape) -> QwenImageTransformer2DModel:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -72,6 +73,13 @@ class TensorCache:
             path.unlink(missing_ok=True)
             return
         self._shards.update(dict.fromkeys(keys, path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To a loader's process that is not forked; it opens files itself.
+        return {name: value for name, value in vars(self).items() if name != "_opened"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, _opened=lru_cache(maxsize=256)(_opened))
 
     def __contains__(self, key: str) -> bool:
         return key in self._shards

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import release_memory
+from torch import Tensor
 
-from models.text_encoders import NULL_TEXT, TextEncoder, load_text_encoder, pad_texts
-from models.vld_mmdit import Text
+from models.text_encoders import NULL_TEXT, TextEncoder, find_text_encoder, load_text_encoder, pad_texts
+from models.vld_mmdit import Text, as_text
 from training.cache import TensorCache, embed_texts, text_key
 from training.params_decompose import TextCondition
+from training.processes import done_once, share, wait
 
 TEXT_FILE = "text.json"
 
@@ -30,10 +33,10 @@ class Captions:
         self.cache, self.width = cache, width
 
     def __call__(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Text:
-        """Token states ``(B, T, D)`` and mask ``(B, T)`` of a batch of texts, padded on the right."""
+        """Token states ``(B, T, D)`` in float32 and mask ``(B, T)`` of a batch of texts, padded on the right."""
         entries = [self.cache.get(text_key(text)) for text in texts]
-        states, mask = pad_texts([(entry["embedding"].float(), entry["mask"]) for entry in entries])
-        return states.to(device), mask.to(device)
+        states, mask = as_text(*pad_texts([(entry["embedding"].float(), entry["mask"]) for entry in entries]))
+        return _sent(states, device), None if mask is None else _sent(mask, device)
 
     def dropped(self, texts: Sequence[str], share: float) -> list[str]:
         """The texts, each replaced by the null text with probability ``share``; drawn from torch's global generator."""
@@ -51,7 +54,11 @@ def open_text_encoder(
 
 
 def embed_captions(
-    settings: TextCondition, texts: Iterable[Sequence[str]], cache_dir: str | Path, accelerator: Accelerator
+    settings: TextCondition,
+    texts: Iterable[Sequence[str]],
+    cache_dir: str | Path,
+    accelerator: Accelerator,
+    dtype: torch.dtype = torch.float32,
 ) -> Captions | None:
     """Encode what is not in the cache yet, then let the encoder go; ``None`` for a network without text.
 
@@ -59,16 +66,32 @@ def embed_captions(
         settings: which encoder.
         texts: of each sample all that will be asked for; the null text is added.
         cache_dir: of caches of all encoders.
-        accelerator: device and processes; rank 0 encodes.
+        accelerator: device and processes, each of which encodes its part; an encoder is loaded only for that.
+        dtype: of the encoder and of what is kept.
     """
-    encoder = open_text_encoder(settings, accelerator.device)
-    if encoder is None:
+    source = find_text_encoder(settings.encoder, settings.source, dtype=dtype, max_sequence_length=settings.max_tokens)
+    if source is None:
         return None
-    if accelerator.is_main_process:
-        wanted = [NULL_TEXT, *sorted(set(chain.from_iterable(texts)))]
-        embed_texts(encoder.encode, wanted, TensorCache(cache_dir, encoder.identity))
-    accelerator.wait_for_everyone()
-    return Captions(TensorCache(cache_dir, encoder.identity), encoder.width)
+    identity = done_once(lambda: source.identity, accelerator)
+    cache = TensorCache(cache_dir, identity)
+    by_key = {text_key(text): text for text in [NULL_TEXT, *sorted(set(chain.from_iterable(texts)))]}
+    missing = [by_key[key] for key in cache.missing(by_key)]
+    # None may write before all have looked: they would share out different lists.
+    wait(accelerator)
+    if mine := share(missing, accelerator):
+        encoder = source.load(accelerator.device)
+        embed_texts(encoder.encode, mine, cache, progress=accelerator.is_main_process)
+        del encoder
+        release_memory()
+    wait(accelerator)
+    return Captions(TensorCache(cache_dir, identity), source.width)
+
+
+def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; to a GPU it travels while the host goes on."""
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def save_text_condition(settings: TextCondition, folder: str | Path) -> None:

@@ -1,17 +1,19 @@
 """Resume points: everything a killed run needs to go on exactly (design contract 8).
 
-    .checkpoints/<stage>/<fingerprint>/state.json + tensors_<rank>.safetensors
+    .checkpoints/<stage>/<fingerprint>/state.json + tensors_<rank>.safetensors + best_<rank>.safetensors
 
 Rank 0 writes the tensors; of a sharded network each rank writes its part, in a folder that all of them see.
 They lie outside DVC's outs, which DVC deletes before a stage runs, and are keyed by a fingerprint of the parameters
 and inputs that matter. Tensors are safetensors, the rest JSON: no pickle is read. A resume point is written beside
-the old one and renamed, so a kill at any moment leaves one that is whole.
+the old one and renamed, so a kill at any moment leaves one that is whole. The best weights so far change once an epoch
+at most: between that the new resume point links the file of the old one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +64,24 @@ def _frozen(network: torch.nn.Module) -> set[str]:
     return {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
 
 
+def _numbered(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> list[torch.Tensor]:
+    """Those whose names are ``prefix`` and a number, in its order."""
+    numbers = sorted(int(name.removeprefix(prefix)) for name in tensors if name.startswith(prefix))
+    return [tensors[f"{prefix}{number}"] for number in numbers]
+
+
+def _on_the_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What this process has of each tensor, with memory of its own."""
+    return {name: local_part(v).detach().cpu().contiguous().clone() for name, v in tensors.items()}
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, name)
+
+
 class CheckpointStore:
     """The resume point of one stage under one fingerprint.
 
@@ -77,7 +97,8 @@ class CheckpointStore:
         self.folder = self.home / key
         self.accelerator = accelerator
         self.sharded = is_sharded(accelerator)
-        self._file = f"tensors_{accelerator.process_index if self.sharded else 0}.safetensors"
+        part = accelerator.process_index if self.sharded else 0
+        self._file, self._best = f"tensors_{part}.safetensors", f"best_{part}.safetensors"
 
     def others(self) -> list[str]:
         """Fingerprints of resume points that other parameters or inputs left behind."""
@@ -102,7 +123,7 @@ class CheckpointStore:
     ) -> None:
         """Write a resume point; it replaces the last one only when complete. Frozen weights are not in it.
 
-        Called by every rank.
+        Called by every rank. ``best`` is not written again if ``best_epoch`` of ``state`` is still the same.
         """
         main = self.accelerator.is_main_process
         fresh, old = self.folder.with_suffix(".part"), self.folder.with_suffix(".old")
@@ -116,9 +137,13 @@ class CheckpointStore:
             tensors |= {f"network.{name}": v for name, v in network.state_dict().items() if name not in frozen}
             tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
             tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
-            tensors |= {f"best.{index}": value for index, value in enumerate(best or [])}
-            packed = {name: local_part(v).detach().cpu().contiguous().clone() for name, v in tensors.items()}
-            save_file(packed, fresh / self._file)
+            save_file(_on_the_cpu(tensors), fresh / self._file)
+            before = self.read_state()
+            if before is not None and before.get("best_epoch") == state.get("best_epoch"):
+                _link(self.folder / self._best, fresh / self._best)
+            else:
+                kept = {str(index): value for index, value in enumerate(best or [])}
+                save_file(_on_the_cpu(kept), fresh / self._best)
         self.accelerator.wait_for_everyone()
         if main:
             described = {**state, "optimizer": optimizer_state}
@@ -148,13 +173,9 @@ class CheckpointStore:
                 local_part(value).copy_(tensors[f"network.{name}"])
         optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"], optimizer))
 
-        def numbered(prefix: str) -> list[torch.Tensor]:
-            keys = [key for key in tensors if key.startswith(prefix)]
-            return [tensors[key] for key in sorted(keys, key=lambda key: int(key.split(".")[1]))]
-
-        for parameter, value in zip(companions, numbered("companion."), strict=True):
+        for parameter, value in zip(companions, _numbered(tensors, "companion."), strict=True):
             parameter.copy_(value)
-        return numbered("ema."), numbered("best.") or None
+        return _numbered(tensors, "ema."), _numbered(load_file(self.folder / self._best)) or None
 
     def clear(self) -> None:
         """Remove every resume point of the stage: it is done, and its weights are written."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.hooks import UserCpuOffloadHook
 from torch import Tensor
 
 from layers.errors import UserError
 from layers.paths import find_input
 from models.rgba_vae import RGBAVAE
 from models.text_encoders import NULL_TEXT, TextEncoder
-from models.vld_mmdit import Text, VLDMMDiT
+from models.vld_mmdit import Text, VLDMMDiT, as_text
 from training.captions import open_text_encoder, read_text_condition
 from training.consensus import most_agreed
-from training.latents import encode_pictures
+from training.latents import at_once, encode_pictures
 from training.offloading import Offload, place
 from training.params_decompose import TextCondition
 from training.sampling import Guidance, decompose_pictures
@@ -45,7 +44,6 @@ class Decomposer:
         trained_for: sizes and layers that it was trained with, and the shift of its sampler.
         device: where they compute.
         dtype: of the network's and the encoder's weights; what lies between its steps is float32.
-        hooks: what takes weights off the device after use.
     """
 
     network: VLDMMDiT
@@ -55,7 +53,6 @@ class Decomposer:
     trained_for: TrainedFor
     device: torch.device
     dtype: torch.dtype = torch.float32
-    hooks: list[UserCpuOffloadHook] = field(default_factory=list)
 
     @classmethod
     def from_pretrained(
@@ -84,8 +81,8 @@ class Decomposer:
         condition = read_text_condition(source)
         encoder = open_text_encoder(condition, "cpu", dtype)
         modules = [network.transformer] if encoder is None else [encoder.model, network.transformer]
-        hooks = place(modules, device, offload)
-        return cls(network, vae, encoder, condition, read_trained_for(source), device, dtype, hooks)
+        place(modules, device, offload, [vae.encoder, vae.decoder])
+        return cls(network, vae, encoder, condition, read_trained_for(source), device, dtype)
 
     @property
     def multiple(self) -> int:
@@ -96,6 +93,14 @@ class Decomposer:
         """Refuse, with a :class:`GuidanceError`, to guide a network without text."""
         if scale != 1.0 and self.encoder is None:
             raise GuidanceError(f"guidance: got {scale:g}, expected 1: this network was trained without captions")
+
+    @staticmethod
+    def guides(scale: float, captions: Sequence[str] | None) -> bool:
+        """Whether guidance changes anything, at twice the network calls.
+
+        Where no caption says something, both branches read the null text, and their difference is 0.
+        """
+        return scale != 1.0 and any((caption or NULL_TEXT) != NULL_TEXT for caption in captions or ())
 
     @torch.no_grad()
     def decompose(
@@ -120,7 +125,7 @@ class Decomposer:
                 ``None`` for none. Not read by a network without text.
             steps: of the Euler sampler.
             seed: of the noise.
-            guidance: scale of classifier-free guidance by the caption; 1 is none.
+            guidance: scale of classifier-free guidance by the caption; 1 is none, and without captions it does nothing.
             tries: decompositions from different noise, of which :func:`training.consensus.most_agreed` keeps one.
 
         Raises:
@@ -128,7 +133,7 @@ class Decomposer:
         """
         self.check_guidance(guidance)
         text = self._text(captions or [""] * len(pictures))
-        guide = None if guidance == 1.0 else Guidance(guidance, self._text([""] * len(pictures)))
+        guide = Guidance(guidance, self._text([""] * len(pictures))) if self.guides(guidance, captions) else None
         pictures = pictures.to(self.device)
         condition = encode_pictures(self.vae, pictures)
         candidates = [
@@ -143,12 +148,9 @@ class Decomposer:
                 shift=self.trained_for.sampling_shift,
                 text=text,
                 guidance=guide,
-                dtype=self.dtype,
             )
             for names in names_of_tries(ids, tries)
         ]
-        for hook in self.hooks:
-            hook.offload()
         layers = torch.stack(candidates)
         chosen = most_agreed(layers, pictures)
         return layers[chosen, torch.arange(len(ids))].cpu()
@@ -157,9 +159,12 @@ class Decomposer:
         if self.encoder is None:
             return None
         states, mask = self.encoder.encode([caption or NULL_TEXT for caption in captions])
-        return states.to(self.device), mask.to(self.device)
+        return as_text(states.to(self.device), mask.to(self.device))
 
     @torch.no_grad()
     def reconstruct(self, layers: Tensor) -> Tensor:
         """Layers ``(L, 4, H, W)`` in [-1, 1] through the VAE: posterior mode, decoded, clipped to [-1, 1]."""
-        return self.vae.decode(self.vae.encode(layers.to(self.device)).mode(), clamp=True).cpu()
+        parts = layers.split(at_once(layers.shape[-2] * layers.shape[-1]))
+        # Not by way of the latents that the network reads: to normalise and back rounds.
+        posteriors = (self.vae.encode(part.to(self.device)) for part in parts)
+        return torch.cat([self.vae.decode(posterior.mode(), clamp=True).cpu() for posterior in posteriors])

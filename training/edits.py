@@ -20,8 +20,9 @@ GAINS, OFFSET = (0.3, 1.0), 0.5  # of colours in [-1, 1]
 
 def all_but(index: Tensor, count: int) -> Tensor:
     """``(B, count - 1)``: of each row of ``index`` ``(B,)`` the numbers 0 to ``count - 1`` without it, in order."""
-    every = torch.arange(count, device=index.device).expand(len(index), -1)
-    return every[every != index[:, None]].view(len(index), count - 1)
+    rest = torch.arange(count - 1, device=index.device).expand(len(index), -1)
+    # Picking by a mask would make the host wait for a GPU to count.
+    return rest + (rest >= index[:, None])
 
 
 def edit_layers(layers: Tensor, index: Tensor, edit: Edit) -> Tensor:

@@ -95,7 +95,7 @@ class FlowObjective(nn.Module):
             batch: ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite; ``texts``, of each sample the caption and
                 what is said of each layer; ``seen``, samples before this step.
         """
-        clean = batch["latents"].to(next(self.network.parameters()).device)
+        clean = batch["latents"].to(next(self.network.parameters()).device, non_blocking=True)
         phase = phase_at(self.settings.curriculum, batch["seen"])
         slots = torch.zeros(len(clean), dtype=torch.long)
         if phase == "text_to_rgba":
@@ -108,7 +108,7 @@ class FlowObjective(nn.Module):
         noise = torch.randn_like(clean)
         sigma = draw_sigmas(len(clean), **self.settings.timestep.model_dump(), device=clean.device)
         noisy = interpolate(clean, noise, sigma)
-        predicted = self.network(noisy, condition, sigma, self._text(batch, slots)).float()
+        predicted = self.network(noisy, condition, sigma, self._text(batch, slots, clean.device))
         errors = slot_errors(predicted, velocity(clean, noise))
         if phase == "text_to_rgba":
             return {"loss": errors.mean(), "velocity_rgba": errors.detach().mean()}
@@ -123,10 +123,10 @@ class FlowObjective(nn.Module):
             terms |= shown
         return {"loss": loss, **terms}
 
-    def _text(self, batch: Mapping[str, Any], slots: Tensor) -> Text | None:
+    def _text(self, batch: Mapping[str, Any], slots: Tensor, device: torch.device) -> Text | None:
         """Token states of what is said of one slot of each sample, some left out for guidance."""
         if self.captions is None:
             return None
         texts = [said[slot] for said, slot in zip(batch["texts"], slots.tolist(), strict=True)]
         kept = self.captions.dropped(texts, self.settings.text.dropout)
-        return self.captions(kept, batch["latents"].device)
+        return self.captions(kept, device)

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from layers.errors import UserError
 from training.averaging import averaged_weights, copied_weights, load_weights, update_average
 from training.checkpoint import CheckpointStore
 from training.param_types import Optimisation
 from training.progress import Plan, Progress, announce
+from training.readings import Readings
 from training.schedule import learning_rate
 from training.sharding import gather, is_sharded, prepare_sharded
 from training.tracking import Run
 
 BETAS = (0.9, 0.99)
-
-
-class NonFiniteLossError(UserError, FloatingPointError):
-    """The loss or its gradient is no number any more; the message names step and files."""
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
@@ -71,8 +65,8 @@ def fit(
         settings: rates, sizes, intervals.
         plan: from :func:`make_plan`.
         seed: of noise; data order has its own.
-        validate: called with the epoch, averaged weights in place; returns metrics. On rank 0 alone, but where the
-            network is sharded on every rank, because none can run it by itself.
+        validate: called on every rank with the epoch, averaged weights in place; returns the same metrics on each,
+            as :func:`training.processes.shared_out` makes it easy to.
         validate_raw: called likewise with the weights as they are, to show what the average gives; ``None`` for never.
         select: key of the validation metric that decides which weights are kept.
         largest: whether larger is better.
@@ -127,7 +121,11 @@ def fit(
         )
 
     def evaluated(measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        return _evaluated(module, measure, accelerator) if sharded or main else {}
+        module.eval()
+        try:
+            return measure()
+        finally:
+            module.train()
 
     if measure_start and state is None:
         progress.start = evaluated(lambda: validate(0))
@@ -143,6 +141,7 @@ def fit(
         mininterval=1.0,
     )
     skipped: set[str] = set()
+    readings = Readings()
     stream = _watched(stream, skipped, bar)
     while progress.step < plan.steps:
         before = progress.step * plan.samples_per_step
@@ -155,7 +154,7 @@ def fit(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = _step(
+        _step(
             (called, synchronised),
             optimizer,
             stream,
@@ -164,14 +163,16 @@ def fit(
             (progress.step, before),
             seed,
             accelerator,
+            readings,
         )
         progress.step += 1
         update_average(average, parameters, settings.ema_decay, progress.step)
         bar.update(plan.samples_per_step)
 
-        for name, value in terms.items():
-            total, count = progress.running.get(name, (0.0, 0))
-            progress.running[name] = (total + value, count + 1)
+        ends_epoch = progress.step % plan.steps_per_epoch == 0
+        saved = ends_epoch or progress.step % settings.checkpoint_every == 0
+        if saved or progress.step % settings.log_every == 0:
+            progress.add(readings.read())
         if progress.step % settings.log_every == 0 or progress.step == plan.steps:
             means = {name: total / count for name, (total, count) in progress.running.items()}
             seen = progress.step * plan.samples_per_step
@@ -184,16 +185,14 @@ def fit(
             bar.set_postfix(loss=f"{means['loss']:.4f}")
             progress.running = {}
 
-        if progress.step % plan.steps_per_epoch == 0:
+        if ends_epoch:
             epoch = progress.step // plan.steps_per_epoch
             with averaged_weights(average, parameters):
                 metrics = evaluated(functools.partial(validate, epoch))
-                # Decided once: ranks that differ in the last bit must not keep parts of different epochs.
-                (metrics,) = broadcast_object_list([metrics])
                 progress.history.append({"epoch": epoch, "samples": progress.step * plan.samples_per_step, **metrics})
                 if progress.best_epoch is None or _better(metrics[select], progress.best[select], largest):
                     progress.best_epoch = epoch
-                    best = [value.cpu() for value in copied_weights(parameters)] if sharded or main else None
+                    best = [value.cpu() for value in copied_weights(parameters)]
             raw = {} if validate_raw is None else evaluated(validate_raw)
             run.metrics(
                 {f"val/{k}": v for k, v in metrics.items()} | {f"val_raw/{k}": v for k, v in raw.items()},
@@ -202,8 +201,7 @@ def fit(
             if main:
                 announce(epoch, progress.step * plan.samples_per_step, metrics)
             bar.write(f"{title}: epoch {epoch}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-            save()
-        elif progress.step % settings.checkpoint_every == 0:
+        if saved:
             save()
     bar.close()
     if best is not None:
@@ -213,18 +211,6 @@ def fit(
 
 def _better(value: float, best: float, largest: bool) -> bool:
     return value > best if largest else value < best
-
-
-def _evaluated(
-    module: torch.nn.Module, measure: Callable[[], dict[str, float]], accelerator: Accelerator
-) -> dict[str, float]:
-    """What ``measure`` says while ``module`` is in evaluation mode, in the precision of training."""
-    module.eval()
-    try:
-        with accelerator.autocast():
-            return measure()
-    finally:
-        module.train()
 
 
 def _watched(stream: Iterator[Mapping[str, Any]], skipped: set[str], bar: tqdm) -> Iterator[Mapping[str, Any]]:
@@ -246,14 +232,15 @@ def _step(
     position: tuple[int, int],
     seed: int,
     accelerator: Accelerator,
-) -> dict[str, float]:
-    """One optimizer step over its micro-batches; returns the means of those terms that any of them had, on this rank.
+    readings: Readings,
+) -> None:
+    """One optimizer step over its micro-batches; what it measures on this rank goes to ``readings``.
 
     ``modules`` are what is called and what synchronises gradients, ``groups`` the parameters of the network and of what
     is trained beside it, ``position`` the step and the samples before it.
     """
     (called, synchronised), (step, seen) = modules, position
-    found: dict[str, list[float]] = defaultdict(list)
+    measured: list[Mapping[str, torch.Tensor]] = []
     files: list[str] = []
     count = settings.gradient_accumulation
     for micro in range(count):
@@ -262,20 +249,12 @@ def _step(
         torch.manual_seed(step_seed(seed, step, micro, accelerator.process_index))
         last = micro == count - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(synchronised):
-            with accelerator.autocast():
-                terms = called({**batch, "seen": seen})
+            terms = called({**batch, "seen": seen})
             accelerator.backward(terms["loss"] / count)
-        values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
-        for name, value in zip(terms, values, strict=True):
-            if name == "loss" and not math.isfinite(value):
-                raise NonFiniteLossError(f"the loss is {value} at step {step}; files: {', '.join(files)}")
-            if not math.isnan(value):
-                found[name].append(value)
-    norm = float(accelerator.clip_grad_norm_(groups[0], settings.grad_clip))
+        measured.append({name: value.detach() for name, value in terms.items()})
+    norm = accelerator.clip_grad_norm_(groups[0], settings.grad_clip)
     if groups[1]:
         accelerator.clip_grad_norm_(groups[1], settings.grad_clip)
-    if not math.isfinite(norm):
-        raise NonFiniteLossError(f"the gradient's norm is {norm} at step {step}; files: {', '.join(files)}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {name: sum(values) / len(values) for name, values in found.items()} | {"grad_norm": norm}
+    readings.add(step, files, measured, norm.full_tensor() if isinstance(norm, DTensor) else norm)

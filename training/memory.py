@@ -100,19 +100,23 @@ class Setup:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU; ``step`` is what AdamW's step needs for a moment, when the activations are gone."""
+    """Bytes on one GPU. The step of AdamW and that of the average change tensors in place, so they need nothing."""
 
     weights: int
     gradients: int
     moments: int
     average: int
     activations: int
-    step: int
+
+    @property
+    def trained(self) -> int:
+        """What each trained weight has beside it; in validation the weights themselves are in the gradients' place."""
+        return self.gradients + self.moments + self.average
 
     @property
     def peak(self) -> int:
         """The most bytes at any moment."""
-        return self.weights + self.gradients + self.moments + self.average + max(self.activations, self.step)
+        return self.weights + self.trained + self.activations
 
 
 def meta_transformer(**shape) -> QwenImageTransformer2DModel:
@@ -208,8 +212,9 @@ def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, auto
     held = activation_bytes(net, image, text, batch, setup, autocast)
     if setup.gradient_checkpointing:
         held += block_bytes(net, image, text, batch, setup, autocast)
-    # Gradients on their way through a block: by torch's memory tracker six times the width of a token (see the tests).
-    held += 6 * batch * (image + text) * net.width * high
+    # By torch's memory tracker (see the tests): gradients on their way through a block, six times the width of a token,
+    # or where that is more what a block has in hand while it is computed, with LoRA four times the width in float32.
+    held += (9 if lora and autocast else 6) * batch * (image + text) * net.width * high
     if setup.fsdp:
         # The block at work and the next one, gathered in bfloat16, and float32 gradients before they are scattered.
         held += net.block_parameters * (2 * 2 + 4 * (not lora))
@@ -223,5 +228,4 @@ def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, auto
         moments=moments // shards,
         average=average // shards,
         activations=held,
-        step=moments // 2 // shards,  # AdamW over all tensors at once has a temporary as large as one moment
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import torch
 from accelerate import cpu_offload_with_hook
@@ -11,11 +11,14 @@ from accelerate.hooks import UserCpuOffloadHook
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
-Offload = Literal["none", "models", "blocks"]
+from training.param_types import Offload
+
 OFFLOADS = get_args(Offload)
 
 
-def place(modules: Sequence[nn.Module], device: torch.device, how: Offload) -> list[UserCpuOffloadHook]:
+def place(
+    modules: Sequence[nn.Module], device: torch.device, how: Offload, residents: Sequence[nn.Module] = ()
+) -> None:
     """Make networks compute on a device.
 
     Args:
@@ -23,9 +26,8 @@ def place(modules: Sequence[nn.Module], device: torch.device, how: Offload) -> l
         device: where they compute.
         how: ``none`` moves them there; ``models`` takes each there whole at its call and the one before it back;
             ``blocks`` takes there a block of a network at a time, which needs the least memory and the most time.
-
-    Returns:
-        Under ``models`` what takes each back; else nothing.
+        residents: what is on the device and stays there, such as the halves of a VAE; under ``models`` their calls take
+            all of ``modules`` back, so that what does not compute is in main memory.
     """
     hooks: list[UserCpuOffloadHook] = []
     for module in modules:
@@ -43,4 +45,11 @@ def place(modules: Sequence[nn.Module], device: torch.device, how: Offload) -> l
                 num_blocks_per_group=1,
                 use_stream=device.type == "cuda",
             )
-    return hooks
+
+    def send_back(*_: Any) -> None:
+        for hook in hooks:
+            hook.offload()
+
+    if hooks:
+        for resident in residents:
+            resident.register_forward_pre_hook(send_back)

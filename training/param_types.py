@@ -19,6 +19,9 @@ ProjectPath = Annotated[str, "in_project"]
 # These change what is printed and when, not what is computed.
 COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
 MixedPrecision = Literal["auto", "no", "bf16"]
+# Of networks that are only used: what their weights are kept in, and where they wait (training/offloading.py).
+Precision = Literal["auto", "fp32", "bf16"]
+Offload = Literal["none", "models", "blocks"]
 
 
 class Block(BaseModel):

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from layers.errors import UserError
-from training.param_types import Block, Count, InputPath, Natural, ProjectPath
+from training.param_types import Block, Count, InputPath, Natural, Offload, Positive, Precision, ProjectPath, Weight
 from training.params_data import SIDE_MULTIPLE, PrepareBuckets
 from training.params_decompose import Refine, TrainDecompose
 from training.params_tune import Tune
@@ -39,6 +50,30 @@ MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
 TOLD, AS_PREDICTED = "model_told_captions", "model_as_predicted"
 
 
+class Baseline(Block):
+    """Another model of evaluate that is used in its own way; what is not said here is as the block has it."""
+
+    model: InputPath
+    steps: Count | None = None
+    tries: Count | None = None
+    guidance: Weight | None = None
+    precision: Precision | None = None
+    offload: Offload | None = None
+
+    @model_serializer(mode="wrap")
+    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+
+def _baseline(given: Any, union: ValidatorFunctionWrapHandler) -> str | Baseline:
+    del union  # left to itself, it reports the faults of both its members
+    if isinstance(given, dict):
+        return Baseline.model_validate(given)
+    if isinstance(given, str | Baseline):
+        return given
+    raise ValueError("a folder or repository, or a mapping of model and what is its own")
+
+
 class Evaluate(Block):
     """Stage evaluate."""
 
@@ -48,10 +83,13 @@ class Evaluate(Block):
     tries: Count
     seed: Natural
     captions: Literal["none", "told", "both"]
+    guidance: Weight
+    precision: Precision
+    offload: Offload
     restore: bool
     batch_size: Count
     max_merges: Natural
-    baselines: dict[RowName, InputPath]
+    baselines: dict[RowName, Annotated[InputPath | Baseline, WrapValidator(_baseline)]]
     others: dict[RowName, InputPath]
     predictions: ProjectPath | None
     panels: Natural
@@ -65,11 +103,26 @@ class Evaluate(Block):
             raise ValueError(f"names that no other row has, not {sorted(taken)}")
         return rows
 
+    @model_validator(mode="after")
+    def _guided(self) -> Evaluate:
+        own = {row.guidance for row in self.baselines.values() if isinstance(row, Baseline)} - {None, 1.0}
+        if self.captions == "none" and (own or self.guidance != 1.0):
+            raise ValueError("captions told or both where guidance, which is by the caption, is not 1.0; got none")
+        if self.captions == "both" and own:
+            raise ValueError("captions told where a baseline has guidance of its own; got both, which tells it none")
+        return self
+
+    def of_baseline(self, name: str) -> Evaluate:
+        """The block as it holds for another model: its place as ``model``, and what is its own."""
+        row = self.baselines[name]
+        return self.model_copy(update=row.model_dump() if isinstance(row, Baseline) else {"model": row})
+
 
 class Params(Block):
     """The whole of params.yaml."""
 
     launcher: Annotated[str, Field(min_length=1)]
+    collective_timeout: Positive
     tracking: Tracking
     prepare_buckets: PrepareBuckets
     train_vae: TrainVAE

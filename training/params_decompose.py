@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from training.param_types import Block, Count, InputPath, Natural, Optimisation, Positive, Share, Weight
 
+# Of latents and of token states on disk.
+CacheDtype = Literal["float32", "bfloat16"]
+
 
 class Timestep(Block):
     """Density of sigma in training."""
@@ -96,6 +99,7 @@ class TrainDecompose(Block):
     text: TextCondition
     curriculum: Curriculum
     surplus: Surplus
+    cache_dtype: CacheDtype
     timestep: Timestep
     loss: DecomposeLoss
     alignment: AlignmentLoss
@@ -154,6 +158,9 @@ class Refine(Block):
     """Stage refine."""
 
     seed: Natural
+    lora: Lora
+    gradient_checkpointing: bool
+    cache_dtype: CacheDtype
     timestep: Timestep
     loss: RefineLoss
     alignment: AlignmentLoss

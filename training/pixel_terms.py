@@ -90,4 +90,4 @@ class PixelTerms(nn.Module):
             size = [max(1, round(side * self.decode_scale)) for side in flat.shape[-2:]]
             flat = F.interpolate(flat, size=size, mode="area")
         pixels = self.vae.decode(self.vae.denormalise(flat))
-        return pixels.unflatten(0, latents.shape[:2]).float()
+        return pixels.unflatten(0, latents.shape[:2])

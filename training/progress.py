@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,13 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
     running: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, steps: Iterable[Mapping[str, float]]) -> None:
+        """Take in the terms of steps."""
+        for terms in steps:
+            for name, value in terms.items():
+                total, count = self.running.get(name, (0.0, 0))
+                self.running[name] = (total + value, count + 1)
 
     @property
     def best(self) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from layers.tensors import composite_stack
@@ -47,7 +48,7 @@ class RefineObjective(nn.Module):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss terms of a batch with ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite, and ``texts``."""
-        clean = batch["latents"].to(next(self.network.parameters()).device)
+        clean = batch["latents"].to(next(self.network.parameters()).device, non_blocking=True)
         noise = torch.randn_like(clean)
         sigma = draw_sigmas(len(clean), **self.settings.timestep.model_dump(), device=clean.device)
         edit = EDITS[int(torch.randint(len(EDITS), ()))]
@@ -70,7 +71,7 @@ class RefineObjective(nn.Module):
         """
         text = caption_text(self.captions, {"texts": texts}, clean.device)
         noisy = interpolate(clean, noise, sigma)
-        predicted = self.network(noisy, clean[:, 0], sigma, text).float()
+        predicted = self.network(noisy, clean[:, 0], sigma, text)
         estimate = predict_clean(noisy, predicted, sigma)
         terms = {"velocity": slot_errors(predicted, velocity(clean, noise)).mean()}
         terms |= self.pixels(estimate, clean, sigma)
@@ -103,7 +104,7 @@ class RefineObjective(nn.Module):
         if edit == "delete":
             noise = torch.cat([noise[:, :1], noise[rows[:, None], kept]], dim=1)
         noisy = interpolate(edited, noise, sigma)
-        predicted = self.network(noisy, edited[:, 0], sigma, text).float()
+        predicted = self.network(noisy, edited[:, 0], sigma, text)
         again = predict_clean(noisy, predicted, sigma)
         terms = {"edit_velocity": slot_errors(predicted, velocity(edited, noise)).mean()}
         if slots > 2:
@@ -133,7 +134,7 @@ class RefineObjective(nn.Module):
         return torch.cat([encoded[0][:, None], latents], dim=1)
 
 
-def held_out_terms(objective: RefineObjective, data: LatentStacks, device: torch.device) -> dict[str, float]:
+def held_out_terms(objective: RefineObjective, data: LatentStacks, accelerator: Accelerator) -> dict[str, float]:
     """Mean of every refinement term over samples and :data:`SIGMAS`; each level has an edit of its own.
 
     Edits draw from torch's global generators, which are left as they were.
@@ -142,10 +143,10 @@ def held_out_terms(objective: RefineObjective, data: LatentStacks, device: torch
 
     def measure(batch: Mapping[str, Any], noise: Tensor, level: float) -> dict[str, Tensor]:
         clean = batch["latents"]
-        top = torch.full((len(clean),), clean.shape[1] - 2, device=device)
+        top = torch.full((len(clean),), clean.shape[1] - 2, device=clean.device)
         torch.manual_seed(NOISE_SEED)
-        sigma = torch.full((len(clean),), level, device=device)
+        sigma = torch.full((len(clean),), level, device=clean.device)
         return objective.terms(clean, noise, sigma, edits[level], top, batch["texts"])
 
     with torch.random.fork_rng():
-        return averages(data, device, measure)
+        return averages(data, measure, accelerator)

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlflow
@@ -27,6 +28,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from layers.paths import WORKSPACE, in_workspace, project_root
+from training.captions import read_text_condition
 from training.digest import digest
 from training.params import Params
 from training.tracking import Run, contract_tags
@@ -34,6 +36,7 @@ from training.versions import SOURCE, impatient, logged_model_id, model_name, re
 
 CODE = Path(__file__).with_name("served_model.py")
 DEFAULT_LAYERS = 4
+NOTHING_KNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 def count_parameters(folder: Path) -> int:
@@ -86,21 +89,25 @@ def register_weights(run: Run, params: Params, folder: str | Path) -> None:
             _find_or_create(run, params, place, digest(folder))
 
 
-def register_evaluation(run: Run, params: Params, report: Mapping[str, Any]) -> None:
+def register_evaluation(
+    run: Run, params: Params, report: Mapping[str, Any], known: Mapping[str, str] = NOTHING_KNOWN
+) -> None:
     """Give the version of ``evaluate.model`` its scores, and register it before if it is not; as above.
 
     Args:
         run: open run of the evaluation.
         params: all parameters; ``evaluate.split`` of ``prepare_buckets.output_root`` was evaluated.
         report: what ``evaluate.json`` holds.
+        known: md5s of what was read, by path (:func:`training.digest.digests`); what is not in it is read again.
     """
     settings = params.evaluate
     place = _place(settings.model)
     if run.run_id is None or place is None:
         return
     with _never_fatal(run):
-        version = _find_or_create(run, params, place, digest(settings.model))
-        data_md5 = digest(in_workspace(params.prepare_buckets.output_root))
+        data = str(in_workspace(params.prepare_buckets.output_root))
+        model_md5, data_md5 = (known.get(path) or digest(path) for path in (settings.model, data))
+        version = _find_or_create(run, params, place, model_md5)
         client, now = mlflow.MlflowClient(), int(time.time() * 1000)
         of = {
             "model_id": logged_model_id(version),
@@ -130,6 +137,7 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
 
 
 def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[str, str]) -> LoggedModel:
+    settings = params.evaluate
     with warnings.catch_warnings():
         # That there is no input example: the signature is said outright.
         warnings.simplefilter("ignore")
@@ -140,17 +148,19 @@ def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[
             name="decomposer",
             run_id=run_id,
             python_model=str(CODE),
-            model_config={"weights": place, "md5": md5},
-            signature=signature(params),
+            model_config={"weights": place, "md5": md5, "precision": settings.precision, "offload": settings.offload},
+            signature=signature(params, place),
             pip_requirements=str(CODE.parents[1] / "requirements.txt"),
             params=dict(tags),
         )
     return mlflow.get_logged_model(info.model_id)
 
 
-def signature(params: Params) -> ModelSignature:
-    """What the served model takes and gives: docs/registry.md."""
+def signature(params: Params, folder: str | Path) -> ModelSignature:
+    """What the model of a folder takes and gives when it is served: docs/registry.md."""
     settings = params.evaluate
+    # What is usual has to be possible: a network without text is not guided.
+    reads = read_text_condition(folder).encoder != "none"
     return ModelSignature(
         inputs=Schema([ColSpec("string", "picture")]),
         outputs=Schema([ColSpec("long", "width"), ColSpec("long", "height"), ColSpec(Array("string"), "layers")]),
@@ -161,6 +171,7 @@ def signature(params: Params) -> ModelSignature:
                 ParamSpec("tries", "long", settings.tries),
                 ParamSpec("seed", "long", settings.seed),
                 ParamSpec("caption", "string", ""),
+                ParamSpec("guidance", "double", settings.guidance if reads else 1.0),
             ]
         ),
     )

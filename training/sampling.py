@@ -109,25 +109,22 @@ def decompose_pictures(
     text: Text | None = None,
     guidance: Guidance | None = None,
     noise: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Decompose pictures into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
+    """Decompose images into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
-    ``condition`` are the pictures' latents, see :func:`training.latents.encode_pictures`. ``dtype`` is that of the
-    network's weights; the VAE and what lies between the steps are float32. The other arguments are those of
-    :func:`decompose_latents`.
+    ``condition`` are the images' latents, see :func:`training.latents.encode_pictures`. What lies between the steps is
+    float32, whatever the network computes in. The other arguments are those of :func:`decompose_latents`.
     """
-    with torch.autocast(condition.device.type, torch.bfloat16, enabled=dtype != torch.float32):
-        latents = decompose_latents(
-            network,
-            condition,
-            layer_count,
-            ids,
-            steps=steps,
-            seed=seed,
-            shift=shift,
-            text=text,
-            guidance=guidance,
-            noise=noise,
-        )
-    return decode_layers(vae, latents[:, 1:].float())
+    latents = decompose_latents(
+        network,
+        condition,
+        layer_count,
+        ids,
+        steps=steps,
+        seed=seed,
+        shift=shift,
+        text=text,
+        guidance=guidance,
+        noise=noise,
+    )
+    return decode_layers(vae, latents[:, 1:])

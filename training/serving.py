@@ -12,24 +12,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
+from layers.errors import UserError
 from layers.images import PictureError, decode_rgba, encode_png
-from training.decomposer import Decomposer
+from training.decomposer import Decomposer, GuidanceError
+from training.offloading import OFFLOADS
 from training.picture_layers import layers_of
+from training.precision import PRECISIONS, weights_dtype
 from training.versions import open_weights
 
 MAX_PICTURES = 8
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 4096 * 4096
 MAX_CAPTION = 4000
-BOUNDS = {"layers": (1, 20), "steps": (1, 200), "tries": (1, 64), "seed": (0, 2**63 - 1)}
+BOUNDS = {"layers": (1, 20), "steps": (1, 200), "tries": (1, 64), "seed": (0, 2**63 - 1), "guidance": (0, 100)}
+# How weights are kept, of the model_config of a version. One that was registered before there was a choice has neither.
+KEPT = {"precision": PRECISIONS, "offload": OFFLOADS}
+USUAL = {"precision": "auto", "offload": "none"}
 FORMATS = ("PNG", "JPEG")
 
 logger = logging.getLogger(__name__)
+
+
+class ConfigError(UserError):
+    """The model_config that a version is loaded with holds what is no choice; the message is one sentence."""
 
 
 class RequestError(MlflowException):
@@ -93,18 +104,35 @@ def checked(params: Mapping[str, Any]) -> dict[str, Any]:
     return dict(params)
 
 
+def kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How weights are kept: ``precision`` and ``offload`` of a model_config, or what is usual.
+
+    Raises:
+        ConfigError: if one is no choice.
+    """
+    chosen = {name: config.get(name, usual) for name, usual in USUAL.items()}
+    for name, value in chosen.items():
+        if value not in KEPT[name]:
+            raise ConfigError(f"model_config: {name}: got {value!r}, expected one of {', '.join(KEPT[name])}")
+    return chosen
+
+
 class ServedDecomposer(PythonModel):
     """An MLflow model around a :class:`~training.decomposer.Decomposer`; the signature is in training/registry.py."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the weights that the version names.
+        """Load the weights that the version names, and keep them as its configuration says.
 
         Raises:
-            WeightsError: if they are not what was registered.
+            ConfigError: if that is no choice.
+            WeightsError: if the weights are not what was registered.
         """
         config = context.model_config
+        how = kept(config)
         folder = open_weights(config["weights"], config["md5"])
-        self._model = Decomposer.from_pretrained(str(folder))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = weights_dtype(how["precision"], device)
+        self._model = Decomposer.from_pretrained(str(folder), device, dtype, how["offload"])
         self._one_at_a_time = threading.Lock()
 
     def predict(
@@ -115,8 +143,8 @@ class ServedDecomposer(PythonModel):
         Args:
             context: not read.
             model_input: table with a column ``picture`` of base64 PNG or JPEG files.
-            params: ``layers``, ``steps``, ``tries``, ``seed``, ``caption``; MLflow fills what is missing from the
-                signature.
+            params: ``layers``, ``steps``, ``tries``, ``seed``, ``caption``, ``guidance``; MLflow fills what is missing
+                from the signature.
 
         Returns:
             For each picture ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
@@ -126,6 +154,10 @@ class ServedDecomposer(PythonModel):
             MlflowException: if the model fails.
         """
         asked = checked(params or {})
+        try:
+            self._model.check_guidance(asked.get("guidance", 1.0))
+        except GuidanceError as error:
+            raise RequestError(str(error)) from None
         # A dictionary of lists, MLflow's form "inputs", comes as one row that holds the list.
         pictures = [text for cell in model_input["picture"] for text in ([cell] if isinstance(cell, str) else cell)]
         if not 1 <= len(pictures) <= MAX_PICTURES:
@@ -138,15 +170,22 @@ class ServedDecomposer(PythonModel):
             logger.exception("a request failed")
             raise MlflowException(f"the model failed with {type(error).__name__}", INTERNAL_ERROR) from None
 
-    # Versions that were registered before there were tries have none in their signature.
+    # Versions that were registered before there were tries, or guidance, have none in their signature.
     def _decompose(
-        self, picture: np.ndarray, layers: int, steps: int, seed: int, caption: str, tries: int = 1
+        self,
+        picture: np.ndarray,
+        layers: int,
+        caption: str,
+        *,
+        steps: int,
+        seed: int,
+        tries: int = 1,
+        guidance: float = 1.0,
     ) -> dict[str, Any]:
         height, width = picture.shape[:2]
+        effort = {"steps": steps, "tries": tries, "seed": seed, "guidance": guidance}
         # Requests come in threads of their own; side by side they would need the memory of all.
         with self._one_at_a_time:
-            (stack,) = layers_of(
-                self._model, [picture], layers, captions=[caption], steps=steps, tries=tries, seed=seed
-            )
+            (stack,) = layers_of(self._model, [picture], layers, captions=[caption], **effort)
         files = [base64.b64encode(encode_png(layer)).decode() for layer in stack]
         return {"width": width, "height": height, "layers": files}

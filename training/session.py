@@ -6,14 +6,18 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from layers.paths import find_input, resume_root
+from layers.paths import resume_root
+from models.folders import local_folder
 from training.checkpoint import CheckpointStore, fingerprint
 from training.digest import digests
 from training.params import Params
+from training.precision import has_bf16
+from training.processes import done_once, wait
 from training.tracking import Run, stage_run
 
 
@@ -22,13 +26,15 @@ class Session:
     """An open training stage.
 
     Attributes:
-        accelerator: device, precision, processes.
+        accelerator: device and processes.
+        compute_dtype: that networks compute in where it is not their weights', see :mod:`models.precision`.
         run: the MLflow run.
         store: resume points.
         inputs: path to md5 of what the stage reads.
     """
 
     accelerator: Accelerator
+    compute_dtype: torch.dtype | None
     run: Run
     store: CheckpointStore
     inputs: dict[str, str]
@@ -48,15 +54,29 @@ def precision(choice: str) -> str:
     """Resolve ``auto``: bf16 on a GPU that has it, else fp32."""
     if choice != "auto":
         return choice
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if has_bf16() else "no"
 
 
-def with_checkpoint(paths: Sequence[str], checkpoint: str | None) -> list[str]:
+def with_checkpoint(paths: Sequence[str], checkpoint: str | None, key: str) -> list[str]:
     """What a stage reads, its start among it if that is a folder here.
 
     A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
+
+    Args:
+        paths: what else is read.
+        checkpoint: folder or repository, or nothing.
+        key: of the parameter that names it.
+
+    Raises:
+        FileNotFoundError: if it is neither; naming the parameter, before anything is encoded or loaded.
     """
-    return [*paths, *([checkpoint] if checkpoint is not None and find_input(checkpoint).exists() else [])]
+    if checkpoint is None:
+        return [*paths]
+    try:
+        here = local_folder(checkpoint) is not None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: got {checkpoint!r}: {error}") from None
+    return [*paths, *([checkpoint] if here else [])]
 
 
 @contextlib.contextmanager
@@ -77,12 +97,13 @@ def training_session(
     # The last block's text branch feeds nothing: its parameters never get a gradient, which plain DDP refuses.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(
-        mixed_precision=precision(block.optimisation.mixed_precision),
+        # accelerate would open autocast around losses too: networks do it for themselves.
+        mixed_precision="no",
         # Said outright: without it, ranks that torchrun starts on a machine without GPU do not find each other.
         cpu=not torch.accelerator.is_available(),
-        kwargs_handlers=[unused],
+        kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=timedelta(seconds=params.collective_timeout))],
     )
-    inputs = digests(input_paths)
+    inputs = done_once(lambda: digests(input_paths), accelerator)
     key = fingerprint(block.model_dump(), inputs, accelerator.num_processes)
     store = CheckpointStore(resume_root() / ".checkpoints", stage, key, accelerator)
     if accelerator.is_main_process:
@@ -98,8 +119,10 @@ def training_session(
         resume_run_id=state and state["run_id"],
         main_process=accelerator.is_main_process,
     ) as run:
-        yield Session(accelerator, run, store, inputs)
-    accelerator.wait_for_everyone()
+        half = precision(block.optimisation.mixed_precision) == "bf16"
+        yield Session(accelerator, torch.bfloat16 if half else None, run, store, inputs)
+    # Rank 0 has written the weights, and hashed them for the registry.
+    wait(accelerator)
     if accelerator.is_main_process:
         store.clear()
     accelerator.end_training()

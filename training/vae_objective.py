@@ -70,6 +70,8 @@ class VAEObjective(nn.Module):
         self.reference = copy.deepcopy(vae).requires_grad_(False) if self.weights.reference_kl else None
         shape = settings.discriminator
         self.discriminator = PatchDiscriminator(shape.width, shape.layers) if self.weights.gan else None
+        if self.discriminator is not None:
+            self.discriminator.compute_dtype = vae.compute_dtype
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss terms of a batch.
@@ -82,14 +84,14 @@ class VAEObjective(nn.Module):
         """
         device = next(self.vae.parameters()).device
         # Layers with alpha and flat opaque pictures share the latent space, so both are in every batch.
-        layers = replay_opaque(batch["component"].to(device), self.settings.opaque_share)
-        images = torch.cat([layers, batch["composite"].to(device)])
+        layers = replay_opaque(batch["component"].to(device, non_blocking=True), self.settings.opaque_share)
+        images = torch.cat([layers, batch["composite"].to(device, non_blocking=True)])
         posterior = self.vae.encode(images)
-        reconstruction = self.vae.decode(posterior.sample()).float()
+        reconstruction = self.vae.decode(posterior.sample())
         terms = {
             "abmse": abmse(reconstruction, images),
             "l1": alpha_aware_l1(reconstruction, images),
-            "kl": kl_to_unit(posterior.mean.float(), posterior.logvar.float()),
+            "kl": kl_to_unit(posterior.mean, posterior.logvar),
         }
         if self.perceptual is not None:
             terms["lpips"] = perceptual(reconstruction, images, self.perceptual)
@@ -111,18 +113,17 @@ class VAEObjective(nn.Module):
             ours = self.vae.encode(opaque)
             with torch.no_grad():
                 theirs: DiagonalGaussian = self.reference.encode(opaque)
-            moments = (ours.mean, ours.logvar, theirs.mean, theirs.logvar)
-            total = total + 0.5 * kl_between(*(moment.float() for moment in moments))
+            total = total + 0.5 * kl_between(ours.mean, ours.logvar, theirs.mean, theirs.logvar)
         return total
 
     def _game(self, fake: Tensor, real: Tensor, fidelity: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What generator and discriminator pay together, and its parts."""
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        gan = hinge_generator(functional_call(self.discriminator, frozen, (fake,)).float())
+        gan = hinge_generator(functional_call(self.discriminator, frozen, (fake,)))
         factor = torch.ones_like(gan)
         if gan.requires_grad:
             factor = adaptive_weight(fidelity, gan, self.vae.decoder.conv_out.weight)
-        logits = self.discriminator(torch.cat([real, fake.detach()])).float()
+        logits = self.discriminator(torch.cat([real, fake.detach()]))
         judged = hinge_discriminator(*logits.chunk(2))
         terms = {"gan": gan, "gan_factor": factor, "discriminator": judged}
         return self.weights.gan * factor * gan + judged, terms

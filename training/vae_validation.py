@@ -2,43 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from layers.batches import BucketBatches
+from layers.batches import whole_pass
 from layers.dataset import StackDataset
 from layers.tensors import to_image
 from layers.view import grid
 from metrics.perceptual import Perceptual
 from metrics.rgba_scores import mean_metrics, reconstruction_metrics
-from models.opaque_vae import as_rgba
+from models.opaque_vae import OpaqueVAE, as_rgba
 from models.rgba_vae import RGBAVAE
-from training.latents import LatentMoments
+from training.latents import LatentMoments, at_once, stacks_at_once
+from training.processes import shared_out
 
 GRID_SAMPLES = 8
 STACKS_AT_ONCE = 4
 
 
-def _batches(dataset: StackDataset, device: torch.device) -> Iterator[tuple[Tensor, int]]:
-    """All pictures of a split: composites first, then their layers, and how many are composites."""
-    for indices in BucketBatches(dataset.keys, STACKS_AT_ONCE, fill="partial", shuffle=False):
-        items = [dataset[index] for index in indices]
-        composites = torch.stack([item["composite"] for item in items])
-        yield torch.cat([composites, *(item["layers"] for item in items)]).to(device), len(items)
+@dataclass(frozen=True)
+class Part:
+    """What one batch gives: rows of metrics of composites and of layers, and of the latents what is summed."""
+
+    flat: list[dict[str, float]]
+    layers: list[dict[str, float]]
+    moments: LatentMoments
+    noise: Tensor
+    images: int
 
 
 @torch.no_grad()
-def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, device: torch.device) -> dict[str, float]:
-    """Mean metrics over a split, composites and layers apart.
+def measure_stacks(
+    network: RGBAVAE | OpaqueVAE, dataset: StackDataset, indices: Sequence[int], perceptual: Perceptual
+) -> Part:
+    """Reconstruct stacks of one size and judge them, as many pictures at once as go through a network together.
+
+    Args:
+        network: in evaluation mode.
+        dataset: by number ``composite`` ``(4, H, W)`` and ``layers`` ``(L, 4, H, W)``.
+        indices: of the stacks.
+        perceptual: LPIPS, on the network's device.
+    """
+    items = [dataset[index] for index in indices]
+    images = torch.stack([item["composite"] for item in items])
+    if network.config.input_channels == 4:
+        images = torch.cat([images, *(item["layers"] for item in items)])
+    flat, layers, moments = [], [], LatentMoments(network.config.z_dim)
+    noise = torch.zeros(network.config.z_dim)
+    device = next(network.parameters()).device
+    for part in images.split(at_once(images.shape[-2] * images.shape[-1])):
+        part = part.to(device)
+        posterior = network.encode(part)
+        moments.add(posterior.mean)
+        noise = noise + (0.5 * posterior.logvar).exp().mean((2, 3)).sum(0).cpu()
+        rows = reconstruction_metrics(network.decode(posterior.mode()), part, distance=perceptual)
+        room = max(0, len(items) - len(flat))
+        flat, layers = flat + rows[:room], layers + rows[room:]
+    return Part(flat, layers, moments, noise, len(images))
+
+
+def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, accelerator: Accelerator) -> dict[str, float]:
+    """Mean metrics over a split, composites and layers apart; every process measures its part.
 
     Args:
         vae: the network, in evaluation mode.
         dataset: the split.
-        perceptual: LPIPS.
-        device: where everything runs.
+        perceptual: LPIPS, on the network's device.
+        accelerator: of the processes.
 
     Returns:
         Of composites ``psnr_white``, and over the nine backgrounds of AlphaVAE ``psnr``, ``ssim``, ``lpips``; of layers
@@ -46,19 +81,16 @@ def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, device
         ``latent_std_least`` and ``latent_std_most`` over channels, ``latent_mean_most`` (largest absolute mean in
         deviations) and ``posterior_std`` (mean noise of the posterior in deviations of the latents).
     """
-    network, transparent = as_rgba(vae), vae.config.input_channels == 4
-    flat_rows, layer_rows = [], []
-    moments = LatentMoments(vae.config.z_dim)
-    noise, pictures = torch.zeros(vae.config.z_dim, device=device), 0
-    for images, composites in _batches(dataset, device):
-        if not transparent:
-            images = images[:composites]
-        posterior = network.encode(images)
-        moments.add(posterior.mean)
-        noise, pictures = noise + (0.5 * posterior.logvar).exp().mean((2, 3)).sum(0), pictures + len(images)
-        rows = reconstruction_metrics(network.decode(posterior.mode()).float(), images, distance=perceptual)
-        flat_rows, layer_rows = flat_rows + rows[:composites], layer_rows + rows[composites:]
-    flat, single = mean_metrics(flat_rows), mean_metrics(layer_rows) if transparent else {}
+    network = as_rgba(vae)
+    batches = whole_pass(dataset.keys, lambda key: stacks_at_once(key, STACKS_AT_ONCE))
+    parts = shared_out(batches, lambda indices: measure_stacks(network, dataset, indices, perceptual), accelerator)
+    moments, noise = LatentMoments(vae.config.z_dim), torch.zeros(vae.config.z_dim)
+    for part in parts:
+        moments.merge(part.moments)
+        noise = noise + part.noise
+    flat = mean_metrics([row for part in parts for row in part.flat])
+    rows = [row for part in parts for row in part.layers]
+    single = mean_metrics(rows) if rows else {}
     mean, std = moments.result()
     del flat["alpha_l1"]
     return {
@@ -67,7 +99,7 @@ def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, device
         "latent_std_least": float(std.min()),
         "latent_std_most": float(std.max()),
         "latent_mean_most": float((mean / std).abs().max()),
-        "posterior_std": float((noise.cpu() / pictures / std).mean()),
+        "posterior_std": float((noise / sum(part.images for part in parts) / std).mean()),
     }
 
 

@@ -208,6 +208,12 @@ class Registry:
         number = aliases[0].get(alias) if aliases else None
         return None if number is None else int(number)
 
+    def config(self, number: int) -> dict[str, Any]:
+        """The model_config that a version was registered with."""
+        with _asked():
+            flavors = mlflow.models.get_model_info(f"models:/{self.name}/{number}").flavors
+        return flavors["python_function"].get("config") or {}
+
     def set_alias(self, alias: str, number: int) -> None:
         """Let an alias name a version."""
         with _asked():

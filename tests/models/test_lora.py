@@ -7,7 +7,17 @@ from diffusers import QwenImageLayeredPipeline
 from safetensors.torch import load_file, safe_open, save_file
 
 from layers.errors import UserError
-from models.lora import LORA_FILE, TARGETS, LoRAError, add_lora, load_lora, merge_lora, save_lora, target_modules
+from models.lora import (
+    LORA_FILE,
+    TARGETS,
+    LoRAError,
+    adapted_base,
+    add_lora,
+    load_lora,
+    merge_lora,
+    save_lora,
+    target_modules,
+)
 from models.vld_mmdit import VLDMMDiT, released_scheduler
 from tests.networks import tiny_transformer
 
@@ -253,3 +263,15 @@ def test_targets_are_linear_layers_of_every_block():
     found = target_modules(plain(), TARGETS)
     assert len(found) == 2 * len(TARGETS)
     assert set(target_modules(plain(), ["transformer_blocks.1.attn.to_q"])) == {"transformer_blocks.1.attn.to_q"}
+
+
+def test_a_file_says_what_it_is_added_to(tmp_path):
+    """Those who go on with it need the same base, rank and alpha."""
+    assert adapted_base(tmp_path, 4, 6.0) is None
+    save_lora(trained(alpha=6.0), tmp_path, "owner/name")
+    rank = trained(alpha=6.0).peft_config["default"].r
+    assert adapted_base(tmp_path, rank, 6.0) == "owner/name"
+    assert adapted_base(tmp_path, rank + 1, 6.0) is None and adapted_base(tmp_path, rank, 5.0) is None
+    load_lora(plain(), tmp_path)
+    save_lora(trained(alpha=6.0), tmp_path)
+    assert adapted_base(tmp_path, rank, 6.0) is None

@@ -175,7 +175,8 @@ def test_hub_repository_is_fetched_without_pickles(tmp_path, monkeypatch):
         "huggingface_hub.snapshot_download", lambda repo, **kwargs: asked.append((repo, kwargs)) or str(tmp_path)
     )
     assert RGBAVAE.from_pretrained("owner/model", subfolder="vae").config == TINY
-    assert asked == [("owner/model", {"allow_patterns": ["vae/*.json", "vae/*.txt", "vae/*.safetensors"]})]
+    patterns = ["vae/*.json", "vae/*.txt", "vae/*.safetensors"]
+    assert asked == [("owner/model", {"allow_patterns": patterns, "local_files_only": False})]
 
     def offline(repo, **kwargs):
         raise ConnectionError("offline")

@@ -13,18 +13,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 from psd_tools import PSDImage
 
-from stages.app import main
-from stages.app_page import steps_shown
 from tests.browser import CHROMIUM, Browser
 from tests.networks import save_tiny
 from tests.stages.visit import Visit, decoded
 from tests.stages.workspace import environment, make_workspace, stage
-from training.decomposer import Decomposer
-from training.picture_layers import Effort
 
 
 @pytest.fixture(scope="module")
@@ -288,31 +283,3 @@ def test_only_this_machine_in_small_requests(address):
         other.connect((socket.gethostbyname(socket.gethostname()), port))
         if socket.gethostbyname(socket.gethostname()).startswith("127."):
             raise OSError("this machine knows no other address of its own")
-
-
-@pytest.mark.parametrize("passes", [1, 2])
-def test_the_bar_grows_with_every_step_and_is_full_after_the_last_pass(tmp_path, passes):
-    model, effort = Decomposer.from_pretrained(str(save_tiny(tmp_path)), "cpu"), Effort(steps=2, tries=3)
-    seen = []
-    with steps_shown(model, effort, lambda part, desc: seen.append(part), passes):
-        for _ in range(passes):
-            model.decompose(torch.zeros(1, 4, 32, 32), 2, ["a"], None, seed=0, **effort._asdict())
-    calls = 6 * passes
-    assert seen == pytest.approx([number / (calls + 1) for number in range(calls + 1)])
-
-
-def test_bad_arguments_are_one_sentence(root, monkeypatch, capsys):
-    monkeypatch.chdir(root)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        for arguments, sentence in (
-            (["--port", "70000"], "--port: got 70000, expected 1 to 65535"),
-            (["--port", str(taken.getsockname()[1])], "address already in use"),
-            (["--port", "0", "--steps", "0"], "--steps: got 0"),
-            (["--port", "0", "--tries", "-1"], "--tries: got -1"),
-            (["--port", "0", "--model", "nowhere/at/all"], "no folder at nowhere/at/all"),
-        ):
-            assert main(arguments) == 2
-            error = capsys.readouterr().err.strip()
-            assert error.startswith("error: ") and sentence in error and "\n" not in error

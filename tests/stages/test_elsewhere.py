@@ -110,6 +110,7 @@ READERS = {
     "train_decompose.text.source": lambda params, path: locate(f"{path}/text", "text_encoder"),
     "evaluate.model": lambda params, path: Decomposer.from_pretrained(path, "cpu"),
     "evaluate.baselines": lambda params, path: Decomposer.from_pretrained(path, "cpu"),
+    "evaluate.baselines.model": lambda params, path: Decomposer.from_pretrained(path, "cpu"),
     "evaluate.others": lambda params, path: others_of(params.evaluate.model_copy(update={"others": {"theirs": path}})),
 }
 

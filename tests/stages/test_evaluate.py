@@ -178,6 +178,12 @@ def test_bad_arguments_are_one_sentence(project, capsys, arguments, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_guidance_of_a_network_without_text_is_one_sentence(project, capsys):
+    project(guidance=4.0, expect=2)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "error: evaluate.guidance: got 4, expected 1: this network was trained without captions"
+
+
 def test_crello_is_scored_at_its_own_size_and_reported_apart(project, tmp_path):
     designs = [
         design(
@@ -226,11 +232,16 @@ def test_the_error_map_is_black_where_nothing_differs_and_white_from_a_quarter_o
 
 def test_another_model_stands_beside_on_the_same_pictures_and_noise(project, model, tmp_path):
     other = save_tiny(tmp_path / "other", seed=2)
-    report = report_of(project(baselines={"same": str(model)}))
-    assert report["decomposition"]["same"] == report["decomposition"]["model"]
+    own = {"model": str(model), "steps": 1, "offload": "models"}
+    folder = project(baselines={"same": str(model), "own": own})
+    report = report_of(folder)
+    assert report["decomposition"]["same"] == report["decomposition"]["model"] != report["decomposition"]["own"]
     assert report["difference"]["same"] == {key: {"mean": 0.0, "low": 0.0, "high": 0.0} for key in CURVES}
+    assert report["setting"]["rows"] == {"same": {}, "own": {"steps": 1, "offload": "models"}}
+    assert "sampling steps: 1; offloaded to main memory: models" in (folder / "report.html").read_text()
     folder = project("--baseline", f"other={other}")
     report = report_of(folder)
+    assert report["setting"]["rows"] == {"other": {"model": str(other)}}
     model_row, other_row = (report["at_0_merges"][name] for name in ("model", "other"))
     assert model_row != other_row
     for key, entry in report["difference"]["other"].items():

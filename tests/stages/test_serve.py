@@ -1,11 +1,12 @@
 """What is looked at before the server starts; tests/training/test_serving.py has the server itself."""
 
+import json
 import os
 import shutil
 
 import pytest
 
-from stages.serve import main
+from stages.serve import CONFIG, main
 from tests.training.registered import FOLDER, enter_project, evaluate
 from training.tracking import tracking_uri
 from training.versions import Registry
@@ -36,6 +37,17 @@ def test_it_hands_over_only_what_is_there(tmp_path, bucketed_root, monkeypatch, 
         main(["--port", "5005"])
     command, env = started.value.args
     assert "models:/smoke-decomposer/1" in command and command[-4:] == ["--host", "127.0.0.1", "--port", "5005"]
-    assert env["MLFLOW_TRACKING_URI"] == tracking_uri()
+    assert env["MLFLOW_TRACKING_URI"] == tracking_uri() and CONFIG not in env
+    monkeypatch.setenv(CONFIG, '{"precision": "fp32", "offload": "blocks"}')
+    with pytest.raises(Started) as started:
+        main(["--precision", "bf16"])
+    _, env = started.value.args
+    assert json.loads(env[CONFIG]) == {"precision": "bf16", "offload": "blocks"}
+    monkeypatch.setenv(CONFIG, "bf16")
+    said = "error: MLFLOW_PYFUNC_INFERENCE_CONFIG: got 'bf16', expected a JSON object"
+    assert refused("--precision", "bf16") == said
+    monkeypatch.setattr(Registry, "config", lambda self, number: {"weights": "w", "md5": "m"})
+    said = "error: --offload, --precision: version 1 of smoke-decomposer was registered before there was a choice"
+    assert refused("--precision", "bf16", "--offload", "models") == said
     shutil.rmtree(FOLDER)
     assert "error: no weights at " in refused()

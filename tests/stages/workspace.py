@@ -75,7 +75,7 @@ def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
     def merge(into, changes):
         for key, value in changes.items():
             if isinstance(value, dict):
-                merge(into[key], value)
+                merge(into.setdefault(key, {}), value)
             else:
                 into[key] = value
 

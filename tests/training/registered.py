@@ -1,5 +1,6 @@
 """A project with a tiny model in it, and stages that stand in for refine and evaluate."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from stages.cli import WEIGHTS
@@ -29,7 +30,7 @@ def refine(params: Params) -> None:
         register_weights(run, params, FOLDER)
 
 
-def evaluate(params: Params, **scores: float) -> None:
+def evaluate(params: Params, known: Mapping[str, str] | None = None, **scores: float) -> None:
     """What stage evaluate does when it has scored."""
     level = {"merges": 0, "rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3}
     recomposition = {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "alpha_l1": 0.0}
@@ -40,4 +41,4 @@ def evaluate(params: Params, **scores: float) -> None:
         "seconds_per_picture": 1.0,
     }
     with stage_run("evaluate", params, inputs={}) as run:
-        register_evaluation(run, params, report)
+        register_evaluation(run, params, report, known or {})

@@ -120,5 +120,37 @@ def test_the_fingerprint_knows_what_matters(change, same):
 
 
 def test_a_start_that_lies_here_is_an_input(tmp_path):
-    assert with_checkpoint(["data"], str(tmp_path)) == ["data", str(tmp_path)]
-    assert with_checkpoint(["data"], "owner/name") == with_checkpoint(["data"], None) == ["data"]
+    assert with_checkpoint(["data"], str(tmp_path), "key") == ["data", str(tmp_path)]
+    assert with_checkpoint(["data"], "owner/name", "key") == with_checkpoint(["data"], None, "key") == ["data"]
+
+
+def test_a_start_that_is_nowhere_is_named_with_its_parameter():
+    """Before anything is encoded; it used to be found when the network was built."""
+    for given in ("models/pretrained/modell/vae", "models/wieghts"):
+        with pytest.raises(
+            FileNotFoundError, match=f"^train_vae.rgb_checkpoint: got '{given}': no folder at .*expected"
+        ):
+            with_checkpoint([], given, "train_vae.rgb_checkpoint")
+
+
+def test_the_best_weights_are_written_when_they_change_and_linked_between(tmp_path, monkeypatch):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
+
+    def save(value, epoch):
+        best = None if value is None else [torch.full((2,), value)]
+        state = {"step": 1, "best_epoch": epoch}
+        store.save(network=network, companions=[], ema=[], best=best, optimizer=optimizer, state=state)
+        return (store.folder / "best_0.safetensors").stat().st_ino
+
+    first, second = save(None, None), save(None, None)
+    assert first == second and store.load(network=network, companions=[], optimizer=optimizer)[1] is None
+    third = save(1.0, 1)
+    assert third != second and save(1.0, 1) == third
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    save(1.0, 1)
+    (best,) = store.load(network=network, companions=[], optimizer=optimizer)[1]
+    assert torch.equal(best, torch.ones(2))
+    save(2.0, 3)
+    (best,) = store.load(network=network, companions=[], optimizer=optimizer)[1]
+    assert torch.equal(best, torch.full((2,), 2.0))

@@ -1,15 +1,17 @@
 """Held-out figures of networks whose answer is known."""
 
 import torch
+from accelerate import Accelerator
 
 from layers.dataset import StackDataset
 from layers.tensors import to_image
 from metrics.stack_scores import aggregate, score_sample
 from tests.networks import tiny_network, tiny_vae
+from training.digest import digest
 from training.heldout import sampled_scores
 from training.latents import cached_stacks, decode_layers, encode_missing, open_cache
 
-CPU = torch.device("cpu")
+ALONE = Accelerator(cpu=True)
 
 
 class Knowing(torch.nn.Module):
@@ -30,15 +32,15 @@ class Knowing(torch.nn.Module):
 def test_sampled_scores_are_the_protocol_on_decoded_samples(bucketed_root, tmp_path):
     vae, truth = tiny_vae(), StackDataset(bucketed_root, "val")
     vae.save_pretrained(tmp_path / "vae")
-    cache = open_cache(tmp_path / "vae", tmp_path / "cache")
-    encode_missing(vae, truth, cache, progress=False)
+    cache = open_cache(digest(tmp_path / "vae"), tmp_path / "cache")
+    encode_missing(vae, truth, cache, ALONE, torch.float32)
     data = cached_stacks(truth, cache)
-    # Two in another order than the split's: pictures are found by name.
+    # Two in another order than the split's.
     order = list(reversed(range(len(data.ids))))[:2]
-    for name in ("contents", "ids", "keys", "texts"):
+    for name in ("numbers", "contents", "ids", "keys", "texts"):
         setattr_frozen(data, name, [getattr(data, name)[i] for i in order])
     stacks = [data.stack(i) for i in range(2)]
-    found = sampled_scores(Knowing(stacks), vae, data, truth, CPU, samples=2, steps=3)
+    found = sampled_scores(Knowing(stacks), vae, data, truth, ALONE, samples=2, steps=3)
     rows = [
         score_sample(list(to_image(decode_layers(vae, stack[None, 1:])[0])), list(to_image(truth[index]["layers"])), 0)
         for stack, index in zip(stacks, order, strict=True)
@@ -46,9 +48,9 @@ def test_sampled_scores_are_the_protocol_on_decoded_samples(bucketed_root, tmp_p
     mean = aggregate(rows)[0]
     for name in ("rgb_l1", "alpha_iou", "cost"):
         assert abs(found[name] - getattr(mean, name)) < 0.02, name
-    one = sampled_scores(Knowing(stacks), vae, data, truth, CPU, samples=1, steps=3)
+    one = sampled_scores(Knowing(stacks), vae, data, truth, ALONE, samples=1, steps=3)
     assert abs(one["cost"] - rows[0][0].cost) < 0.02
-    assert sampled_scores(Knowing(stacks), vae, data, truth, CPU, samples=0, steps=3) == {}
+    assert sampled_scores(Knowing(stacks), vae, data, truth, ALONE, samples=0, steps=3) == {}
 
 
 def setattr_frozen(data, name, value):

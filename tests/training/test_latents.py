@@ -1,20 +1,27 @@
+import pickle
 import shutil
+from itertools import islice
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from layers.batches import BucketBatches
 from layers.dataset import StackDataset
 from layers.manifest import DatasetError
 from tests.networks import tiny_vae
+from training import latents
 from training.cache import DamagedCacheError
+from training.digest import digest
 from training.latents import (
     both_splits,
     cached_stacks,
+    decode_layers,
     empty_latents,
     encode_missing,
     encode_stack,
     open_cache,
+    stacks_at_once,
 )
 
 
@@ -25,10 +32,10 @@ def vae(tmp_path):
     return network
 
 
-def load(vae, root, tmp_path, **options):
-    cache = open_cache(tmp_path / "vae", tmp_path / "cache")
+def load(vae, root, tmp_path, dtype=torch.float32):
+    cache = open_cache(digest(tmp_path / "vae"), tmp_path / "cache", dtype)
     dataset = StackDataset(root, "val")
-    skipped = encode_missing(vae, dataset, cache, progress=False, **options)
+    skipped = encode_missing(vae, dataset, cache, Accelerator(cpu=True), dtype)
     return cached_stacks(dataset, cache), skipped
 
 
@@ -87,19 +94,60 @@ def test_a_sample_that_cannot_be_read_is_left_out_by_name(vae, bucketed_root, tm
         load(vae, tmp_path / "set", tmp_path)
 
 
-def test_ranks_encode_their_shares(vae, bucketed_root, tmp_path):
+def test_both_splits(vae, bucketed_root, tmp_path):
     with pytest.raises(DatasetError):
-        cached_stacks(StackDataset(bucketed_root, "val"), open_cache(tmp_path / "vae", tmp_path / "cache"))
-    assert len(load(vae, bucketed_root, tmp_path, rank=0, world_size=2)[0].ids) == 2
-    assert len(load(vae, bucketed_root, tmp_path, rank=0, world_size=1)[0].ids) == 4
+        cached_stacks(StackDataset(bucketed_root, "val"), open_cache(digest(tmp_path / "vae"), tmp_path / "cache"))
     train, held_out = both_splits(vae, tmp_path / "vae", bucketed_root, tmp_path / "cache", Accelerator(cpu=True))
     assert (len(train.ids), len(held_out.ids)) == (8, 4)
 
 
-def test_a_rank_that_comes_late_encodes_its_whole_share(vae, bucketed_root, tmp_path):
-    """It finds the other's share in the cache, and must not take a part of what is left for its own."""
-    load(vae, bucketed_root, tmp_path, rank=0, world_size=2)
-    assert len(load(vae, bucketed_root, tmp_path, rank=1, world_size=2)[0].ids) == 4
+def test_large_images_go_through_the_network_one_by_one(vae, monkeypatch):
+    """As many at once as fit the bound, at least one; the latents and images are those of all together."""
+    sizes = []
+    for name in ("encode", "decode"):
+        original = getattr(vae, name)
+
+        def counted(x, *args, original=original, **kwargs):
+            sizes.append(len(x))
+            return original(x, *args, **kwargs)
+
+        monkeypatch.setattr(vae, name, counted)
+    torch.manual_seed(0)
+    composite, layers = torch.rand(2, 4, 32, 32) * 2 - 1, torch.rand(2, 3, 4, 32, 32) * 2 - 1
+    together = encode_stack(vae, composite, layers)
+    shown = decode_layers(vae, together)
+    assert sizes == [8, 8]
+    for bound, most in ((3 * 32 * 32, 3), (10, 1)):
+        sizes.clear()
+        monkeypatch.setattr(latents, "PIXELS_AT_ONCE", bound)
+        assert torch.allclose(encode_stack(vae, composite, layers), together, atol=1e-5)
+        assert torch.allclose(decode_layers(vae, together), shown, atol=1e-5)
+        assert max(sizes) == most and sum(sizes) == 16
+
+
+def test_stacks_at_once_are_bounded_by_their_pixels():
+    assert stacks_at_once((96, 64, 6), 16) == 16, "the default's buckets go as they went"
+    assert stacks_at_once((640, 640, 4), 16) == 2
+    assert stacks_at_once((1024, 1024, 20), 16) == 1
+
+
+def test_latents_can_be_kept_in_half(vae, bucketed_root, tmp_path):
+    full, _ = load(vae, bucketed_root, tmp_path)
+    half, _ = load(vae, bucketed_root, tmp_path, torch.bfloat16)
+    assert half.stack(0).dtype == torch.bfloat16 and half.batch([0])["latents"].dtype == torch.float32
+    assert torch.equal(half.stack(0), full.stack(0).bfloat16())
+
+
+def test_batches_are_read_ahead_in_the_order_of_the_stream(vae, bucketed_root, tmp_path):
+    stacks, _ = load(vae, bucketed_root, tmp_path)
+    order = BucketBatches(stacks.keys, 2, seed=3)
+    expected = [stacks.batch(indices) for indices in islice(order.endless(1), 5)]
+    for workers in (0, 2):
+        found = list(islice(stacks.endless(order, 1, workers), 5))
+        # Where processes are not forked, as on macOS, the stacks are sent to them.
+        stacks = pickle.loads(pickle.dumps(stacks))
+        assert [batch["id"] for batch in found] == [batch["id"] for batch in expected]
+        assert all(torch.equal(a["latents"], b["latents"]) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_flipped_bit_is_noticed_and_made_good(vae, bucketed_root, tmp_path):

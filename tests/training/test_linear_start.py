@@ -1,9 +1,10 @@
 import copy
 
 import torch
+from accelerate import Accelerator
 
 from layers.batches import BucketBatches
-from layers.dataset import RgbaComponentDataset, StackDataset, endless_component_batches
+from layers.dataset import RgbaComponentDataset, StackDataset, endless_batches
 from metrics.perceptual import Perceptual
 from models.rgba_vae import RGBAVAE, VAEConfig
 from tests.stages.workspace import SMOKE
@@ -24,13 +25,14 @@ def started(root, fit_samples):
     order = BucketBatches(dataset.keys, 4, seed=0)
     torch.manual_seed(0)
     vae = RGBAVAE(VAEConfig(base_dim=16, z_dim=8, dim_mult=(1, 2, 4), num_res_blocks=1))
-    start_as_linear_code(vae, settings, lambda: endless_component_batches(dataset, order, 0, 0), CPU, False)
+    start_as_linear_code(vae, settings, lambda: endless_batches(dataset, order, 0, 0), CPU, False)
     return vae.eval()
 
 
 def test_the_fit_improves_on_the_closed_form_and_leaves_the_branches_silent(bucketed_root):
     held_out, perceptual = StackDataset(bucketed_root, "val"), Perceptual()
-    closed, fitted = (validate(started(bucketed_root, n), held_out, perceptual, CPU) for n in (0, 1200))
+    process = Accelerator(cpu=True)
+    closed, fitted = (validate(started(bucketed_root, n), held_out, perceptual, process) for n in (0, 1200))
     assert closed["psnr_white"] > 18.0, "nothing was trained yet"
     assert fitted["psnr_white"] > closed["psnr_white"] + 0.5
     vae = started(bucketed_root, 8)
@@ -48,7 +50,7 @@ def test_every_process_starts_from_the_same_weights(bucketed_root):
 
 def test_validation_names_what_it_measures(bucketed_root):
     vae, held_out = started(bucketed_root, 0), StackDataset(bucketed_root, "val")
-    found = validate(vae, held_out, Perceptual(), CPU)
+    found = validate(vae, held_out, Perceptual(), Accelerator(cpu=True))
     metrics = {"psnr", "ssim", "lpips", "psnr_white"}
     latents = {"latent_std_least", "latent_std_most", "latent_mean_most", "posterior_std"}
     assert set(found) == metrics | {f"layer_{name}" for name in metrics} | {"alpha_l1"} | latents

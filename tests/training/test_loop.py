@@ -4,12 +4,13 @@ import itertools
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from training.checkpoint import CheckpointStore
-from training.loop import NonFiniteLossError, fit, step_seed
+from training.loop import fit, step_seed
 from training.param_types import Optimisation
 from training.progress import Plan, make_plan
+from training.readings import NonFiniteLossError, Readings
 from training.tracking import Run
 
 
@@ -60,7 +61,7 @@ class Contest(Regression):
 
 def train(
     tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, validate_raw=None,
-    start=False, accelerator=None,
+    start=False,
 ):  # fmt: skip
     torch.manual_seed(3)
     data = torch.randn(64, 2)
@@ -89,7 +90,7 @@ def train(
         validate_raw=validate_raw,
         select="score",
         largest=True,
-        accelerator=accelerator or Accelerator(cpu=True),
+        accelerator=Accelerator(cpu=True),
         run=Recorder(None),
         store=CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True)),
         title="test",
@@ -221,21 +222,32 @@ def test_the_start_is_measured_once_and_the_kept_epoch_is_told(tmp_path):
     assert progress.best_epoch == 2 and progress.best == {"score": 5.0}, "the start is no candidate"
 
 
-class Halved(Regression):
-    """Remembers the precision that validation computes in."""
+@pytest.mark.parametrize("checkpoint_every", [1, 100])
+def test_a_loss_that_is_no_number_is_noticed_before_anything_is_saved(tmp_path, checkpoint_every):
+    """Numbers are read every ``log_every`` steps only; the step and files named are those where it began."""
+    block = settings(log_every=50, checkpoint_every=checkpoint_every)
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step 1; files: file4, file5, file6, file7"):
+        train(tmp_path, block, batch_size=4, poison=1)
+    state = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True)).read_state()
+    assert state is None if checkpoint_every == 100 else state["step"] == 1
 
-    def measured(self):
-        self.dtype = self.line(torch.zeros(1, 2)).dtype
-        return {"raw": 0.0}
+
+def test_steps_between_readings_do_not_look_at_the_device():
+    """Fake tensors have no numbers: whatever asks for one raises."""
+    readings = Readings()
+    with FakeTensorMode():
+        for step in range(3):
+            readings.add(step, ["a"], [{"loss": torch.zeros((), device="cuda")}], torch.zeros((), device="cuda"))
+        with pytest.raises(DataDependentOutputException):
+            readings.read()
 
 
-def test_validation_has_the_precision_of_training(tmp_path):
-    """Weights that adapters freeze are bfloat16: outside autocast they do not fit float32 latents."""
-    module = Halved()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        half = Accelerator(cpu=True, mixed_precision="bf16")
-        train(tmp_path, settings(), batch_size=4, module=module, validate_raw=module.measured, accelerator=half)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    assert module.dtype == torch.bfloat16
+def test_readings_are_means_over_micro_batches_and_leave_out_what_is_nan():
+    readings, nan = Readings(), torch.tensor(float("nan"))
+    micro = [{"loss": torch.tensor(1.0), "rare": nan}, {"loss": torch.tensor(2.0), "rare": torch.tensor(5.0)}]
+    readings.add(0, ["a"], micro, torch.tensor(3.0))
+    assert readings.read() == [{"loss": 1.5, "rare": 5.0, "grad_norm": 3.0}]
+    assert readings.read() == []
+    readings.add(7, ["a", "b"], [{"loss": torch.tensor(1.0)}], torch.tensor(float("inf")))
+    with pytest.raises(NonFiniteLossError, match="gradient's norm is inf at step 7; files: a, b"):
+        readings.read()

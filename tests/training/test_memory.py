@@ -182,7 +182,7 @@ def test_the_peak_of_a_step_is_that_of_torchs_memory_tracker(monkeypatch):
     with FakeTensorMode():
         transformer = fake_transformer(blocks, dtype, 0, monkeypatch, "cpu")
         transformer.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(transformer.parameters(), foreach=True)
+        optimizer = torch.optim.AdamW(transformer.parameters(), fused=True)  # as training.loop
         tracker = MemTracker()
         tracker.track_external(transformer, optimizer)
         with tracker:
@@ -195,7 +195,9 @@ def test_the_peak_of_a_step_is_that_of_torchs_memory_tracker(monkeypatch):
     # Before the first step there are no moments. Some gradients come only when the activations are nearly gone.
     before = memory.weights + memory.gradients + memory.activations
     assert backward <= before <= 1.12 * backward
-    assert memory.peak - memory.average == pytest.approx(step, rel=0.03)
+    # Where activations were, there are moments: nothing else is made in the step.
+    after = memory.weights + memory.gradients + memory.moments
+    assert max(backward, after) == pytest.approx(step, rel=0.03)
 
 
 def test_the_released_size_takes_neither_memory_nor_time():
@@ -238,7 +240,7 @@ def test_sharding_divides_what_is_trained():
         for gpus, sharded in ((1, False), (4, False), (4, True))
     )
     assert (ddp.weights, ddp.gradients) == (one.weights, 2 * one.gradients)
-    for name in ("weights", "gradients", "moments", "average", "step"):
+    for name in ("weights", "gradients", "moments", "average"):
         assert getattr(fsdp, name) == getattr(one, name) // 4
     gathered = 2 * 2 * net.block_parameters + 4 * net.block_parameters
     assert fsdp.activations - gathered == one.activations - 2 * net.block_parameters

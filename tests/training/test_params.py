@@ -21,6 +21,10 @@ def from_nothing(raw):
     raw["train_decompose"].update(checkpoint=None)
 
 
+def baseline(raw, given):
+    raw["evaluate"]["baselines"] = {"a": given}
+
+
 def broken(change) -> str:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     change(raw)
@@ -58,6 +62,33 @@ CASES = [
         r"validation\.samples above 0 where select is cost, got 0",
     ),
     (lambda p: p.update(extra={}), r"extra: unknown key"),
+    (lambda p: p["evaluate"].update(precision="fp16"), r"evaluate\.precision: got 'fp16', expected 'auto', 'fp32' or"),
+    (lambda p: p["evaluate"].update(offload="disk"), r"evaluate\.offload: got 'disk', expected 'none', 'models' or"),
+    (
+        lambda p: p["evaluate"].update(guidance=-1.0),
+        r"evaluate\.guidance: got -1\.0, expected greater than or equal to 0",
+    ),
+    (
+        lambda p: p["evaluate"].update(guidance=4.0, captions="none"),
+        r"evaluate: expected captions told or both where guidance, which is by the caption, is not 1\.0; got none",
+    ),
+    (
+        lambda p: p["evaluate"].update(captions="both", baselines={"a": {"model": "b", "guidance": 4.0}}),
+        r"evaluate: expected captions told where a baseline has guidance of its own; got both",
+    ),
+    (
+        lambda p: baseline(p, 3),
+        r"evaluate\.baselines\.a: got 3, expected a folder or repository, or a mapping of model",
+    ),
+    (lambda p: baseline(p, {"steps": 3}), r"evaluate\.baselines\.a\.model: missing"),
+    (lambda p: baseline(p, {"model": "b", "step": 3}), r"evaluate\.baselines\.a\.step: unknown key"),
+    (lambda p: baseline(p, {"model": 3}), r"evaluate\.baselines\.a\.model: got 3, expected a valid string"),
+    (lambda p: baseline(p, {"model": "b", "steps": 0}), r"evaluate\.baselines\.a\.steps: got 0, expected greater than"),
+    (lambda p: baseline(p, {"model": "b", "precision": "fp16"}), r"evaluate\.baselines\.a\.precision: got 'fp16'"),
+    (
+        lambda p: p["evaluate"].update(baselines={"model": "b"}),
+        r"evaluate\.baselines: expected names that no other row",
+    ),
     (lambda p: p["train_decompose"].update(patch_size=3) or from_nothing(p), r"patch_size 3 make tokens of 12 pixels"),
 ]
 
@@ -67,6 +98,24 @@ def test_a_bad_parameter_names_key_value_and_expectation(change, message):
     text = broken(change)
     assert re.search(message, text), text
     assert "\n" not in text
+
+
+def test_a_baseline_has_what_is_its_own_and_the_rest_of_the_block():
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    own = {"model": "owner/name", "steps": 50, "precision": "bf16"}
+    raw["evaluate"].update(steps=2, tries=8, offload="models", baselines={"own": own, "place": "folder"})
+    params = parse_params(raw)
+    used = params.evaluate.of_baseline("own")
+    assert (used.model, used.steps, used.precision) == ("owner/name", 50, "bf16")
+    assert (used.tries, used.offload, used.guidance, used.seed) == (8, "models", 1.0, params.evaluate.seed)
+    place = params.evaluate.of_baseline("place")
+    assert place == params.evaluate.model_copy(update={"model": "folder"})
+    # What is written out again is what was written: commands merge their flags into it.
+    assert params.model_dump()["evaluate"]["baselines"] == {"own": own, "place": "folder"}
+    assert parse_params(params.model_dump()) == params
+    assert flatten(params.evaluate)["baselines.own.steps"] == 50 and "baselines.own.tries" not in flatten(
+        params.evaluate
+    )
 
 
 def test_every_fault_is_named_at_once():

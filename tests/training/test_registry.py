@@ -47,6 +47,8 @@ def test_the_stages_themselves_register(params, monkeypatch):
     (version,) = Registry(params).versions()
     assert version.md5 == digest(FOLDER) != digest(FOLDER.with_name("decompose"))
     assert tags_of(1)["evaluated"] == "false"
+    # Of what evaluate has read once, gigabytes of it, the registry knows the md5.
+    monkeypatch.setattr(registry, "digest", None)
     assert main([]) == 0
     (version,) = Registry(params).versions()
     report = json.loads(Path("metrics/reports/evaluate.json").read_text())
@@ -113,6 +115,34 @@ def test_evaluations_on_other_data_stand_side_by_side(params, bucketed_root):
     assert [found.scores["cost"] for found in version.evaluations] == [0.3, 0.2, 0.1]
     assert [found.split for found in version.evaluations] == ["train", "val", "val"]
     assert tags_of(1)["data.split"] == "train"
+
+
+def test_what_was_read_is_not_read_again_and_what_was_not_is(params, monkeypatch):
+    read = []
+    monkeypatch.setattr(registry, "digest", lambda path: read.append(str(path)) or digest(path))
+    evaluate(params, {params.evaluate.model: digest(FOLDER), "data/rgba_layers": digest("data/rgba_layers")})
+    assert read == []
+    evaluate(params, {params.evaluate.model: digest(FOLDER)})
+    assert read == ["data/rgba_layers"]
+    (version,) = Registry(params).versions()
+    assert version.md5 == digest(FOLDER) and len(version.evaluations) == 1
+
+
+def test_how_a_version_is_served_is_how_it_was_evaluated(params):
+    def registered(seed, text, **block):
+        shutil.rmtree(FOLDER)
+        save_tiny(Path(FOLDER), seed=seed, text=text)
+        changed = params.evaluate.model_copy(update=block)
+        refine(params.model_copy(update={"evaluate": changed}))
+        number = Registry(params).versions()[0].number
+        info = mlflow.models.get_model_info(f"models:/{NAME}/{number}")
+        usual = {spec.name: spec.default for spec in info.signature.params.params}
+        return usual["guidance"], {key: Registry(params).config(number)[key] for key in ("precision", "offload")}
+
+    assert registered(3, True) == (1.0, {"precision": "auto", "offload": "none"})
+    block = {"guidance": 4.0, "precision": "bf16", "offload": "models"}
+    assert registered(4, True, **block) == (4.0, {"precision": "bf16", "offload": "models"})
+    assert registered(5, False, **block)[0] == 1.0, "a network without text cannot be guided"
 
 
 def test_no_weights_and_no_pickle_go_into_the_store(params):

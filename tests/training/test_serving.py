@@ -7,15 +7,18 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from layers.compositing import flattened
 from layers.images import decode_rgba, encode_png
+from stages.serve import CONFIG
 from tests.servers import serving
 from tests.stages.imports import ROOT
 from tests.stages.workspace import environment, run
@@ -23,6 +26,7 @@ from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
 from training import picture_layers
 from training.decomposer import Decomposer
 from training.digest import digest
+from training.serving import ConfigError, ServedDecomposer
 from training.tracking import tracking_uri
 from training.versions import Registry, WeightsError
 
@@ -131,6 +135,16 @@ BAD = {
     "no layers": ([encoded(encode_png(picture()))], {"layers": 0}, "layers: got 0, expected 1 to 20"),
     "many steps": ([encoded(encode_png(picture()))], {"steps": 10**6}, "steps: got 1000000, expected 1 to 200"),
     "long caption": ([encoded(encode_png(picture()))], {"caption": "a" * 5000}, "caption: got 5000 characters"),
+    "guidance without text": (
+        [encoded(encode_png(picture()))],
+        {"guidance": 4.0},
+        "guidance: got 4, expected 1: this network was trained without captions",
+    ),
+    "less than no guidance": (
+        [encoded(encode_png(picture()))],
+        {"guidance": -1},
+        "guidance: got -1.0, expected 0 to 100",
+    ),
     "no picture at all": ([], {}, None),
     "too many": ([encoded(encode_png(picture()))] * 9, {}, "got 9 pictures, expected 1 to 8"),
     "another column": ([{"image": ["x"]}], {}, None),
@@ -184,6 +198,46 @@ def test_other_weights_are_refused(here):
     finally:
         shutil.rmtree(here / FOLDER, ignore_errors=True)
         kept.rename(here / FOLDER)
+
+
+def test_a_caption_guides_as_asked_or_as_the_version_was_evaluated(tmp_path, bucketed_root, monkeypatch):
+    params = enter_project(tmp_path / "project", bucketed_root, monkeypatch)
+    folder = str(save_tiny(tmp_path / "project" / FOLDER, text=True))
+    evaluate(params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"guidance": 4.0})}))
+    model = mlflow.pyfunc.load_model("models:/smoke-decomposer/1")
+    direct = Decomposer.from_pretrained(folder, "cpu")
+
+    def same(expected, **params):
+        how = {"layers": 2, "steps": 2, "caption": "a poster", **params}
+        (answer,) = model.predict({"picture": [encoded(encode_png(picture()))]}, how)
+        (stack,) = picture_layers.layers_of(
+            direct, [picture()], 2, captions=[how["caption"]], steps=2, tries=1, guidance=expected
+        )
+        return all(np.array_equal(*pair) for pair in zip(layers_of(answer), stack, strict=True))
+
+    assert same(4.0) and same(2.5, guidance=2.5) and same(1.0, guidance=1) and not same(1.0)
+    assert same(1.0, caption=""), "where nothing is said there is nothing to guide by"
+
+
+def test_weights_are_kept_as_the_server_is_told(here, monkeypatch):
+    def kept(**config):
+        model = mlflow.pyfunc.load_model(MODEL, model_config=config).unwrap_python_model()._model
+        return model.dtype, hasattr(model.network.transformer, "_hf_hook")
+
+    assert kept() == (torch.float32, False)
+    assert kept(precision="bf16", offload="models") == (torch.bfloat16, True)
+    monkeypatch.setenv(CONFIG, '{"offload": "models"}')
+    assert kept() == (torch.float32, True)
+    with pytest.raises(ConfigError, match=r"^model_config: precision: got 'fp8', expected one of auto, fp32, bf16$"):
+        kept(precision="fp8")
+
+
+def test_a_version_from_before_guidance_tries_and_precision_is_served(here):
+    served = ServedDecomposer()
+    served.load_context(SimpleNamespace(model_config={"weights": str(FOLDER), "md5": digest(FOLDER)}))
+    params = {"layers": 2, "steps": 2, "seed": 5, "caption": ""}
+    (answer,) = served.predict(None, pd.DataFrame({"picture": [encoded(encode_png(picture()))]}), params)
+    np.testing.assert_array_equal(layers_of(answer), direct(here, picture(), 2, 2, 5))
 
 
 def test_from_elsewhere_the_project_is_named_by_dvc_root(project, server, tmp_path):

@@ -1,0 +1,247 @@
+"""The plan of every stage of presets/qwen.yaml against torch's memory tracker over the stages' own code, at full width.
+
+Tensors are pretended (training.memory_probe): nothing here was measured on a GPU. Of the sixty blocks one computes;
+blocks are alike, and in the place of each other one stands what keeps as much.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import torch
+from torch import nn
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from metrics.rgba_scores import reconstruction_metrics
+from models.lora import add_lora
+from models.rgba_vae import RGBAVAE, VAEConfig
+from models.vld_mmdit import VLDMMDiT, build_transformer
+from stages.plan import planned_stages
+from tests.stages.imports import ROOT
+from training.decomposer import Decomposer
+from training.flow_objective import FlowObjective
+from training.latents import STACKS_AT_ONCE, decode_layers, encode_stack, stacks_at_once
+from training.memory_networks import RELEASED, networks_of
+from training.memory_plan import GIB, RESERVE
+from training.memory_probe import PretendedDistance, answer, pretended
+from training.params import load_params
+from training.refine_objective import RefineObjective
+from training.trained_for import RELEASED as TRAINED_FOR
+from training.vae_objective import VAEObjective
+from training.vae_validation import STACKS_AT_ONCE as VALIDATED_AT_ONCE
+from training.vae_validation import measure_stacks
+
+PARAMS = load_params(ROOT / "presets" / "qwen.yaml")
+ROOM = 80 * GIB - RESERVE
+SIZES = [(side, side, layers) for side in (640, 1024) for layers in (4, 10, 20)]
+BLOCKS, TEXT = RELEASED["num_layers"], 512
+
+
+class Tracker(MemTracker):
+    """Of tensors alone: modules that are frozen, or called twice, are more than it can track."""
+
+    def __init__(self):
+        super().__init__()
+        self._mod_tracker = MagicMock(parents=set(), is_bw=False)
+
+    def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
+        return super()._track_module_params_and_buffers(module, install_grad_hooks=False)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return super().__torch_dispatch__(lambda *a, **k: answer(func, a, k), types, args, kwargs)
+
+
+def peak_of(call, *held):
+    """The most bytes at once, with what is held from the start."""
+    tracker = Tracker()
+    for part in held:
+        tracker.track_external(part)
+    with tracker:
+        call()
+    return tracker.get_tracker_snapshot("peak")[torch.device("meta")]["Total"]
+
+
+class Alike(nn.Module):
+    """In the place of a block: of it a checkpoint keeps what it keeps of a block, its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+    def forward(self, hidden_states, encoder_hidden_states, *_, **__):
+        return encoder_hidden_states * self.gain, hidden_states * self.gain
+
+
+def network_like(blocks=1, others=BLOCKS - 1):
+    """LoRA on bfloat16 with checkpointing, as the preset has it; and the bytes of the weights of the other blocks."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        transformer = build_transformer(**{**RELEASED, "num_layers": blocks})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    add_lora(transformer, PARAMS.refine.lora.rank)
+    blocks = list(transformer.transformer_blocks)
+    parameters = list(blocks[0].parameters())
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad)
+    adapters = sum(p.numel() for p in parameters if p.requires_grad)
+    # Last, the block is gone through backward while all others still keep their inputs.
+    transformer.transformer_blocks = nn.ModuleList([*(Alike() for _ in range(others)), *blocks])
+    transformer.enable_gradient_checkpointing()
+    network = VLDMMDiT(transformer)
+    network.compute_dtype = torch.bfloat16
+    # Weight, gradient, two moments, average.
+    return network, others * (2 * frozen + (4 + 4 + 8 + 4) * adapters)
+
+
+def training_state(*networks):
+    """Moments, and the average or in validation the weights that wait beside it; AdamW itself changes them in place."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    return [torch.zeros_like(p) for p in trained for _ in range(3)]
+
+
+def vae_like(checkpointing=True, compute=torch.bfloat16):
+    vae = RGBAVAE(VAEConfig()).eval()
+    vae.enable_gradient_checkpointing(checkpointing)
+    vae.compute_dtype = compute
+    return vae
+
+
+def captions(texts, *_):
+    return torch.randn(len(texts), TEXT, RELEASED["joint_attention_dim"]), None
+
+
+captions.dropped = lambda texts, share: texts
+
+
+def quick(settings):
+    """Without the alignment loss, whose thousands of small operations have a test of their own."""
+    return settings.model_copy(update={"loss": settings.loss.model_copy(update={"alignment": 0.0})})
+
+
+def latents_of(key, stacks=1):
+    return torch.randn(stacks, key[2] + 1, 16, key[0] // 8, key[1] // 8)
+
+
+@cache
+def trained(name):
+    """By size the peaks of a step and of validation."""
+    settings = quick(getattr(PARAMS, name))
+    found = {}
+    with pretended():
+        (network, others), vae, distance = network_like(), vae_like(), PretendedDistance()
+        if name == "refine":
+            objective = RefineObjective(network, vae, settings, captions, distance)
+        else:
+            objective = FlowObjective(network, settings, captions)
+        state = training_state(network)
+        held = (objective, vae, torch.empty(others, dtype=torch.uint8), *state)
+        copies = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
+        for key in SIZES:
+
+            def terms(clean, edit="recolour", key=key):
+                texts = [["", *[""] * key[2]]] * len(clean)
+                if name == "refine":
+                    index, noise = torch.zeros(len(clean), dtype=torch.long), torch.randn_like(clean)
+                    return objective.terms(clean, noise, torch.rand(len(clean)), edit, index, texts)
+                return objective({"latents": clean, "texts": texts, "seen": 10**6})
+
+            def step(key=key, terms=terms):
+                terms(latents_of(key))["loss"].backward()
+                objective.zero_grad()
+
+            @torch.no_grad()
+            def validation(key=key, terms=terms):
+                stacks = stacks_at_once(key, STACKS_AT_ONCE)
+                terms(latents_of(key, stacks))
+                decode_layers(vae, latents_of(key, stacks)[:, 1:])
+
+            found[key] = {"step": peak_of(step, *held), "validation": peak_of(validation, *held, *copies)}
+    return found
+
+
+@cache
+def encoded():
+    found = {}
+    with pretended():
+        vae = vae_like(False, None)
+        for key in SIZES:
+            stacks = stacks_at_once(key, STACKS_AT_ONCE)
+            composite, layers = torch.randn(stacks, 4, *key[:2]), torch.randn(stacks, key[2], 4, *key[:2])
+            call = lambda composite=composite, layers=layers: encode_stack(vae, composite, layers)  # noqa: E731
+            found[key] = {"encoding": peak_of(call, vae, composite, layers)}
+    return found
+
+
+@cache
+def trained_vae():
+    """By side of the pictures; validation has as many in hand whatever the number of layers."""
+    settings, found = PARAMS.train_vae, {}
+    with pretended():
+        vae = vae_like()
+        objective, judge, plain = VAEObjective(vae, settings), PretendedDistance(), vae_like(False, None)
+        state, copies = training_state(objective), [torch.zeros_like(p) for p in vae.parameters()]
+        for key in ((640, 640, 10), (1024, 1024, 10)):
+
+            def step(key=key):
+                batch = {name: torch.randn(1, 4, *key[:2]) for name in ("component", "composite")}
+                objective({**batch, "seen": settings.discriminator.start_samples})["loss"].backward()
+                objective.zero_grad()
+
+            @torch.no_grad()
+            def validation(key=key):
+                stack = {"composite": torch.randn(4, *key[:2]), "layers": torch.randn(key[2], 4, *key[:2])}
+                numbers = range(stacks_at_once(key, VALIDATED_AT_ONCE))
+                measure_stacks(plain, dict.fromkeys(numbers, stack), numbers, judge)
+
+            found[key[0]] = {
+                "step": peak_of(step, objective, *state),
+                "validation": peak_of(validation, objective, *state, *copies),
+            }
+    return found
+
+
+@cache
+def used(name):
+    """Peaks beside text encoder and transformer."""
+    pictures = PARAMS.evaluate.batch_size if name == "evaluate" else 4
+    nothing_hidden = SimpleNamespace(to=lambda _: SimpleNamespace(all=lambda: True))
+    encoder = SimpleNamespace(encode=lambda texts: (captions(texts)[0].bfloat16(), nothing_hidden))
+    found = {}
+    with pretended():
+        torch.set_default_dtype(torch.bfloat16)
+        network = VLDMMDiT(build_transformer(**{**RELEASED, "num_layers": 1})).requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+        vae = vae_like(False, None)
+        weights = sum(2 * p.numel() for p in network.parameters())
+        model = Decomposer(network, vae, encoder, None, TRAINED_FOR, torch.device("cpu"), torch.bfloat16)
+        for key in SIZES:
+
+            def decompose(key=key):
+                shown, names = torch.randn(pictures, 4, *key[:2]), ["a"] * pictures
+                model.decompose(shown, key[2], names, names, steps=1, seed=0, guidance=4.0)
+
+            found[key] = peak_of(decompose, network, vae) - weights
+    return found
+
+
+@cache
+def scored(side, count):
+    with pretended():
+        judge = PretendedDistance()
+
+        @torch.no_grad()
+        def compare():
+            pair = torch.randn(2, count, 4, side, side)
+            reconstruction_metrics(pair[0], pair[1], distance=judge)
+
+        return peak_of(compare, judge)
+
+
+@cache
+def planned(key):
+    settings = PARAMS.model_copy(update={"refine": quick(PARAMS.refine)})
+    return {stage.name: stage for stage in planned_stages(settings, networks_of(settings), key)}
+
+
+def moments(stage, key):
+    return {moment.name: moment for moment in planned(key)[stage].as_set.moments(key[2])}
