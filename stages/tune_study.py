@@ -63,8 +63,9 @@ class Plan:
 def inputs_of(stage: str, params: Params) -> dict[str, str]:
     """What a stage reads, and the md5 of each."""
     block = getattr(params, stage)
-    start = getattr(block, "rgb_checkpoint", None) or getattr(block, "checkpoint", None)
-    return digests(with_checkpoint([params.prepare_buckets.output_root, *map(str, EARLIER[stage])], start))
+    paths = [params.prepare_buckets.output_root, *map(str, EARLIER[stage])]
+    key = "rgb_checkpoint" if stage == "train_vae" else "checkpoint"
+    return digests(with_checkpoint(paths, getattr(block, key, None), f"{stage}.{key}"))
 
 
 def study_name(params: Params, stage: str) -> str:

@@ -59,7 +59,7 @@ def test_others_are_put_on_the_merged_weights(stage_three, rank, alpha):
     _, merged = stage_three
     network, place = build_network(chosen(lora__rank=rank, lora__alpha=alpha), None)
     assert place == str(refine.INPUT)
-    assert torch.equal(answer(network), answer(merged)), "new adapters change nothing yet"
+    assert torch.allclose(answer(network), answer(merged), atol=1e-5), "new adapters change nothing yet"
     assert any(".lora_" in name for name, p in network.named_parameters() if p.requires_grad)
 
 
