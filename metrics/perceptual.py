@@ -35,6 +35,10 @@ class TrunkError(UserError):
     """Weights that have to be downloaded are not to be had."""
 
 
+class TooSmallError(UserError, ValueError):
+    """Pictures that the trunk cannot pool."""
+
+
 class Perceptual(nn.Module):
     """LPIPS 0.1 (Zhang et al. 2018) as a frozen module, for the loss and for the metric alike.
 
@@ -59,11 +63,14 @@ class Perceptual(nn.Module):
         """Distance of each pair of pictures ``(B, 3, H, W)`` in [-1, 1]: ``(B,)``, 0 for equal ones.
 
         Raises:
-            ValueError: if a side is below what the trunk can pool.
+            TooSmallError: if a side is below what the trunk can pool.
         """
         if min(predicted.shape[-2:]) < (least := SMALLEST_SIDE[self.trunk]):
             size = f"{predicted.shape[-1]}x{predicted.shape[-2]}"
-            raise ValueError(f"LPIPS with {self.trunk} needs pictures of at least {least} px a side, got {size}")
+            raise TooSmallError(
+                f"LPIPS ({self.trunk}): got pictures of {size} px, expected sides of at least {least}; make "
+                "prepare_buckets.min_side or decode_scale larger, or the weight lpips 0"
+            )
         # Differences of unit vectors, squared, are too small for the mantissa of bfloat16.
         with torch.autocast(predicted.device.type, enabled=False):
             return self.lpips(predicted.float(), target.float()).flatten()

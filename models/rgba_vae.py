@@ -138,6 +138,7 @@ class RGBAVAE(MixedPrecision):
         self.quant_conv = FrameConv(2 * config.z_dim, 2 * config.z_dim, 1)
         self.post_quant_conv = FrameConv(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
+        self.gradient_checkpointing = False
         for name in ("latents_mean", "latents_std"):
             self.register_buffer(name, torch.zeros(config.z_dim, 1, 1), persistent=False)
         self.set_latent_statistics(config.latents_mean, config.latents_std)
@@ -165,6 +166,7 @@ class RGBAVAE(MixedPrecision):
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Keep only the inputs of residual blocks for the backward pass, and compute the rest a second time."""
+        self.gradient_checkpointing = enabled
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.gradient_checkpointing = enabled

@@ -108,7 +108,7 @@ def print_use(model: str, layers: int | None, pictures: int, precision: Precisio
     size = largest_size(_multiple(side, trained), trained.min_side, trained.max_side, trained.max_pixels)
     key = (*size, layers or trained.surplus_layers or MOST_LAYERS)
     used = Used(networks, _dtype(precision), offload)
-    print(f"{folder if folder.is_dir() else 'taken for the released model'}: {pictures} pictures at once")
+    print(f"{folder if folder.is_dir() else 'taken for the released model'}; pictures at once: {pictures}")
     _print(describe_stages([used_stage("decompose", [used], key, pictures, scored=False)], key))
 
 

@@ -7,6 +7,7 @@ Estimates, for the bucket with the most tokens.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -75,10 +76,10 @@ def recommend(stage: Stage, layers: int, gpus: int, gib: int) -> Recommendation:
     asked = (stage.name, gpus, gib)
     if chosen is not None:
         return Recommendation(*asked, chosen.label, chosen.label == stage.as_set.label, layers, chosen.label, None)
-    fewer = (count for count in range(layers - 1, 0, -1) if options[-1].fits(count, room))
+    fewer = bisect_left(range(1, layers), True, key=lambda count: not options[-1].fits(count, room))
     more = (n for n in (2, 4, 8, 16, 32, 64) if n > gpus and stage.shards)
     enough = next((n for n in more if any(option.fits(layers, room) for option in stage.options(n))), None)
-    return Recommendation(*asked, None, False, next(fewer, 0), options[-1].label, enough)
+    return Recommendation(*asked, None, False, fewer, options[-1].label, enough)
 
 
 def setup_rows(networks: Networks, key: Key, batch_size: int, lora_rank: int) -> list[tuple[Setup, Memory]]:
@@ -134,7 +135,9 @@ def describe_stages(stages: Sequence[Stage], key: Key, budgets: Sequence[tuple[i
     yield f"what to switch on; {RESERVE / GIB:.0f} GiB stay free, for workspaces of kernels and gaps between tensors"
     for gpus, gib in budgets:
         for stage in stages:
-            yield f"{f'{gpus} x {gib} GB':>9}  {stage.name:<15} {_sentence(recommend(stage, key[2], gpus, gib), stage)}"
+            first, *more = _sentences(recommend(stage, key[2], gpus, gib), stage)
+            yield f"{f'{gpus} x {gib} GB':>9}  {stage.name:<15} {first}"
+            yield from (f"{'':>26} {sentence}" for sentence in more)
 
 
 NOTES = (
@@ -149,14 +152,15 @@ def _named(key: Key) -> str:
     return f"{key[0]}x{key[1]}, {key[2]} layers"
 
 
-def _sentence(advice: Recommendation, stage: Stage) -> str:
+def _sentences(advice: Recommendation, stage: Stage) -> Iterator[str]:
     if advice.label is not None:
-        return advice.label + (", as set" if advice.as_set else "")
+        yield advice.label + (", as set" if advice.as_set else "")
+        return
+    yield "does not fit" + (f"; FSDP2 over {advice.enough_gpus} would do" if advice.enough_gpus else "")
     size, what = stage.floor
     if size > advice.gib * GIB - RESERVE:
-        hint = f"{what} alone are {size / GIB:.1f} GiB"
+        yield f"({what} alone are {size / GIB:.1f} GiB)"
     elif advice.layers:
-        hint = f"up to {advice.layers} layers of this size with {advice.last}"
+        yield f"(up to {advice.layers} {'layer' if advice.layers == 1 else 'layers'} of this size with {advice.last})"
     else:
-        hint = "not one layer of this size; prepare_buckets.max_pixels makes it smaller"
-    return f"does not fit: {hint}" + (f"; FSDP2 over {advice.enough_gpus} would do" if advice.enough_gpus else "")
+        yield "(not one layer of this size; prepare_buckets.max_pixels makes it smaller)"

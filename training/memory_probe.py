@@ -16,7 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import lpips
 import torch
@@ -30,6 +30,15 @@ from models import vae_blocks
 from training import vae_objective
 
 AUTOCAST, TO_LIST = torch.autocast, Tensor.tolist
+KNOWN: dict[Any, Any] = {}
+
+
+class Form(NamedTuple):
+    """What a pretended tensor is."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Meter(TorchDispatchMode):
@@ -76,7 +85,37 @@ def answer(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
         return _numbers(args[0])
     if func is torch.ops.aten._to_copy.default:
         kwargs = {**kwargs, "device": "meta"}
-    return func(*args, **kwargs)
+    # Blocks are alike, and torch takes long to find out what comes of an operation: what it found is remembered.
+    key = (func, _form(args), _form(kwargs))
+    if key in KNOWN:
+        return _made(KNOWN[key])
+    result = func(*args, **kwargs)
+    made = [leaf for leaf in tree_iter(result) if isinstance(leaf, Tensor)]
+    given = {leaf.untyped_storage()._cdata for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor)}
+    new = all(leaf.is_meta and leaf.untyped_storage()._cdata not in given for leaf in made)
+    if made and new and not func._schema.is_mutable:
+        KNOWN[key] = _form(result)
+    return result
+
+
+def _form(value: Any) -> Any:
+    """All that the form of a result depends on, to look it up by."""
+    if isinstance(value, Tensor):
+        return Form(value.shape, value.stride(), value.dtype)
+    if isinstance(value, list | tuple):
+        return (type(value), *map(_form, value))
+    if isinstance(value, Mapping):
+        return tuple((name, _form(item)) for name, item in value.items())
+    return value
+
+
+def _made(form: Any) -> Any:
+    """Something of a form; results are tensors, other values, or tuples and lists of them."""
+    if isinstance(form, Form):
+        return torch.empty_strided(form.size, form.stride, dtype=form.dtype, device="meta")
+    if isinstance(form, tuple) and form and form[0] in (list, tuple):
+        return form[0](map(_made, form[1:]))
+    return form
 
 
 def _numbers(tensor: Tensor) -> Any:

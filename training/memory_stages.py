@@ -1,7 +1,7 @@
 """What every stage has on one GPU at its fullest moments, and what can be switched on where that is too much.
 
 Stages are planned for one bucket (H, W, L). What the transformer takes in training is training.memory's, what pictures
-take is probed (training.memory_work). For fewer layers what was probed is taken in proportion.
+take is probed (training.memory_work).
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ from training.memory_work import (
 from training.param_types import MixedPrecision
 from training.params_decompose import Refine, TrainDecompose
 from training.params_vae import TrainVAE
-from training.pixel_terms import NAMES as PICTURE_TERMS
 
 DEFAULT_RANK = 32
 SMALLEST_RANK = 4
 TEXTS_AT_ONCE = 32  # of training.cache.embed_texts
-SMALLER_SCALE = 0.5  # of decode_scale, where it is to be made smaller
 EDIT_TERMS = ("edit_velocity", "edit_kept")
 
 
@@ -161,35 +159,32 @@ class Trained:
 
     def stage(self) -> Stage:
         """The stage, with all its options."""
-        lora, scale = self.settings.lora, self.settings.decode_scale
+        lora = self.settings.lora
         low = self.low if lora.rank else "float32"
         as_set = Setup(lora.rank, low, self.settings.gradient_checkpointing)
-        scales = sorted({scale, min(scale, SMALLER_SCALE)}, reverse=True) if self._looks() else [scale]
 
         def options(gpus: int) -> Iterator[Option]:
-            for setup, smaller in itertools.product(setups(gpus, lora.rank, self.low), scales):
-                yield self.option(setup, smaller)
+            return map(self.option, setups(gpus, lora.rank, self.low))
 
         base = (2 if self.compute else 4) * self.networks.net.parameters
         what = f"the {self.low} weights of the transformer"
-        return Stage(self.name, self.option(as_set, scale), options, (base, what), shards=True)
+        return Stage(self.name, self.option(as_set), options, (base, what), shards=True)
 
-    def option(self, setup: Setup, scale: float) -> Option:
+    def option(self, setup: Setup) -> Option:
         """A way to train."""
-        label = words(setup) + (f", decode_scale {scale:g}" if self._looks() else "")
         return Option(
-            label,
-            lambda layers: self.moments(setup, scale, layers),
+            words(setup),
+            lambda layers: self.moments(setup, layers),
             lambda layers: self.networks.vae_bytes + self._estimate(setup, layers)[0].peak,
         )
 
-    def moments(self, setup: Setup, scale: float, layers: int) -> list[Moment]:
+    def moments(self, setup: Setup, layers: int) -> list[Moment]:
         """Its moments, of stacks of so many layers."""
         networks, vae = self.networks, self.networks.vae_bytes
         size = 4 if self.settings.cache_dtype == "float32" else 2
         text = networks.text_work(TEXTS_AT_ONCE, size)
-        memory, work = self._step(setup, scale, layers)
-        validation = self._validation(setup, scale, layers)
+        memory, work = self._step(setup, layers)
+        validation = self._validation(setup, layers)
         texts = [Moment("captions", vae + size * networks.text_size.parameters, 0, text)] if text else []
         return [
             Moment("encoding", vae, 0, encoding(networks.vae, self.key)),
@@ -198,20 +193,16 @@ class Trained:
             Moment("validation", vae + memory.weights, memory.trained, validation),
         ]
 
-    def _looks(self) -> bool:
-        """Whether it compares pictures."""
-        return any(self.weights.get(name, 0.0) > 0.0 for name in PICTURE_TERMS)
-
-    def _pixels(self, checkpointing: bool, stacks: int | None = None) -> Work:
-        settings = self.settings
+    def _pixels(self, checkpointing: bool, layers: int, stacks: int | None = None) -> Work:
+        settings, key = self.settings, (*self.key[:2], layers)
         how = Decoding(self.weights, settings.alignment, settings.decode_scale, self.compute, checkpointing)
         count = settings.optimisation.batch_size if stacks is None else stacks
-        return pixel_terms(self.networks.vae, how, self.key, count, gradient=stacks is None)
+        return pixel_terms(self.networks.vae, how, key, count, gradient=stacks is None)
 
-    def _asked(self) -> int:
+    def _asked(self, layers: int) -> int:
         dtype = torch.float32 if self.low == "float32" else torch.bfloat16
         autocast, rank = self.compute is not None, self.settings.lora.rank
-        return self.networks.sampling(self.key, self.stacks, dtype, autocast, rank)
+        return self.networks.sampling((*self.key[:2], layers), self.stacks, dtype, autocast, rank)
 
     def _estimate(self, setup: Setup, layers: int) -> tuple[Memory, int]:
         """The transformer's memory with one pass in the graph, and what a pass keeps."""
@@ -219,26 +210,25 @@ class Trained:
         sizes = (self.networks.tokens((*self.key[:2], layers)), self.networks.text_tokens, batch)
         return estimate(net, *sizes, setup, autocast), activation_bytes(net, *sizes, setup, autocast)
 
-    def _step(self, setup: Setup, scale: float, layers: int) -> tuple[Memory, int]:
+    def _step(self, setup: Setup, layers: int) -> tuple[Memory, int]:
         """The transformer's memory, and what the fullest moment of a step takes."""
         memory, kept = self._estimate(setup, layers)
-        pixels = self.pixels(setup.gradient_checkpointing)
-        share = layers / self.key[2] * (scale / self.settings.decode_scale) ** 2
-        # Pictures are compared between the passes; what their terms keep waits until the backward pass is through the
-        # second one.
-        between = kept + pixels.peak * share
-        after = (self.passes - 1) * kept + pixels.kept * share + memory.activations
-        return memory, round(max(between, after))
+        pixels = self.pixels(setup.gradient_checkpointing, layers)
+        # Pictures are compared between the passes, and what their terms keep waits until the backward pass is through
+        # the second one. With checkpointing nothing of the first one is kept until then.
+        first = kept if self.passes == 1 or not setup.gradient_checkpointing else 0
+        between = first + pixels.peak
+        after = (self.passes - 1) * first + pixels.kept + memory.activations
+        return memory, max(between, after)
 
-    def _validation(self, setup: Setup, scale: float, layers: int) -> int:
+    def _validation(self, setup: Setup, layers: int) -> int:
         net = self.networks.net
-        share = (layers + 2) / (self.key[2] + 2)
-        asked = self.asked() * share
+        asked = self.asked(layers)
         if setup.fsdp:
             asked += 4 * net.block_parameters  # the block at work and the next one
         elif not setup.lora_rank and self.compute is not None:
             asked += 2 * net.parameters  # autocast keeps a copy of what is trained
-        shown = 0.0
+        shown = 0
         if self.name == "refine":  # which measures every term of the loss
-            shown = self.pixels(False, self.stacks).peak * (scale / self.settings.decode_scale) ** 2
-        return round(max(asked, shown, decoding(self.networks.vae, self.key, self.stacks, self.compute)))
+            shown = self.pixels(False, layers, self.stacks).peak
+        return max(asked, shown, decoding(self.networks.vae, (*self.key[:2], layers), self.stacks, self.compute))

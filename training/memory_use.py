@@ -34,23 +34,22 @@ def used_stage(name: str, models: Sequence[Used], key: Key, stacks: int, scored:
     """
 
     @cache
-    def works(networks: Networks, dtype: torch.dtype) -> tuple[int, int, int]:
-        texts = networks.text_work(stacks, dtype.itemsize)
-        asked = networks.sampling(key, stacks, dtype, dtype != torch.float32)
-        return texts, asked, decoding(networks.vae, key, stacks)
+    def works(networks: Networks, dtype: torch.dtype, layers: int) -> tuple[int, int, int]:
+        texts, same = networks.text_work(stacks, dtype.itemsize), (*key[:2], layers)
+        asked = networks.sampling(same, stacks, dtype, dtype != torch.float32)
+        return texts, asked, max(decoding(networks.vae, same, stacks), scoring(same) if scored else 0)
 
     def moments(used: Sequence[Used], layers: int) -> list[Moment]:
         resident = sum(model.networks.vae_bytes for model in used)
         resident += sum(_whole(model) for model in used if model.offload == "none")
-        share = (layers + 2) / (key[2] + 2)
         found = []
         for model in used:
-            texts, asked, decoded = works(model.networks, model.dtype)
+            texts, asked, pictures = works(model.networks, model.dtype, layers)
             encoder, network = _visiting(model)
             found += [
                 Moment("captions", resident + encoder, 0, texts),
-                Moment("network", resident + network, 0, round(asked * share)),
-                Moment("pictures", resident, 0, max(decoded, scoring(key) if scored else 0)),
+                Moment("network", resident + network, 0, asked),
+                Moment("pictures", resident, 0, pictures),
             ]
         names = dict.fromkeys(moment.name for moment in found)
         return [max((m for m in found if m.name == name), key=lambda m: m.peak) for name in names]

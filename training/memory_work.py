@@ -177,7 +177,7 @@ def sampling(
         stacks: that are sampled together.
         text_tokens: of a caption.
         dtype: of the weights.
-        autocast: whether it is on, to bfloat16.
+        autocast: whether it computes in bfloat16, whatever its weights are in.
         lora_rank: of adapters; 0 for none.
     """
     built = {name: value for name, value in shape.items() if name != "spatial_factor"}
@@ -187,6 +187,7 @@ def sampling(
             network = VLDMMDiT(build_transformer(**built | {"num_layers": 1})).requires_grad_(False)
         finally:
             torch.set_default_dtype(torch.float32)
+        network.compute_dtype = torch.bfloat16 if autocast else None
         if lora_rank:
             add_lora(network.transformer, lora_rank)
         text = torch.randn(stacks, text_tokens, built["joint_attention_dim"]), None
@@ -194,12 +195,7 @@ def sampling(
         condition = torch.randn(stacks, built["latent_channels"], *size)
         noise = torch.randn(stacks, key[2] + 1, *condition.shape[1:])
         how = {"steps": 1, "seed": 0, "shift": 1.0, "text": text, "guidance": Guidance(2.0, text), "noise": noise}
-
-        def sample() -> Tensor:
-            with torch.autocast("meta", torch.bfloat16, enabled=autocast):
-                return decompose_latents(network, condition, key[2], [""] * stacks, **how)
-
-        return _without_gradient(sample)
+        return _without_gradient(lambda: decompose_latents(network, condition, key[2], [""] * stacks, **how))
 
 
 @contextmanager

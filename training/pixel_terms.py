@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from layers.tensors import composite_stack, over_grey
 from models.rgba_vae import RGBAVAE
 from training.alignment_loss import alignment_loss
+from training.latents import at_once
 from training.losses import abmse, alpha_colour
 from training.params_decompose import AlignmentLoss
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 NAMES = ("recomposition", "layer_pixels", "alpha_colour", "alignment", "lpips")
+# With a gradient a decoded pixel takes eight times the memory of one without, its residual blocks checkpointed.
+GRADIENT_SHARE = 8
 
 
 class PixelTerms(nn.Module):
@@ -83,11 +87,25 @@ class PixelTerms(nn.Module):
         return {name: (trust * errors[name]()).mean() for name in self.names}
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents ``(B, S, C, h, w)`` to pictures ``(B, S, 4, H, W)``, unclamped."""
+        """Normalised latents ``(B, S, C, h, w)`` to pictures ``(B, S, 4, H, W)``, unclamped.
+
+        A few at a time, so that memory is bounded. With a gradient that takes a VAE with gradient checkpointing, of
+        which each part is then decoded a second time in the backward pass.
+        """
         flat = latents.flatten(0, 1)
         if self.decode_scale != 1.0:
             # The network halves sides a few times; any whole number of latents decodes.
             size = [max(1, round(side * self.decode_scale)) for side in flat.shape[-2:]]
             flat = F.interpolate(flat, size=size, mode="area")
-        pixels = self.vae.decode(self.vae.denormalise(flat))
-        return pixels.unflatten(0, latents.shape[:2])
+        count = at_once(flat.shape[-2] * flat.shape[-1] * self.vae.spatial_factor**2)
+        if not flat.requires_grad:
+            pixels = [self._decoded(part) for part in flat.split(count)]
+        elif self.vae.gradient_checkpointing:
+            parts = flat.split(max(1, count // GRADIENT_SHARE))
+            pixels = [checkpoint(self._decoded, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        else:
+            pixels = [self._decoded(flat)]
+        return torch.cat(pixels).unflatten(0, latents.shape[:2])
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(self.vae.denormalise(latents))

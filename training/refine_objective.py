@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from layers.tensors import composite_stack
 from models.rgba_vae import RGBAVAE
@@ -71,11 +73,17 @@ class RefineObjective(nn.Module):
         """
         text = caption_text(self.captions, {"texts": texts}, clean.device)
         noisy = interpolate(clean, noise, sigma)
-        predicted = self.network(noisy, clean[:, 0], sigma, text)
+        edits = self.weights["edit_velocity"] + self.weights["edit_kept"] > 0.0
+        ask: Callable[..., Tensor] = self.network
+        if edits and self.settings.gradient_checkpointing and torch.is_grad_enabled():
+            # The backward pass goes through the edited picture first. Until then the first pass keeps nothing of its
+            # blocks: an eighth more time, and half of what two passes would keep.
+            ask = functools.partial(checkpoint, self.network, use_reentrant=False, preserve_rng_state=False)
+        predicted = ask(noisy, clean[:, 0], sigma, text)
         estimate = predict_clean(noisy, predicted, sigma)
         terms = {"velocity": slot_errors(predicted, velocity(clean, noise)).mean()}
         terms |= self.pixels(estimate, clean, sigma)
-        if self.weights["edit_velocity"] + self.weights["edit_kept"] > 0.0:
+        if edits:
             # Of a stack of one, nothing would be left. Not skipped: sharded ranks call the network equally often.
             edit = edit if clean.shape[1] > 2 else "recolour"
             terms |= self._edit_terms(clean, noise, sigma, edit, index, estimate, text)

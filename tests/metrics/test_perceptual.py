@@ -17,6 +17,7 @@ from metrics.perceptual import (
     ALEXNET_FILE,
     AlexNetFeatures,
     Perceptual,
+    TooSmallError,
     TrunkError,
     alexnet_distance,
     inception_distance,
@@ -80,7 +81,7 @@ def test_gradients_reach_the_picture_and_nothing_else(perceptual):
 
 def test_too_small_pictures_are_named(perceptual):
     assert perceptual(pictures(1, 31), pictures(1, 31, seed=1)).isfinite().all()
-    with pytest.raises(ValueError, match="at least 31 px a side, got 30x30"):
+    with pytest.raises(TooSmallError, match="got pictures of 30x30 px, expected sides of at least 31"):
         perceptual(pictures(1, 30), pictures(1, 30))
 
 

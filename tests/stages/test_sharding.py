@@ -76,12 +76,20 @@ def test_each_process_saves_its_part_and_a_killed_run_goes_on_bit_equal(bucketed
 
 
 def test_refinement_is_sharded_too_and_stage_two_is_replicated(bucketed_root, sharded, tmp_path):
-    root = workspace(tmp_path / "p", bucketed_root)
+    # With checkpointing the network is asked once more within the backward pass, where its shards have to be together.
+    refine = {"gradient_checkpointing": True}
+    root = workspace(tmp_path / "fsdp", bucketed_root, refine=refine)
     run_together(*SHARDED, "train_vae", root=root)
-    (root / "models" / "weights" / "decompose").symlink_to(sharded / "models" / "weights" / "decompose")
+    other = workspace(tmp_path / "ddp", bucketed_root, root, refine=refine)
+    for place in (root, other):
+        (place / "models" / "weights" / "decompose").symlink_to(sharded / "models" / "weights" / "decompose")
     run_together(*SHARDED, "refine", root=root)
+    run_together(2, "stages.refine", root=other)
     report = json.loads((root / "metrics" / "reports" / "refine.json").read_text())
     assert report["before"].keys() == report["after"].keys() and report["before"] != report["after"]
+    expected, found = (load_file(place / WEIGHTS.replace("decompose", "refine")) for place in (other, root))
+    for name, value in expected.items():
+        assert torch.allclose(value, found[name], atol=2e-5), (name, (value - found[name]).abs().max())
 
 
 def test_adapters_in_half_precision_train_over_shards(bucketed_root, replicated, tmp_path):

@@ -95,16 +95,17 @@ def test_a_recommendation_fits_and_nothing_more_wanted_would(networks):
 
 
 def test_where_nothing_fits_it_says_how_many_layers_and_gpus_would(networks):
-    stage, room = step_alone(networks, (1024, 1024, 20)), 80 * GIB - RESERVE
+    key = (1024, 1024, 20)
+    stage, room = step_alone(networks, key), 80 * GIB - RESERVE
     advice = recommend(stage, 20, 1, 80)
     assert advice.label is None
     *_, least = stage.options(1)
     assert least.peak(advice.layers) <= room < least.peak(advice.layers + 1)
     assert any(option.fits(20, room) for option in stage.options(advice.enough_gpus))
-    text = "\n".join(describe_stages([stage], (1024, 1024, 20)))
-    assert f"does not fit: up to {advice.layers} layers of this size with lora.rank 4, gradient_checkpointing" in text
-    assert f"FSDP2 over {advice.enough_gpus} would do" in text
-    assert "1 x 24 GB  alone           does not fit: the weights alone are 38.1 GiB" in text
+    text = "\n".join(describe_stages([stage], key))
+    assert f"(up to {advice.layers} layers of this size with lora.rank 4, gradient_checkpointing)" in text
+    assert f"does not fit; FSDP2 over {advice.enough_gpus} would do" in text
+    assert "1 x 24 GB  alone           does not fit" in text and "(the weights alone are 38.1 GiB)" in text
 
 
 def test_a_size_too_large_for_one_layer_says_what_to_change(networks):

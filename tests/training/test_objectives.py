@@ -201,6 +201,45 @@ def test_pixel_terms_fade_with_noise_and_vanish_for_the_truth(scale):
     assert true["alignment"].item() < 0.01 < clear["alignment"].item()
 
 
+@pytest.mark.parametrize("edit", ["move", "delete"])
+def test_checkpointing_changes_no_gradient_and_keeps_nothing_of_the_first_pass(edit, monkeypatch):
+    # One picture is decoded at a time.
+    monkeypatch.setattr("training.pixel_terms.GRADIENT_SHARE", 2**22)
+    torch.manual_seed(0)
+    network, vae, clean = tiny_network(), tiny_vae(), torch.randn(1, 4, 4, 16, 16)
+    noise, sigma, index = torch.randn_like(clean), torch.tensor([0.4]), torch.tensor([1])
+    weights = {name: 1.0 for name in PARAMS.refine.loss.model_dump() if name != "lpips"}
+    found, calls, sizes = [], [], []
+    network.register_forward_pre_hook(lambda _, given: calls.append(given[0].shape[1]))
+    vae.decoder.register_forward_pre_hook(lambda _, given: sizes.extend([len(given[0])] * given[0].requires_grad))
+    for on in (False, True):
+        if on:
+            network.transformer.enable_gradient_checkpointing()
+            vae.enable_gradient_checkpointing()
+        settings = refine_settings(**weights).model_copy(update={"gradient_checkpointing": on})
+        network.zero_grad()
+        calls.clear(), sizes.clear()
+        torch.manual_seed(1)
+        terms = RefineObjective(network, vae, settings).terms(clean, noise, sigma, edit, index)
+        asked = len(calls)
+        terms["loss"].backward()
+        found.append(
+            (
+                terms["loss"].detach(),
+                [p.grad.clone() for p in network.parameters() if p.grad is not None],
+                asked,
+                len(calls),
+            )
+        )
+    plain, checkpointed = found
+    assert plain[2:] == (2, 2)
+    assert checkpointed[2:] == (2, 3), "the first pass once more, in the backward pass"
+    assert sizes == [1] * 6, "three layers, each twice"
+    assert torch.equal(plain[0], checkpointed[0])
+    for one, other in zip(plain[1], checkpointed[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 def refiner(clean, **weights):
     return RefineObjective(Perfect(clean), tiny_vae(), refine_settings(**weights))
 
