@@ -11,17 +11,18 @@ import pickle
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import lpips
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from layers.errors import UserError
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 ALEXNET_FILE = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "alexnet_features.safetensors"
 # First layer of each of the five slices of lpips' AlexNet, in torchvision's numbering.
@@ -129,6 +130,8 @@ class AlexNetFeatures(nn.Module):
 
 def alexnet_distance(perceptual: Perceptual) -> FrechetInceptionDistance:
     """Fréchet distance over :class:`AlexNetFeatures`; pictures in [0, 1]. Never to be called rFID."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     return FrechetInceptionDistance(AlexNetFeatures(perceptual), normalize=True)
 
 
@@ -142,6 +145,9 @@ def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
     Raises:
         TrunkError: if the file or the download is not to be had, or is something else.
     """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     if weights is None:
         weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
         weights.parent.mkdir(parents=True, exist_ok=True)

@@ -21,12 +21,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance
 from tqdm import tqdm
 
 from layers.compositing import resize, to_float, to_uint8
@@ -36,6 +36,9 @@ from layers.tensors import to_tensor
 from metrics.perceptual import Perceptual, alexnet_distance, inception_distance
 from metrics.rgba_scores import BACKGROUNDS, PSNR_CEILING, Distance, blend, psnr, ssim
 from models.rgba_vae import RGBAVAE
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 SIZE = 1024

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from layers.tensors import split_alpha
 
@@ -45,12 +44,17 @@ def blend(image: Tensor, background: Sequence[float]) -> Tensor:
 
 def psnr(predicted: Tensor, target: Tensor) -> Tensor:
     """PSNR in dB of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, at most :data:`PSNR_CEILING`."""
+    # Here and below: torchmetrics takes 4 s to import, and stages 3 and 4 do without it.
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     values = peak_signal_noise_ratio(predicted, target, data_range=1.0, reduction="none", dim=(1, 2, 3))
     return values.clamp(max=PSNR_CEILING)
 
 
 def ssim(predicted: Tensor, target: Tensor) -> Tensor:
     """SSIM of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)``; 11 px Gaussian window of sigma 1.5."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     return structural_similarity_index_measure(predicted, target, data_range=1.0, reduction="none").reshape(-1)
 
 

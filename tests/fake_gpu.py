@@ -21,13 +21,18 @@ GPU = torch.device("cuda", 0)
 def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
     """What ``module.to(device)`` does: parameters and buffers move, other tensors stay where they are."""
     for part in module.modules():
-        for name, value in part._parameters.items():
-            if value is not None:
-                part._parameters[name] = nn.Parameter(value.detach().to(device), value.requires_grad)
-        for name, value in part._buffers.items():
-            if value is not None:
-                part._buffers[name] = value.to(device)
+        move_own(part, device)
     return module
+
+
+def move_own(module: nn.Module, device: torch.device | str) -> None:
+    """Move what is the module's own, not its parts'."""
+    for name, value in module._parameters.items():
+        if value is not None:
+            module._parameters[name] = nn.Parameter(value.detach().to(device), value.requires_grad)
+    for name, value in module._buffers.items():
+        if value is not None:
+            module._buffers[name] = value.to(device)
 
 
 def _to(module: nn.Module, *args, **kwargs) -> nn.Module:
@@ -74,6 +79,9 @@ def fake_gpu() -> Iterator[list[str]]:
     with ExitStack() as stack:
         for name, give in gives.items():
             stack.enter_context(mock.patch.object(Tensor, name, reading(name, give)))
+        # Without a GPU autocast to one is switched off, with a warning only.
+        stack.enter_context(mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
+        stack.enter_context(mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: True))
         stack.enter_context(mock.patch.object(nn.Module, "to", _to))
         stack.enter_context(mock.patch.object(torch.autograd, "grad", _gradients))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
