@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layers.compositing import resize, to_float, to_uint8
+from layers.compositing import resize, to_float
 from layers.matting import guided_alpha, matted, without_haze
 
 TOLERANCE = 1.0 / 255.0
@@ -146,17 +146,16 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) ->
     return colours
 
 
-def restore(layers: Sequence[np.ndarray], picture: np.ndarray, hidden: bool = False) -> list[np.ndarray]:
+def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarray]:
     """Bring layers to a picture's resolution and make them flatten to it.
 
     Args:
         layers: ``(h, w, 4)`` uint8, bottom to top, of the whole picture at any size.
         picture: ``(H, W, 4)`` uint8.
-        hidden: keep the predicted colours under alpha 0, which the evaluation compares where the true layer is; else
-            they become 0, the rule for files.
 
     Returns:
-        ``(H, W, 4)`` uint8 each.
+        ``(H, W, 4)`` uint8 each. Under alpha 0 they keep the predicted colours: who widens a mask sees them, and the
+        evaluation compares them where the true layer is.
     """
     size, target = picture.shape[:2], to_float(picture)
     small_size = layers[0].shape[:2]
@@ -172,4 +171,4 @@ def restore(layers: Sequence[np.ndarray], picture: np.ndarray, hidden: bool = Fa
     alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
     colours = fit_colours(colours, alphas, target)
     found = np.concatenate([colours, alphas[..., None]], axis=-1)
-    return list(np.rint(found * 255.0).astype(np.uint8) if hidden else to_uint8(found))
+    return list(np.rint(found * 255.0).astype(np.uint8))

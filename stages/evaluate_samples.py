@@ -26,6 +26,7 @@ from metrics.structure import Structure, stack_structure
 from training.decomposer import Decomposer
 from training.latents import at_once
 from training.params import AS_PREDICTED, CEILING, MODEL, NOTHING, TOLD, Evaluate
+from training.picture_layers import stacks_of
 
 WHITE = ("white",)
 NO_MODELS: Mapping[str, Decomposer] = MappingProxyType({})
@@ -89,7 +90,7 @@ class Measured:
 def predicted_layers(
     model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate, told: bool
 ) -> list[list[np.ndarray]]:
-    """A model's layers of each sample of a batch, told its captions or not, at the size the model saw.
+    """A model's layers of each sample of a batch, told its captions or not, as ``decompose`` has them, unrestored.
 
     Args:
         model: the networks.
@@ -97,19 +98,17 @@ def predicted_layers(
         settings: as they hold for this model.
         told: whether the model is told the captions; guidance is by them, so it has none if not.
     """
-    pictures = torch.stack([to_tensor(shown_to_model(sample.picture, sample.model_size)) for sample in samples])
-    ids = [sample.sample_id for sample in samples]
     captions = [sample.caption for sample in samples] if told else None
     effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
     guidance = settings.guidance if told else 1.0
-    layers = model.decompose(pictures, samples[0].layers_asked, ids, captions, guidance=guidance, **effort)
-    return [list(to_image(stack)) for stack in layers]
+    pictures = [sample.picture for sample in samples]
+    return stacks_of(model, pictures, samples[0].layers_asked, captions=captions, guidance=guidance, **effort)
 
 
 def as_shown(stack: list[np.ndarray], sample: EvaluationSample, settings: Evaluate) -> list[np.ndarray]:
     """A stack at the size that is scored: restored as ``decompose`` does it, or only resized."""
     if settings.restore:
-        return restore(stack, sample.picture, hidden=True)
+        return restore(stack, sample.picture)
     return at_scored_size(stack, sample.picture.shape[:2])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def layers_asked(model: Decomposer, layer_count: int | None) -> int:
     return count
 
 
-def layers_of(
+def stacks_of(
     model: Decomposer,
     pictures: Sequence[np.ndarray],
     layer_count: int | None = None,
@@ -68,10 +68,7 @@ def layers_of(
     seed: int = 0,
     guidance: float = 1.0,
 ) -> list[list[np.ndarray]]:
-    """Decompose pictures of any size; their layers come back at that size and flatten to them again.
-
-    The network sees each picture stretched to a size it was trained at; what it finds is brought back by
-    :func:`layers.restore.restore`.
+    """Decompose pictures of any size; their layers are as the network gives them, at the size it sees.
 
     Args:
         model: the networks.
@@ -86,7 +83,7 @@ def layers_of(
         guidance: by the caption, see :meth:`training.decomposer.Decomposer.decompose`.
 
     Returns:
-        For each picture its layers, ``(H, W, 4)`` uint8, bottom to top.
+        For each picture its layers, ``(h, w, 4)`` uint8, bottom to top.
 
     Raises:
         LayerCountError: see :func:`layers_asked`.
@@ -113,9 +110,19 @@ def layers_of(
             for same in _groups(alike, list(filled.values())):
                 if 1 < filled[same[0]] < count:
                     decompose(same, filled[same[0]])
-    if layer_count is None:
-        found = [without_empty(layers) for layers in found]
-    return [restore(layers, picture) for layers, picture in zip(found, pictures, strict=True)]
+    return [without_empty(layers) for layers in found] if layer_count is None else found
+
+
+def layers_of(
+    model: Decomposer, pictures: Sequence[np.ndarray], layer_count: int | None = None, **how: Any
+) -> list[list[np.ndarray]]:
+    """As :func:`stacks_of`, and the layers are brought to the picture's size and flatten to it (layers/restore.py).
+
+    Returns:
+        For each picture its layers, ``(H, W, 4)`` uint8, bottom to top.
+    """
+    stacks = stacks_of(model, pictures, layer_count, **how)
+    return [restore(stack, picture) for stack, picture in zip(stacks, pictures, strict=True)]
 
 
 def _groups(indices: Sequence[int], keys: Sequence[Hashable]) -> list[list[int]]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.decomposition import evaluate_folders
+from metrics.decomposition import evaluate_folders, read_stack
+from stages import decompose
 from stages.evaluate import main
 from stages.evaluate_panels import chosen, error_map
 from stages.evaluate_summary import CURVES
@@ -138,6 +139,27 @@ def test_written_predictions_score_the_same_by_the_folder_command(project, bucke
     assert not again["skipped"] and not again["missing"]
     for ours, theirs in zip(report["decomposition"]["model"], again["mean"], strict=True):
         assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_what_is_scored_is_what_the_command_writes_bit_by_bit(project, bucketed_root, model, tmp_path, batch):
+    how = {"steps": 2, "tries": 3, "seed": 5}
+    report = report_of(project(predictions=str(tmp_path / "scored"), captions="none", guidance=1.0, **how))
+    manifest = json.loads((bucketed_root / "metadata" / "manifest.json").read_text())
+    for sample in (sample for sample in manifest["samples"] if sample["split"] == "val"):
+        picture = tmp_path / f"{sample['id']}.png"
+        shutil.copy(bucketed_root / sample["composite"]["path"], picture)
+        flags = [part for name, value in how.items() for part in (f"--{name}", str(value))]
+        flags += ["--layers", str(len(sample["layers"])), "--model", str(model), "--batch-size", batch]
+        assert decompose.main([str(picture), "--out", str(tmp_path / "written"), *flags]) == 0
+        theirs, ours = (read_stack(tmp_path / name / sample["id"]) for name in ("written", "scored"))
+        assert len(theirs) == len(ours) == len(sample["layers"])
+        for k, (one, other) in enumerate(zip(theirs, ours, strict=True)):
+            assert np.array_equal(one, other), f"{sample['id']}: layer {k}, what alpha hides included"
+    again = evaluate_folders(tmp_path / "written", true_layers(bucketed_root, tmp_path / "truth"), 2)
+    assert not again["skipped"] and not again["missing"]
+    for ours, theirs in zip(report["decomposition"]["model"], again["mean"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6), "reports keep six digits"
 
 
 @pytest.mark.parametrize(
