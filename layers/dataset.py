@@ -42,6 +42,7 @@ class StackRecord:
         composite: its place.
         caption: what the composite shows.
         pixels: digest of all layers' pixels.
+        stratum: see :class:`layers.stack.LayeredSample`.
     """
 
     sample_id: str
@@ -50,6 +51,7 @@ class StackRecord:
     composite: dict[str, Any]
     caption: str
     pixels: str
+    stratum: str = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -74,6 +76,7 @@ class _Bucketed(Dataset):
             raw["composite"],
             raw["caption"],
             raw["pixels"],
+            raw.get("stratum", ""),
         )
 
     def _read(self, place: dict[str, Any]) -> torch.Tensor:
@@ -251,7 +254,7 @@ def create_component_dataloader(
 
     Args:
         root_dir: the bucketed dataset.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
         batch_size: items a batch, per rank.
         num_workers: loader processes.
         seed: of the order, with the epoch.

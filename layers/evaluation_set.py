@@ -39,6 +39,7 @@ class EvaluationSample:
         picture: ``(H, W, 4)``, what the layers flatten to.
         model_size: (height, width) the network is shown the picture at.
         layers_asked: how many layers the network is asked for, at least 1.
+        stratum: part of the set that has figures of its own; may be empty.
     """
 
     sample_id: str
@@ -48,6 +49,7 @@ class EvaluationSample:
     picture: np.ndarray
     model_size: tuple[int, int]
     layers_asked: int
+    stratum: str = ""
 
     @property
     def bucket(self) -> str:
@@ -89,7 +91,7 @@ class BucketedSplit(EvaluationSet):
 
     Args:
         root: the bucketed dataset.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
 
     Raises:
         DatasetError: if there is no such dataset or the split is empty.
@@ -135,9 +137,8 @@ class BucketedSplit(EvaluationSet):
             picture = read_picture(self._dataset.root, record.composite)
         except PictureError as error:
             raise SampleError(str(error)) from None
-        return EvaluationSample(
-            record.sample_id, record.caption, layers, record.kinds, picture, (height, width), layers_asked
-        )
+        words = record.sample_id, record.caption
+        return EvaluationSample(*words, layers, record.kinds, picture, (height, width), layers_asked, record.stratum)
 
 
 class SourceDesigns(EvaluationSet):
@@ -152,13 +153,20 @@ class SourceDesigns(EvaluationSet):
         max_layers: the network is never asked for more.
         count: only so many of the source's first designs; ``None`` for all.
         description: see :class:`EvaluationSet`.
+        long_side: pixels that the long side of a larger design is reduced to; ``None`` leaves its size.
     """
 
     def __init__(
-        self, source: Source, limits: BucketLimits, max_layers: int, count: int | None, description: str
+        self,
+        source: Source,
+        limits: BucketLimits,
+        max_layers: int,
+        count: int | None,
+        description: str,
+        long_side: int | None = None,
     ) -> None:
         super().__init__(description)
-        self._source, self._limits, self._max_layers = source, limits, max_layers
+        self._source, self._limits, self._max_layers, self._long_side = source, limits, max_layers, long_side
         self._ids = source.sample_ids()[:count]
 
     def __len__(self) -> int:
@@ -189,14 +197,15 @@ class SourceDesigns(EvaluationSet):
         except Exception as error:
             # A reader's own fault is one design's reason too, as in prepare_buckets.
             raise SampleError(f"the reader failed with {type(error).__name__}: {error}") from error
+        size = reduced(design.size, self._long_side)
         try:
-            model_size = stretched_size(design.size, self._limits)
+            model_size = stretched_size(size, self._limits)
         except NoBucketError as error:
             raise SampleError(str(error)) from None
-        layers = [layer.image for layer in design.layers]
+        layers = [shown_to_model(layer.image, size) for layer in design.layers]
         if not any(layer[..., 3].any() for layer in layers):
             raise SampleError("every layer is empty")
-        flat = np.zeros((*design.size, 4), np.float32)
+        flat = np.zeros((*size, 4), np.float32)
         for layer in layers:
             flat = over(to_float(layer), flat)
         return EvaluationSample(
@@ -207,7 +216,16 @@ class SourceDesigns(EvaluationSet):
             to_uint8(flat),
             model_size,
             min(len(group_into_peels([layer[..., 3] for layer in layers])), self._max_layers),
+            plain(design.stratum),
         )
+
+
+def reduced(canvas: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """(height, width) of a canvas whose long side is at most ``long_side`` pixels, at its aspect."""
+    if long_side is None or max(canvas) <= long_side:
+        return canvas
+    height, width = (max(1, round(side * long_side / max(canvas))) for side in canvas)
+    return height, width
 
 
 def stretched_size(canvas: tuple[int, int], limits: BucketLimits) -> tuple[int, int]:

@@ -174,7 +174,7 @@ class ManifestIndex:
 
     Args:
         root: of the bucketed dataset.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
 
     Raises:
         DatasetError: if there is no manifest or the split is empty.

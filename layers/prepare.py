@@ -170,6 +170,7 @@ def prepare_sample(
         "height": height,
         "width": width,
         "caption": plain(sample.caption),
+        **({"stratum": plain(sample.stratum)} if sample.stratum else {}),
         "layers": [{"kind": patch.kind, "description": plain(patch.description)} for patch in fitted.layers],
         **fitted.figures,
         "pixels": _digest(fitted.layers, (height, width)),

@@ -17,7 +17,8 @@ from layers.images import write_whole
 from layers.manifest import MANIFEST, Ledger, journal_path
 from layers.prepare import Chunk, Preparation, PrepareChunk, plain
 from layers.sources.source import Source
-from layers.storage import SHARDS, SPLITS, present, remove_strays
+from layers.splits import SPLITS
+from layers.storage import SHARDS, present, remove_strays
 
 # Small, so that at the end no process is left with much to do; handing out a chunk costs about a millisecond.
 FILES_CHUNK = 2

@@ -1,9 +1,11 @@
-"""Which samples are for validation."""
+"""Which samples are for training, for choices (validation) and for the figures that are reported (test)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+SPLITS = ("train", "val", "test")
 
 
 def position(key: str, seed: int) -> float:
@@ -16,41 +18,53 @@ def assign_splits(
     *,
     seed: int,
     val_share: float,
-    train_count: int | None,
-    val_count: int | None,
-    validation_ids: Iterable[str] | None = None,
+    test_share: float = 0.0,
+    counts: Mapping[str, int | None] | None = None,
+    named: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, str]:
-    """Assign samples to ``train`` and ``val``.
+    """Assign samples to ``train``, ``val`` and ``test``.
 
-    A sample is for validation if its key's hash falls below ``val_share``: a property of the sample alone, so it never
-    changes sides when the dataset grows, shrinks or is listed in another order. Counts only leave samples out, those
-    that hash highest first.
+    A sample is for validation if its key's hash falls below ``val_share``, for the test if it falls into the band of
+    ``test_share`` above: a property of the sample alone, so it never changes sides when the dataset grows, shrinks or
+    is listed in another order, and a ``test_share`` takes from the training samples only. Counts leave samples out,
+    those that hash highest first.
 
     Args:
         samples: (id, split key) pairs; samples of one key share a side.
         seed: of the hash.
         val_share: in [0, 1].
-        train_count: at most so many for training; ``None`` is no bound.
-        val_count: likewise for validation.
-        validation_ids: ids that are for validation, all others are for training; replaces the hash.
+        test_share: in [0, 1 - val_share].
+        counts: by split, at most so many; ``None``, or a split that is not in it, is no bound.
+        named: by split, ids that are for it. A split that is named takes nothing by the hash; what a name holds back
+            from another split goes to ``train``.
 
     Returns:
-        id to split, ordered by hash, validation first; ids beyond the counts are left out.
+        id to split, ordered by hash, test and validation first; ids beyond the counts are left out.
+
+    Raises:
+        ValueError: if an id is named for two splits.
     """
-    named = None if validation_ids is None else set(validation_ids)
-    sides: dict[str, list[tuple[float, str]]] = {"val": [], "train": []}
+    named = {split: set(ids) for split, ids in (named or {}).items()}
+    of_id: dict[str, str] = {}
+    for split, ids in named.items():
+        for name in ids:
+            if of_id.setdefault(name, split) != split:
+                raise ValueError(f"sample {name!r} is named for {of_id[name]} and for {split}, expected one of them")
+    bands = {"val": (0.0, val_share), "test": (val_share, val_share + test_share)}
+    hashed = {split: band for split, band in bands.items() if split not in named}
+    sides: dict[str, list[tuple[float, str]]] = {split: [] for split in SPLITS}
     for name, key in samples:
         place = position(key, seed)
-        held_out = place < val_share if named is None else name in named
-        sides["val" if held_out else "train"].append((place, name))
-    counts = {"val": val_count, "train": train_count}
-    return {name: side for side in ("val", "train") for _, name in sorted(sides[side])[: counts[side]]}
+        by_hash = next((split for split, (low, high) in hashed.items() if low <= place < high), "train")
+        sides[of_id.get(name, by_hash)].append((place, name))
+    counts = counts or {}
+    return {name: side for side in reversed(SPLITS) for _, name in sorted(sides[side])[: counts.get(side)]}
 
 
 def until_filled(
     stream: Iterator[tuple[str, str]], *, seed: int, val_share: float, train_count: int, val_count: int
 ) -> list[tuple[str, str]]:
-    """Take from an endless stream of (id, split key) just as many as fill both counts.
+    """Take from an endless stream of (id, split key) just as many as fill training and validation.
 
     Raises:
         ValueError: if a share of 0 or 1 leaves a side with a count above 0 empty for ever.

@@ -45,6 +45,7 @@ class LayeredSample:
         preview: the source's own flat picture of the design, ``(H, W, 4)`` uint8 of any size, if it has one; what
             the layers recompose to is compared with it.
         notes: what the reader had to do to the design, in words, such as ``multiply baked into "Shade"``.
+        stratum: a part of the dataset that has figures of its own, such as ``slide``; may be empty.
     """
 
     sample_id: str
@@ -52,6 +53,7 @@ class LayeredSample:
     caption: str = ""
     preview: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    stratum: str = ""
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -26,9 +26,9 @@ import numpy as np
 import orjson
 
 from layers.images import PictureError, decode_rgba, encode_png, write_whole
+from layers.splits import SPLITS
 
 SHARDS = Path("shards")
-SPLITS = ("train", "val")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 

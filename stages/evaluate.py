@@ -1,50 +1,49 @@
 """Stage 5: decompose held-out pictures and say how well, by the Crello-style protocol.
 
-    python -m stages.evaluate                                            # the bucketed validation split
+    python -m stages.evaluate                                            # the bucketed test split
+    python -m stages.evaluate --dataset real=DIR                         # designs of strangers, apart
     python -m stages.evaluate --source crello --location DIR             # the published setting on Crello
     python -m stages.evaluate --model FOLDER|owner/name --baseline NAME=MODEL --other layerd=DIR
 
 Writes ``metrics/reports/evaluate.json``, ``evaluate_samples.csv``, ``decomposition.csv``, ``panels/`` and the page
-``report.html``; of another source ``evaluate_<source>.json`` and so on. The number of layers asked of the model is the
-true one. Beside the model's row stand the composite as the only layer (what doing nothing scores), the true layers
-through the VAE (what the VAE allows at best), the model before its layers were restored and told the captions, and
-other models. docs/evaluation.md explains every row and figure.
+``report.html``; of another dataset or source ``evaluate_<name>.json`` and so on. The number of layers asked of the
+model is the true one. Beside the model's row stand the composite as the only layer (what doing nothing scores), the
+true layers through the VAE (what the VAE allows at best), the model before its layers were restored and told the
+captions, and other models. docs/evaluation.md explains every row and figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from layers.errors import UserError
-from layers.evaluation_set import BucketedSplit, EvaluationSet, SourceDesigns
+from layers.evaluation_set import EvaluationSet
 from layers.images import write_png
 from layers.paths import find_input, in_workspace
 from metrics.perceptual import Perceptual
 from stages.cli import REPORTS, place, stage_command, write_report, write_table
 from stages.evaluate_panels import panels_of
 from stages.evaluate_samples import Measured, evaluated
+from stages.evaluate_sets import NamedSet, folder_data, sets_of, with_source
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
-from stages.sources import bucket_limits, open_source
 from training.decomposer import Decomposer, GuidanceError
 from training.digest import digests
-from training.params import MODEL, NOTHING, TOLD, Evaluate, Params, ParamsError, parse_params
+from training.params import MODEL, NOTHING, TOLD, Evaluate, EvaluationData, Params, parse_params
 from training.precision import name_of, weights_dtype
 from training.registry import register_evaluation
-from training.tracking import stage_run
-
-# LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
-PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
-
+from training.tracking import Run, stage_run
 
 ROWS = (("--other", "DIR", "somebody else's layers too"), ("--baseline", "MODEL", "another model's too"))
 
@@ -61,6 +60,14 @@ def named(flag: str, what: str) -> Callable[[str], tuple[str, Path | str]]:
     return parse
 
 
+def dataset(text: str) -> tuple[str, EvaluationData]:
+    """Type of ``--dataset``."""
+    name, folder = named("--dataset", "DIR")(text)
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise UserError(f"--dataset: got the name {name!r}, expected lower-case letters, digits, _ and -")
+    return name, folder_data(Path(folder))
+
+
 def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
     """Parameters with the command line's choices in place.
 
@@ -72,29 +79,7 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
         raw["evaluate"]["model"] = str(arguments.model)
     for option in ("other", "baseline"):
         raw["evaluate"][f"{option}s"] |= {name: str(given) for name, given in getattr(arguments, option)}
-    if arguments.source is not None:
-        block = raw["prepare_buckets"]
-        block["source"] = arguments.source
-        if arguments.location is None:
-            raise ParamsError(f"--source {arguments.source}: no --location; expected the folder or URL it lies at")
-        block["location"] = block["rendered_root"] = str(arguments.location)
-        block["layout_root"] = None
-        block.get(arguments.source, {}).update(PUBLISHED.get(arguments.source, {}))
-        if arguments.short_side is not None:
-            block["crello"]["short_side"] = arguments.short_side
-    return parse_params(raw, "command line")
-
-
-def open_set(params: Params, arguments: argparse.Namespace) -> EvaluationSet:
-    """The pictures to decompose: a bucketed split, or the designs of a source at their own size."""
-    block = params.prepare_buckets
-    if arguments.source is None:
-        return BucketedSplit(in_workspace(block.output_root), params.evaluate.split)
-    if arguments.count is not None and arguments.count < 1:
-        raise ParamsError(f"--count: got {arguments.count}, expected a number of designs above 0")
-    options = getattr(block, arguments.source, None)
-    described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
-    return SourceDesigns(open_source(block), bucket_limits(block), block.max_layers, arguments.count, described)
+    return with_source(parse_params(raw, "command line"), arguments)
 
 
 def others_of(settings: Evaluate) -> dict[str, Path]:
@@ -196,6 +181,51 @@ def write_panels(folder: Path, panels: Sequence[Panel]) -> None:
         write_png(folder / f"{number:02d}_{panel.title.split(':')[0].replace(' ', '_')}.png", panel.image)
 
 
+class Models(NamedTuple):
+    """What is compared: the model, its baselines by name, folders of somebody else's layers, and LPIPS."""
+
+    model: Decomposer
+    baselines: Mapping[str, Decomposer]
+    others: Mapping[str, Path]
+    distance: Perceptual
+
+
+def score(one: NamedSet, models: Models, settings: Evaluate, run: Run) -> dict[str, Any]:
+    """Decompose a set, score it, write and log its report; gives the report.
+
+    Raises:
+        FileNotFoundError: if there is no picture in it.
+    """
+    model, baselines, pictures, suffix = models.model, models.baselines, one.pictures, one.suffix
+    measured = []
+    with tqdm(total=len(pictures), desc=f"evaluate{suffix}", unit="img", mininterval=1.0) as bar:
+        batches = pictures.batches(settings.batch_size)
+        for sample in evaluated(model, batches, models.others, models.distance, settings, baselines):
+            measured.append(sample)
+            bar.update()
+    if not measured:
+        raise FileNotFoundError(f"{pictures.description}: no picture to evaluate; skipped: {pictures.skipped}")
+    setting = setting_of(pictures, measured, model, settings, baselines)
+    report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(model.device)}
+    curves, rows = curve_rows(report), sample_rows(measured)
+    panels = panels_of(model, pictures, measured, settings, baselines)
+    write_panels(REPORTS / f"panels{suffix}", panels)
+    run.report(write_report(f"evaluate{suffix}", report))
+    run.artifact(write_table(f"decomposition{suffix}", curves))
+    run.artifact(write_table(f"evaluate_samples{suffix}", rows))
+    run.artifact(write_page(REPORTS / f"report{suffix}.html", report, curves, rows, panels))
+    run.artifact(REPORTS / f"panels{suffix}", f"panels{suffix}")
+    for level in report["decomposition"][MODEL]:
+        run.metrics({f"merges{suffix}/{key}": level[key] for key in CURVES}, int(level["merges"]))
+    best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
+    print(
+        f"evaluate: {one.name or settings.split}: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, "
+        f"alpha soft IoU {best['alpha_iou']:.4f}, cost {best['cost']:.4f} (composite alone {nothing['cost']:.4f}); "
+        f"{REPORTS / f'report{suffix}.html'}"
+    )
+    return report
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Decompose, score, report, draw."""
     params = with_arguments(params, arguments)
@@ -204,46 +234,22 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         importlib.import_module("stages.plan").print_plan(params)
         return
     settings = params.evaluate
-    suffix = "" if arguments.source is None else f"_{arguments.source}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     others = others_of(settings)
     model, baselines = open_models(settings, device)
-    pictures = open_set(params, arguments)
+    own = arguments.source is None and not arguments.dataset
     read = [
         settings.model,
         *(how.model for how in of_baselines(settings).values()),
-        *([str(in_workspace(params.prepare_buckets.output_root))] if arguments.source is None else []),
+        *([str(in_workspace(params.prepare_buckets.output_root))] if own else []),
     ]
     inputs = digests([path for path in read if find_input(path).exists()])
-    with stage_run("evaluate", params, inputs=inputs) as run:
-        measured = []
-        with tqdm(total=len(pictures), desc="evaluate", unit="img", mininterval=1.0) as bar:
-            batches = pictures.batches(settings.batch_size)
-            for sample in evaluated(model, batches, others, Perceptual().to(device), settings, baselines):
-                measured.append(sample)
-                bar.update()
-        if not measured:
-            raise FileNotFoundError(f"{pictures.description}: no picture to evaluate; skipped: {pictures.skipped}")
-        setting = setting_of(pictures, measured, model, settings, baselines)
-        report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(device)}
-        curves, rows = curve_rows(report), sample_rows(measured)
-        panels = panels_of(model, pictures, measured, settings, baselines)
-        write_panels(REPORTS / f"panels{suffix}", panels)
-        run.report(write_report(f"evaluate{suffix}", report))
-        run.artifact(write_table(f"decomposition{suffix}", curves))
-        run.artifact(write_table(f"evaluate_samples{suffix}", rows))
-        run.artifact(write_page(REPORTS / f"report{suffix}.html", report, curves, rows, panels))
-        run.artifact(REPORTS / f"panels{suffix}", "panels")
-        for level in report["decomposition"][MODEL]:
-            run.metrics({f"merges/{key}": level[key] for key in CURVES}, int(level["merges"]))
-        if arguments.source is None:
-            register_evaluation(run, params, report, inputs)
-        best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
-        print(
-            f"evaluate: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, alpha soft IoU "
-            f"{best['alpha_iou']:.4f}, cost {best['cost']:.4f} (composite alone {nothing['cost']:.4f}); "
-            f"{REPORTS / f'report{suffix}.html'}"
-        )
+    models = Models(model, baselines, others, Perceptual().to(device))
+    with stage_run("evaluate", params, inputs=inputs) as stage:
+        for one in sets_of(params, arguments, model):
+            report = score(one, models, settings, stage)
+            if not one.name:
+                register_evaluation(stage, params, report, inputs)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,6 +259,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag, type=named(flag, what), action="append", default=[], metavar=f"NAME={what}", help=text
         )
+    parser.add_argument(
+        "--dataset",
+        type=dataset,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="designs with rendered/ and layouts/ in DIR, alone and with a report of their own",
+    )
     parser.add_argument("--source", help="designs of a source of prepare_buckets at their own size, such as crello")
     parser.add_argument("--location", type=place, help="where the source lies: folder or URL")
     parser.add_argument("--count", type=int, help="at most so many designs of the source")

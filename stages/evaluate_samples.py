@@ -74,6 +74,7 @@ class Measured:
         recomposition: the model's layers flattened, against the input over white.
         vae_layers: of each true layer, its reconstruction over nine backgrounds.
         seconds: of the model.
+        stratum: part of the set that it belongs to; may be empty.
     """
 
     sample_id: str
@@ -85,6 +86,7 @@ class Measured:
     recomposition: dict[str, float]
     vae_layers: list[dict[str, float]]
     seconds: float
+    stratum: str = ""
 
 
 def predicted_layers(
@@ -259,6 +261,7 @@ def _measured(
         },
         vae_layers=vae_layers,
         seconds=result.seconds,
+        stratum=sample.stratum,
     )
 
 

@@ -48,6 +48,7 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
             for name, levels in rows.items()
         },
         "difference": {name: differences(rows[MODEL], levels) for name, levels in rows.items() if name != MODEL},
+        "strata": strata(measured, rows),
         "missing": {
             name: {m.sample_id: m.missing[name] for m in measured if name in m.missing} for name in _others(measured)
         },
@@ -68,6 +69,32 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
     }
 
 
+def strata(measured: Sequence[Measured], rows: Mapping[str, Sequence[Sequence[MergeLevel]]]) -> dict[str, Any]:
+    """Of each part of the set its samples, and of each row the means at 0 merges with their 95 % intervals."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, sample in enumerate(measured):
+        if sample.stratum:
+            places[sample.stratum].append(place)
+    return {
+        stratum: {
+            "samples": len(chosen),
+            "better_than_nothing": float(
+                np.mean([rows[MODEL][place][0].cost < rows[NOTHING][place][0].cost for place in chosen])
+            ),
+            "rows": {
+                name: {key: _mean_and_interval([getattr(levels[place][0], key) for place in chosen]) for key in CURVES}
+                for name, levels in rows.items()
+            },
+        }
+        for stratum, chosen in sorted(places.items())
+    }
+
+
+def _mean_and_interval(values: Sequence[float]) -> dict[str, float]:
+    low, high = bootstrap_interval(values)
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
+
+
 def differences(
     model: Sequence[Sequence[MergeLevel]], other: Sequence[Sequence[MergeLevel]]
 ) -> dict[str, dict[str, float]]:
@@ -78,8 +105,7 @@ def differences(
     found = {}
     for key in CURVES:
         values = [getattr(ours[0], key) - getattr(theirs[0], key) for ours, theirs in zip(model, other, strict=True)]
-        low, high = bootstrap_interval(values)
-        found[key] = {"mean": float(np.mean(values)), "low": low, "high": high}
+        found[key] = _mean_and_interval(values)
     return found
 
 
@@ -115,6 +141,7 @@ def sample_rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
         {
             "id": m.sample_id,
             "bucket": m.bucket,
+            "stratum": m.stratum,
             "layers": m.peels,
             **{key: getattr(m.levels[MODEL][0], key) for key in CURVES},
             "composite_only_cost": m.levels[NOTHING][0].cost,

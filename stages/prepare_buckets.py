@@ -31,7 +31,7 @@ from layers.sources.composer.writer import write_dataset
 from layers.sources.location import Location
 from layers.sources.rendered import RenderedSource
 from layers.sources.source import Source
-from layers.splits import assign_splits, until_filled
+from layers.splits import SPLITS, assign_splits, until_filled
 from layers.tensors import to_image
 from layers.view import grid
 from stages.cli import REPORTS, stage_command, write_report, write_table
@@ -51,6 +51,7 @@ def _overridden(params: Params, arguments: argparse.Namespace) -> Params:
         "output_root": arguments.output_root and str(arguments.output_root),
         "train_count": arguments.train_count,
         "val_count": arguments.val_count,
+        "test_count": arguments.test_count,
     }
     raw = params.model_dump()
     raw["prepare_buckets"] |= {key: value for key, value in flags.items() if value is not None}
@@ -64,8 +65,11 @@ def _composer_digest() -> str:
     return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()
 
 
-def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
-    """Compose just the designs that fill both splits; gives their reader and (id, split key) pairs."""
+def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], list[str]]:
+    """Compose just the designs that fill the splits; gives their reader, (id, split key) pairs and ids of the test.
+
+    Test designs are a stream of their own, every other one of assets that nothing else uses.
+    """
     composer = settings.composer
     # The folder's name knows the composer's code and assets, so that designs of an older composer are never reused.
     root = COMPOSED / _composer_digest()[:12]
@@ -85,18 +89,29 @@ def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
         train_count=settings.train_count,
         val_count=settings.val_count,
     )
-    write_dataset(root, [numbers[name] for name, _ in taken], jobs=settings.jobs, cluster=settings.cluster, **stream)
+    how = {"jobs": settings.jobs, "cluster": settings.cluster}
+    write_dataset(root, [numbers[name] for name, _ in taken], **how, **stream)
+    tests: list[str] = []
+    for first, pool in enumerate((composer.assets, "test")):
+        stream = {"seed": composer.test_seed, "size": composer.size, "pool": pool}
+        indices = range(first, settings.test_count, 2)
+        write_dataset(root, indices, **how, **stream)
+        tests += [composing.sample_id(index, **stream) for index in indices]
     reader = RenderedSource(
         Location(root / "rendered", "prepare_buckets.composer"), Location(root / "layouts", "prepare_buckets.composer")
     )
-    return reader, taken
+    return reader, [*taken, *((name, name) for name in tests)], tests
 
 
-def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]]]:
+def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], dict[str, list[str]]]:
+    """The reader, (id, split key) pairs, and ids by the split that they are named for."""
+    named = {"val": _listed("validation_list", settings), "test": _listed("test_list", settings)}
+    named = {split: ids for split, ids in named.items() if ids is not None}
     if settings.source == "composer":
-        return _compose(settings)
+        source, samples, tests = _compose(settings)
+        return source, samples, named | {"test": tests}
     source = open_source(settings)
-    return source, [(name, source.split_key(name)) for name in source.sample_ids()]
+    return source, [(name, source.split_key(name)) for name in source.sample_ids()], named
 
 
 def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -112,14 +127,13 @@ def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dic
     return {where: hashlib.md5(names, usedforsecurity=False).hexdigest()}
 
 
-def _validation_ids(settings: PrepareBuckets) -> list[str] | None:
-    if settings.validation_list is None:
+def _listed(key: str, settings: PrepareBuckets) -> list[str] | None:
+    given = getattr(settings, key)
+    if given is None:
         return None
-    path = find_input(settings.validation_list)
+    path = find_input(given)
     if not path.is_file():
-        raise ParamsError(
-            f"prepare_buckets.validation_list: {settings.validation_list} is no file; expected one sample id a line"
-        )
+        raise ParamsError(f"prepare_buckets.{key}: {given} is no file; expected one sample id a line")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -153,11 +167,16 @@ def bucket_rows(summary: Summary) -> list[dict[str, Any]]:
     ]
 
 
+def counts_of(settings: PrepareBuckets) -> dict[str, int | None]:
+    """At most so many samples of each split."""
+    return {split: getattr(settings, f"{split}_count") for split in SPLITS}
+
+
 def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBuckets) -> dict[str, Any]:
     """What ``metrics/reports/prepare_buckets.json`` holds."""
     total = sum(summary.samples.values())
     worst = sorted(summary.mismatched.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
-    asked = {"train": settings.train_count, "val": settings.val_count}
+    asked = counts_of(settings)
     return {
         "samples": dict(sorted(summary.samples.items())),
         "asked_for": {split: count for split, count in asked.items() if count is not None},
@@ -188,15 +207,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     params = _overridden(params, arguments)
     settings = params.prepare_buckets
     root = in_workspace(settings.output_root)
-    source, samples = _samples(settings)
-    splits = assign_splits(
-        samples,
-        seed=settings.seed,
-        val_share=settings.val_share,
-        train_count=settings.train_count,
-        val_count=settings.val_count,
-        validation_ids=_validation_ids(settings),
-    )
+    source, samples, named = _samples(settings)
+    shares = {"val_share": settings.val_share, "test_share": settings.test_share}
+    try:
+        splits = assign_splits(samples, seed=settings.seed, **shares, counts=counts_of(settings), named=named)
+    except ValueError as error:
+        raise ParamsError(f"prepare_buckets.validation_list, test_list: {error}") from None
     with stage_run("prepare_buckets", params, inputs=_inputs(settings, samples)) as mlflow_run:
         with tqdm(total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0) as bar:
             summary = prepare_dataset(
@@ -226,7 +242,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         if summary.samples[split] < asked:
             print(
                 f"prepare_buckets: {summary.samples[split]} samples for {split}, {asked} were asked for: "
-                f"val_share {settings.val_share} and what was dropped leave no more"
+                f"val_share {settings.val_share}, test_share {settings.test_share} and what was dropped leave no more"
             )
     print(
         f"prepare_buckets: {sum(summary.samples.values())} samples in {len(rows)} buckets, {summary.dropped} dropped, "
@@ -238,6 +254,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-root", type=Path, help="overrides prepare_buckets.output_root")
     parser.add_argument("--train-count", type=int, help="overrides prepare_buckets.train_count")
     parser.add_argument("--val-count", type=int, help="overrides prepare_buckets.val_count")
+    parser.add_argument("--test-count", type=int, help="overrides prepare_buckets.test_count")
 
 
 def main(argv: list[str] | None = None) -> int:

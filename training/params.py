@@ -24,7 +24,7 @@ from pydantic import (
 
 from layers.errors import UserError
 from training.param_types import Block, Count, InputPath, Natural, Offload, Positive, Precision, ProjectPath, Weight
-from training.params_data import SIDE_MULTIPLE, PrepareBuckets
+from training.params_data import SIDE_MULTIPLE, SOURCES, PrepareBuckets
 from training.params_decompose import Refine, TrainDecompose
 from training.params_tune import Tune
 from training.params_vae import TrainVAE
@@ -74,11 +74,23 @@ def _baseline(given: Any, union: ValidatorFunctionWrapHandler) -> str | Baseline
     raise ValueError("a folder or repository, or a mapping of model and what is its own")
 
 
+class EvaluationData(Block):
+    """Designs that are scored at their own size, or at ``long_side``, and reported apart; all by default."""
+
+    source: Literal[SOURCES[1:]]
+    location: InputPath
+    layout_root: InputPath | None = None
+    long_side: Count | None = None
+    max_layers: Count | None = None
+    count: Count | None = None
+
+
 class Evaluate(Block):
     """Stage evaluate."""
 
     model: InputPath
-    split: Literal["train", "val"]
+    split: Literal["train", "val", "test"]
+    datasets: dict[RowName, EvaluationData]
     steps: Count
     tries: Count
     seed: Natural

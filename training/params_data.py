@@ -17,6 +17,7 @@ class Composer(Block):
     seed: Natural
     size: Annotated[int, Field(ge=48, le=4096, multiple_of=6)]
     assets: Literal["train", "held_out"]
+    test_seed: Natural
 
 
 class Crello(Block):
@@ -67,6 +68,9 @@ class PrepareBuckets(Block):
     val_count: Count | None
     val_share: Annotated[float, Field(ge=0, le=1)]
     validation_list: InputPath | None
+    test_count: Natural | None
+    test_share: Annotated[float, Field(ge=0, le=1)]
+    test_list: InputPath | None
     seed: Natural
     max_side: Count
     min_side: Count
@@ -98,9 +102,16 @@ class PrepareBuckets(Block):
             raise ValueError(f"min_side at most max_side ({self.max_side}), got min_side {self.min_side}")
         if self.max_pixels < self.min_side**2:
             raise ValueError(f"max_pixels at least min_side squared ({self.min_side**2}), got {self.max_pixels}")
+        if self.val_share + self.test_share > 1.0:
+            raise ValueError(f"test_share at most 1 - val_share ({1 - self.val_share:g}), got {self.test_share}")
         if self.source == "composer":
-            if self.train_count is None or self.val_count is None:
-                raise ValueError("train_count and val_count numbers: the composer's stream has no end")
+            if None in (self.train_count, self.val_count, self.test_count):
+                raise ValueError("train_count, val_count and test_count numbers: the composer's stream has no end")
+            if self.test_share or self.test_list or self.composer.test_seed == self.composer.seed:
+                raise ValueError(
+                    "test_share 0.0, test_list null and a composer.test_seed that is not composer.seed: test designs "
+                    "of the composer come from a stream of their own"
+                )
             if not 0 < self.val_share < 1:
                 raise ValueError(f"val_share between 0 and 1 to fill both counts, got {self.val_share}")
         elif self.source != "rendered" and self.location is None:

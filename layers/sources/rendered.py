@@ -2,7 +2,7 @@
 
     <rendered_root>/<id>/background.png | <id>_background.png | *_background.png
     <rendered_root>/<id>/component_<k>.png | <id>_component_<k>.png | *_component_<k>.png
-    <layout_root>/<id>.json      {"layout_config": {"components": [...]}, ...}; may be missing
+    <layout_root>/<id>.json      {"layout_config": {"components": [...]}, "stratum": ..., ...}; may be missing
 
 Every picture has the canvas's size. The first pattern with a hit counts, names with "thumbnail" never do, and other
 files, such as a flat render, are no part of the form. Components are ordered by the number at the end of their name;
@@ -134,6 +134,11 @@ def _caption(layout: dict[str, Any]) -> str:
     return caption if isinstance(caption, str) else ""
 
 
+def _stratum(layout: dict[str, Any]) -> str:
+    words = layout.get("stratum")
+    return words if isinstance(words, str) else ""
+
+
 def _component_words(layout: dict[str, Any], count: int) -> list[tuple[str, str]]:
     """Kind and description of each of ``count`` components."""
     entries = [entry if isinstance(entry, dict) else {} for entry in layout["layout_config"]["components"][:count]]
@@ -184,7 +189,8 @@ class RenderedSource(Source):
             notes += _differences(layout, len(components), layers[0].image.shape[:2])
         elif self.layout_root is not None:
             notes.append("no layout JSON")
-        return LayeredSample(sample_id, tuple(layers), _caption(layout or EMPTY), notes=tuple(notes))
+        words = layout or EMPTY
+        return LayeredSample(sample_id, tuple(layers), _caption(words), notes=tuple(notes), stratum=_stratum(words))
 
     def signature(self, sample_id: str) -> str:
         """Digest of the names, sizes and times of the sample's pictures and of its layout."""

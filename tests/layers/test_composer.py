@@ -1,6 +1,7 @@
 """The composer: deterministic, well-formed layers, and the dataset form it writes."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_words(samples):
                 assert layer.description.count("'") >= 2
 
 
-@pytest.mark.parametrize("arguments", [{"size": 100}, {"size": 42}, {"pool": "test"}, {"seed": -1}])
+@pytest.mark.parametrize("arguments", [{"size": 100}, {"size": 42}, {"pool": "tests"}, {"seed": -1}])
 def test_bad_arguments_are_named(arguments):
     name = "seed" if "seed" in arguments else next(iter(arguments))
     with pytest.raises(ValueError, match=name):
@@ -123,15 +124,20 @@ def test_bad_arguments_are_named(arguments):
 
 
 def test_pools_share_nothing():
-    train = {name for theme in THEMES for name in assets.objects(theme, "train")}
-    held_out = {name for theme in THEMES for name in assets.objects(theme, "held_out")}
-    assert not train & held_out
-    assert 0.07 < len(held_out) / len(train | held_out) < 0.15
+    objects = {pool: {name for theme in THEMES for name in assets.objects(theme, pool)} for pool in assets.POOLS}
     assert all(assets.objects(theme, pool) for theme in THEMES for pool in assets.POOLS)
-    assert train | held_out == {path.stem for path in assets.OBJECT_DIR.glob("*.webp")}
-    assert not set(assets.photos("train")) & set(assets.photos("held_out"))
-    files = {pool: {face.path for face in assets.FACES.values() if face.pool == pool} for pool in assets.POOLS}
-    assert not files["train"] & files["held_out"]
+    assert 0.07 < len(objects["held_out"]) / len(objects["train"] | objects["held_out"]) < 0.15
+    assert set().union(*objects.values()) == {path.stem for path in assets.OBJECT_DIR.glob("*.webp")}
+    kinds = [
+        objects,
+        {pool: set(assets.photos(pool)) for pool in assets.POOLS},
+        {pool: set(assets.textures(pool)) for pool in assets.POOLS},
+        {pool: {face.path for face in assets.FACES.values() if face.pool == pool} for pool in assets.POOLS},
+    ]
+    for of_pool in kinds:
+        assert all(of_pool.values())
+        for one, other in itertools.combinations(assets.POOLS, 2):
+            assert not of_pool[one] & of_pool[other]
 
 
 def test_designs_use_only_their_pool(monkeypatch):
@@ -153,7 +159,8 @@ def test_designs_use_only_their_pool(monkeypatch):
             compose(index, seed=9, size=96, pool=pool)
         monkeypatch.undo()
     assert len(used["train"]) > len(used["held_out"]) > 10
-    assert not used["train"] & used["held_out"]
+    for one, other in itertools.combinations(assets.POOLS, 2):
+        assert not used[one] & used[other]
 
 
 def test_vendored_objects_are_small_and_licensed():

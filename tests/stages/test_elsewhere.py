@@ -16,7 +16,8 @@ from layers.sources.lica import LicaSource
 from layers.sources.location import Location
 from models.folders import locate
 from stages.evaluate import others_of
-from stages.prepare_buckets import _validation_ids
+from stages.evaluate_sets import designs_of
+from stages.prepare_buckets import _listed
 from stages.sources import open_source
 from stages.train_vae import build_vae
 from stages.tune_trial import launch_command
@@ -24,7 +25,8 @@ from tests.conftest import write_rendered
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace, run, stage
 from training.decomposer import Decomposer
-from training.params import Params, load_params
+from training.params import EvaluationData, Params, load_params
+from training.trained_for import RELEASED
 
 KINDS = {"find_input", "in_workspace", "in_project"}
 # Texts of the schema that are no path: names, commands, addresses.
@@ -90,6 +92,10 @@ def _read_source(params: Params, **changes) -> Location:
     return getattr(source, "root", None) or source.rendered_root
 
 
+def _read_dataset(params: Params, **data):
+    return designs_of(params, "theirs", EvaluationData(**data), None, types.SimpleNamespace(trained_for=RELEASED))
+
+
 # What reads each input, given the parameters and a path; raises if there is nothing.
 READERS = {
     "prepare_buckets.location": lambda params, path: _read_source(params, source="psd", location=path),
@@ -100,9 +106,12 @@ READERS = {
         params, source="rendered", rendered_root=path, layout_root=path
     ),
     "prepare_buckets.lica.fonts": lambda params, path: LicaSource(Location(path, "location"), fonts=path),
-    "prepare_buckets.validation_list": lambda params, path: _validation_ids(
-        params.prepare_buckets.model_copy(update={"validation_list": f"{path}/list.txt"})
-    ),
+    **{
+        f"prepare_buckets.{key}": lambda params, path, key=key: _listed(
+            key, params.prepare_buckets.model_copy(update={key: f"{path}/list.txt"})
+        )
+        for key in ("validation_list", "test_list")
+    },
     "train_vae.rgb_checkpoint": lambda params, path: build_vae(
         params.train_vae.model_copy(update={"rgb_checkpoint": f"{path}/vae"})
     ),
@@ -111,6 +120,10 @@ READERS = {
     "evaluate.model": lambda params, path: Decomposer.from_pretrained(path, "cpu"),
     "evaluate.baselines": lambda params, path: Decomposer.from_pretrained(path, "cpu"),
     "evaluate.baselines.model": lambda params, path: Decomposer.from_pretrained(path, "cpu"),
+    "evaluate.datasets.location": lambda params, path: _read_dataset(params, source="psd", location=path),
+    "evaluate.datasets.layout_root": lambda params, path: _read_dataset(
+        params, source="rendered", location=path, layout_root=path
+    ),
     "evaluate.others": lambda params, path: others_of(params.evaluate.model_copy(update={"others": {"theirs": path}})),
 }
 

@@ -226,6 +226,51 @@ def test_crello_is_scored_at_its_own_size_and_reported_apart(project, tmp_path):
     assert (folder / "report_crello.html").is_file() and (folder / "panels_crello").is_dir()
 
 
+@pytest.fixture
+def strangers(rendered_root, tmp_path):
+    """The twelve designs with a stratum each."""
+    folder = tmp_path / "strangers"
+    shutil.copytree(rendered_root, folder)
+    for number, path in enumerate(sorted((folder / "layouts").iterdir())):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"stratum": ("slide", "cover")[number % 2]}))
+    return folder
+
+
+def test_other_datasets_have_reports_of_their_own_by_stratum(project, strangers, capsys):
+    where = {"source": "rendered", "location": str(strangers / "rendered"), "layout_root": str(strangers / "layouts")}
+    datasets = {"real": where | {"long_side": 64, "count": 4}, "absent": where | {"location": "nowhere"}}
+    folder = project(datasets=datasets)
+    assert "evaluate.datasets.absent: no folder at nowhere; left out" in capsys.readouterr().out
+    own, real = report_of(folder), report_of(folder, "evaluate_real")
+    assert own["setting"]["samples"] == 4 and own["strata"] == {} and real["setting"]["samples"] == 4
+    assert real["setting"]["source"] == "real: rendered, 64 px" and not (folder / "evaluate_absent.json").exists()
+    assert {name: part["samples"] for name, part in real["strata"].items()} == {"cover": 2, "slide": 2}
+    with (folder / "evaluate_samples_real.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for stratum, part in real["strata"].items():
+        costs = [float(row["cost"]) for row in rows if row["stratum"] == stratum]
+        entry = part["rows"]["model"]["cost"]
+        assert (
+            entry["mean"] == pytest.approx(np.mean(costs), abs=1e-5) and entry["low"] <= entry["mean"] <= entry["high"]
+        )
+        assert part["rows"].keys() == real["decomposition"].keys()
+    assert (folder / "report_real.html").is_file() and (folder / "panels_real").is_dir()
+
+
+def test_a_dataset_by_flag_is_scored_alone(project, strangers):
+    folder = project("--dataset", f"real={strangers}", "--count", "2")
+    assert report_of(folder, "evaluate_real")["setting"]["samples"] == 2
+    assert not (folder / "evaluate.json").exists(), "the split's report stays as it is"
+
+
+def test_a_dataset_that_is_asked_for_has_to_be_there(project, tmp_path, capsys):
+    project("--dataset", f"real={tmp_path / 'nowhere'}", expect=2)
+    said = capsys.readouterr().err
+    assert "--dataset real: no folder at " in said and "expected rendered/ and layouts/ beside each other" in said
+    project("--dataset", "Real Designs=x", expect=2)
+    assert "got the name 'Real Designs'" in capsys.readouterr().err
+
+
 def test_a_folder_of_renderings_is_a_source_too(project, rendered_root):
     folder = project("--source", "rendered", "--location", str(rendered_root / "rendered"), "--count", "3")
     report = report_of(folder, "evaluate_rendered")

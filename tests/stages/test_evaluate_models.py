@@ -41,10 +41,10 @@ def mute(tmp_path_factory):
 def samples():
     def sample(name):
         rng = np.random.default_rng(len(name))
-        low, high = rng.integers(0, 256, (2, 32, 32, 4), np.uint8)
+        low, high = rng.integers(0, 256, (2, 64, 64, 4), np.uint8)
         low[..., 3] = 255
         kinds = ("background", "shape")
-        return EvaluationSample(name, f"a poster of a {name}", [low, high], kinds, low, (32, 32), 2)
+        return EvaluationSample(name, f"a poster of a {name}", [low, high], kinds, low, (64, 64), 2)
 
     return [sample("shoe"), sample("watch")]
 

@@ -4,8 +4,10 @@ import json
 import pytest
 
 from layers.prepare_dataset import Summary
+from layers.sources.composer.compose import sample_id
+from layers.splits import SPLITS
 from stages.prepare_buckets import bucket_rows, main
-from tests.stages.workspace import make_workspace, run, stage
+from tests.stages.workspace import SMOKE, make_workspace, run, stage
 
 
 def rendered(root, **more):
@@ -39,29 +41,53 @@ def test_flags_override_parameters_bad_samples_are_listed_and_a_second_run_does_
     assert listed["settings"]["train_count"] == 5 and "jobs" not in listed["settings"]
     for dropped in listed["dropped"]:
         assert dropped["id"] == "sample00" and dropped["reason"].startswith("component_1.png: not a readable picture")
-    assert "8 were there" in again.stdout and report(root)["asked_for"] == {"train": 5, "val": 3}
+    assert "8 were there" in again.stdout and report(root)["asked_for"] == {"train": 5, "val": 3, "test": 6}
     with (root / "metrics/reports/buckets.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["samples"]) for row in rows) == len(listed["samples"])
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_list_of_ids_is_the_validation_set(rendered_root, tmp_path):
+def test_lists_of_ids_are_the_validation_and_the_test_set(rendered_root, tmp_path):
     root = make_workspace(
         tmp_path / "work",
         prepare_buckets=rendered(
-            rendered_root, validation_list="val.txt", train_count=None, val_count=None, storage="shards"
+            rendered_root,
+            validation_list="val.txt",
+            test_list="test.txt",
+            **{f"{split}_count": None for split in SPLITS},
+            storage="shards",
         ),
     )
+    (root / "test.txt").write_text("sample05\n")
     (root / "val.txt").write_text("sample03\nsample07\n\nnobody\n")
     run(stage("prepare_buckets"), root)
     splits = {sample["id"]: sample["split"] for sample in manifest(root)["samples"]}
     assert {name for name, split in splits.items() if split == "val"} == {"sample03", "sample07"} and len(splits) == 12
+    assert {name for name, split in splits.items() if split == "test"} == {"sample05"}
     assert sorted(path.name for path in (root / "data/rgba_layers/shards").iterdir()) == [
+        "test-000000.tar",
         "train-000000.tar",
         "val-000000.tar",
     ]
     assert report(root)["asked_for"] == {}
+    (root / "test.txt").write_text("sample03\n")
+    failed = run(stage("prepare_buckets"), root, check=False)
+    assert failed.returncode == 2 and "sample 'sample03' is named for val and for test" in failed.stderr
+
+
+def test_test_designs_of_the_composer_are_a_stream_of_their_own(tmp_path):
+    counts = {"train_count": 4, "val_count": 1, "test_count": 5}
+    root = make_workspace(tmp_path / "work", prepare_buckets=counts)
+    run(stage("prepare_buckets"), root)
+    listed = [sample for sample in manifest(root)["samples"] if sample["split"] == "test"]
+    size = SMOKE["prepare_buckets"]["composer"]["size"]
+    expected = {
+        sample_id(index, seed=1, size=size, pool=("train", "test")[index % 2]): ("known", "unseen")[index % 2]
+        for index in range(5)
+    }
+    assert {sample["id"]: sample["stratum"] for sample in listed} == {n: f"{s}_assets" for n, s in expected.items()}
+    assert report(root)["samples"] == {"test": 5, "train": 4, "val": 1}
 
 
 @pytest.mark.parametrize(

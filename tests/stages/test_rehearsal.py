@@ -23,6 +23,8 @@ SIZES = {
     "prepare_buckets.shard_samples",
     "prepare_buckets.val_count",
     "prepare_buckets.val_share",
+    "prepare_buckets.test_count",
+    "prepare_buckets.test_share",
     "prepare_buckets.max_side",
     "prepare_buckets.min_side",
     "prepare_buckets.max_pixels",

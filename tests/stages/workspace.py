@@ -15,6 +15,8 @@ from tests.stages.imports import ROOT
 
 TIMEOUT = 500  # seconds
 SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
+# What the fixtures of tests/conftest.py have.
+SMOKE["evaluate"]["split"] = "val"
 DVC = [sys.executable, "-m", "dvc"]
 # What the pipeline's tests change in params.yaml: how much there is of everything. Networks, weights to start from and
 # losses are the default's.
@@ -23,6 +25,7 @@ SMALLER = {
     "prepare_buckets.composer.size": 96,
     "prepare_buckets.train_count": 16,
     "prepare_buckets.val_count": 4,
+    "prepare_buckets.test_count": 4,
     "prepare_buckets.max_side": 32,
     "prepare_buckets.min_side": 32,
     "prepare_buckets.max_pixels": 1024,

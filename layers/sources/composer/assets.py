@@ -1,11 +1,12 @@
 """The composer's assets: vendored objects, photographs and fonts that installed packages ship.
 
 Objects are Microsoft Fluent Emoji (``fluent_emoji/``, MIT). Photographs are CC0 or public domain by the
-docstrings of ``skimage.data`` (astronaut, camera, chelsea, coffee, hubble, retina, rocket; textures brick, grass,
-gravel) and by matplotlib's sample data (Grace Hopper, US Navy). Fonts are DejaVu from matplotlib and the ``font-*``
-packages (OFL, Caladea Apache-2.0).
+docstrings of ``skimage.data`` (astronaut, camera, chelsea, clock, coffee, coins, hubble, immunohistochemistry, moon,
+retina, rocket; textures brick, grass, gravel) and by matplotlib's sample data (Grace Hopper, US Navy). Fonts are DejaVu
+and STIX (OFL) from matplotlib and the ``font-*`` packages (OFL, Caladea Apache-2.0).
 
-Everything belongs to one of two pools, so that an evaluation can use pictures no training ever saw.
+Everything belongs to one of three pools: ``train``; ``held_out``, which no training saw but choices were made by; and
+``test``, for the test split alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFont
 
-from layers.sources.composer.words import THEMES
+from layers.sources.composer.words import THEMES, UNSEEN
 
-POOLS = ("train", "held_out")
+POOLS = ("train", "held_out", "test")
+# What a design is called whose assets are of a pool, where figures are told apart.
+STRATA = {"train": "known_assets", "held_out": "held_out_assets", "test": "unseen_assets"}
 OBJECT_DIR = Path(__file__).parent / "fluent_emoji"
 PHOTO_LONG_SIDE = 768
 
@@ -76,11 +79,15 @@ PHOTOS: dict[str, Photo] = {
     "officer": Photo(
         "matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "a naval officer in uniform", (0.5, 0.3), "held_out"
     ),
+    "coins": Photo("skimage", "data/coins.png", "rows of ancient coins", pool="test"),
+    "clock": Photo("skimage", "data/clock_motion.png", "a wall clock, blurred by motion", pool="test"),
+    "tissue": Photo("skimage", "data/ihc.png", "stained tissue under a microscope", pool="test"),
 }
 TEXTURES: dict[str, Photo] = {
     "brick": Photo("skimage", "data/brick.png", "brick wall"),
     "grass": Photo("skimage", "data/grass.png", "grass"),
     "gravel": Photo("skimage", "data/gravel.png", "gravel", pool="held_out"),
+    "moon": Photo("skimage", "data/moon.png", "lunar dust", pool="test"),
 }
 FACES: dict[str, Face] = {
     "fredoka": Face("font_fredoka_one", "files/FredokaOne-Regular.ttf", "rounded", "title"),
@@ -95,6 +102,9 @@ FACES: dict[str, Face] = {
     "fredoka_body": Face("font_fredoka_one", "files/FredokaOne-Regular.ttf", "rounded", "body"),
     "dejavu_serif": Face("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif-Bold.ttf", "slab serif", "title", "held_out"),
     "dejavu_serif_body": Face("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif.ttf", "serif", "body", "held_out"),
+    "stix": Face("matplotlib", "mpl-data/fonts/ttf/STIXGeneralBol.ttf", "bold newspaper serif", "title", "test"),
+    "stix_italic": Face("matplotlib", "mpl-data/fonts/ttf/STIXGeneralBolIta.ttf", "italic serif", "title", "test"),
+    "stix_body": Face("matplotlib", "mpl-data/fonts/ttf/STIXGeneral.ttf", "newspaper serif", "body", "test"),
 }
 _BODY_FOR = {
     "fredoka": ("fredoka_body", "manrope_body"),
@@ -105,6 +115,8 @@ _BODY_FOR = {
     "caladea": ("caladea_body", "manrope_body"),
     "caladea_italic": ("caladea_body", "manrope_body"),
     "dejavu_serif": ("dejavu_serif_body",),
+    "stix": ("stix_body",),
+    "stix_italic": ("stix_body",),
 }
 
 
@@ -118,6 +130,8 @@ def check_pool(pool: str) -> None:
 def objects(theme: str, pool: str) -> tuple[str, ...]:
     """Names of a theme's objects in a pool; every theme has at least one in each."""
     check_pool(pool)
+    if pool == "test":
+        return UNSEEN[theme]
     # Every tenth of a theme in alphabetical order, from the fifth on: no theme is without held-out objects.
     held_out = THEMES[theme].objects[4::10]
     return tuple(name for name in THEMES[theme].objects if (name in held_out) == (pool == "held_out"))

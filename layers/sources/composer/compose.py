@@ -76,7 +76,7 @@ def compose(index: int, *, seed: int, size: int = DEFAULT_SIZE, pool: str = "tra
         index: 0 or more.
         seed: of the stream, 0 or more.
         size: long side in pixels, a multiple of 6; the canvas is 1:1, 2:3 or 3:2.
-        pool: which assets to use, ``train`` or ``held_out``; no object, photograph or font is in both.
+        pool: which assets to use, one of ``assets.POOLS``; no object, photograph or font is in two.
 
     Returns:
         Two to six layers; the background is opaque, RGB is 0 wherever alpha is.
@@ -137,7 +137,8 @@ def _layout(scene: Scene) -> Callable[[Scene], str]:
 
 def _finished(scene: Scene, layout: str, name: str) -> Design:
     layers = tuple(Layer(scene.layer_image(element), element.kind, element.description) for element in scene.elements)
-    return Design(LayeredSample(name, layers, _caption(scene, layout)), tuple(scene.elements), layout)
+    sample = LayeredSample(name, layers, _caption(scene, layout), stratum=assets.STRATA[scene.pool])
+    return Design(sample, tuple(scene.elements), layout)
 
 
 def _caption(scene: Scene, layout: str) -> str:

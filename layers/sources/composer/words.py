@@ -106,6 +106,25 @@ THEMES: dict[str, Theme] = {
     ),
 }
 
+# Objects of designs that only an evaluation sees (assets of the pool ``test``).
+UNSEEN: dict[str, tuple[str, ...]] = {
+    "fruit": ("chestnut", "melon", "olive"),
+    "vegetables": ("garlic", "onion", "potato"),
+    "meals": ("bagel", "burrito", "rice_ball"),
+    "sweets": ("custard", "pie", "shaved_ice"),
+    "drinks": ("beer_mug", "glass_of_milk", "wine_glass"),
+    "animals": ("duck", "raccoon", "wolf_face"),
+    "sea": ("blowfish", "lobster", "squid"),
+    "plants": ("deciduous_tree", "herb", "lotus"),
+    "travel": ("canoe", "fire_engine", "parachute"),
+    "sport": ("badminton_racquet_and_shuttlecock", "rugby_football", "yo_yo"),
+    "culture": ("banjo", "carousel_horse", "circus_tent"),
+    "work": ("paperclip", "test_tube", "toolbox"),
+    "sky": ("droplet", "full_moon_with_face", "shooting_star"),
+    "party": ("crystal_ball", "nesting_dolls", "pinata"),
+    "fashion": ("gloves", "hiking_boot", "jeans"),
+}
+
 _PHOTO_TITLES = (
     "Look Closer",
     "Stories",

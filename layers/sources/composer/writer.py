@@ -55,7 +55,7 @@ def write_dataset(
         seed: see ``compose.compose``; so are ``size`` and ``pool``.
         size: long side in pixels.
         jobs: see ``layers.fanout.fan_out``; so is ``cluster``.
-        pool: ``train`` or ``held_out`` assets.
+        pool: which assets, one of ``assets.POOLS``.
         cluster: where the processes are.
 
     Returns:
@@ -120,6 +120,7 @@ def layout_json(made: Design) -> dict[str, Any]:
         "layout_semantic_description": {"description": made.sample.caption, "tags": [made.layout]},
         "component_renders": [f"rendered/{name}/{file}" for file in _files(made)],
         "sub_category": made.layout,
+        "stratum": made.sample.stratum,
     }
 
 

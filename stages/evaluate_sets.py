@@ -1,0 +1,104 @@
+"""What evaluate scores: the split of the pipeline, and further datasets with a report each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from layers.errors import UserError
+from layers.evaluation_set import BucketedSplit, EvaluationSet, SourceDesigns
+from layers.paths import find_input, in_workspace
+from stages.sources import open_source
+from training.decomposer import Decomposer
+from training.params import EvaluationData, Params, ParamsError, parse_params
+
+# LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
+PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
+
+
+class NamedSet(NamedTuple):
+    """A set and the name of its report; "" for the pipeline's own split."""
+
+    name: str
+    pictures: EvaluationSet
+
+    @property
+    def suffix(self) -> str:
+        """What the names of its files end with."""
+        return f"_{self.name}" if self.name else ""
+
+
+def with_source(params: Params, arguments: argparse.Namespace) -> Params:
+    """Parameters with ``--source`` and what belongs to it in place.
+
+    Raises:
+        ParamsError: if one of them does not fit.
+    """
+    if arguments.source is None:
+        return params
+    raw = params.model_dump()
+    block = raw["prepare_buckets"]
+    block["source"] = arguments.source
+    if arguments.location is None:
+        raise ParamsError(f"--source {arguments.source}: no --location; expected the folder or URL it lies at")
+    block["location"] = block["rendered_root"] = str(arguments.location)
+    block["layout_root"] = None
+    block.get(arguments.source, {}).update(PUBLISHED.get(arguments.source, {}))
+    if arguments.short_side is not None:
+        block["crello"]["short_side"] = arguments.short_side
+    return parse_params(raw, "command line")
+
+
+def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) -> Iterator[NamedSet]:
+    """The sets to score, opened one after the other.
+
+    The split and the datasets of ``evaluate.datasets``; with ``--source`` that source alone, with ``--dataset`` those
+    alone. A dataset of the parameters whose folder is absent is left out, which is printed.
+
+    Raises:
+        UserError: if one cannot be opened.
+    """
+    settings, block = params.evaluate, params.prepare_buckets
+    if arguments.count is not None and arguments.count < 1:
+        raise ParamsError(f"--count: got {arguments.count}, expected a number of designs above 0")
+    if arguments.source is not None:
+        options = getattr(block, arguments.source, None)
+        described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
+        limits, most = model.trained_for.limits, block.max_layers
+        yield NamedSet(arguments.source, SourceDesigns(open_source(block), limits, most, arguments.count, described))
+        return
+    asked = dict(arguments.dataset)
+    if not asked:
+        yield NamedSet("", BucketedSplit(in_workspace(block.output_root), settings.split))
+    for name, data in (asked or settings.datasets).items():
+        place = data.location
+        if "://" not in place and not find_input(place).is_dir():
+            sentence = f"{name}: no folder at {place}"
+            if asked:
+                raise UserError(f"--dataset {sentence}; expected rendered/ and layouts/ beside each other")
+            print(f"evaluate: evaluate.datasets.{sentence}; left out", flush=True)
+            continue
+        yield NamedSet(name, designs_of(params, name, data, arguments.count, model))
+
+
+def designs_of(params: Params, name: str, data: EvaluationData, count: int | None, model: Decomposer) -> SourceDesigns:
+    """The designs of a dataset of ``evaluate.datasets``."""
+    where = {"source": data.source, "location": data.location, "rendered_root": data.location}
+    block = params.prepare_buckets.model_copy(update=where | {"layout_root": data.layout_root})
+    described = f"{name}: {data.source}, " + ("at its own size" if data.long_side is None else f"{data.long_side} px")
+    # No bound of parameters for training: as decompose sees them.
+    most = params.prepare_buckets.max_layers if data.max_layers is None else data.max_layers
+    count = data.count if count is None else count
+    return SourceDesigns(open_source(block), model.trained_for.limits, most, count, described, data.long_side)
+
+
+def folder_data(folder: Path) -> EvaluationData:
+    """A dataset in the project's own form, for ``--dataset``: ``rendered/`` and ``layouts/`` in a folder.
+
+    Designs are scored at 256 px: at full size the metric takes minutes a design, and a network of 96 px sees no more.
+    """
+    layouts = folder / "layouts"
+    there = str(layouts) if find_input(str(layouts)).is_dir() else None
+    return EvaluationData(source="rendered", location=str(folder / "rendered"), layout_root=there, long_side=256)
