@@ -1,7 +1,7 @@
 """Published figures, to be drawn beside ours and never to be taken for comparable; they are in ``literature.yaml``.
 
 Every table has ``source``, ``dataset``, ``columns``, ``caveats`` and ``rows``. A row has a name, ``row``, and of each
-column a value, or a list of them over allowed merges.
+column a value, or a list of them over allowed merges, null where none is known.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import yaml
 
 TABLES = Path(__file__).with_name("literature.yaml")
+# Beside our own curves: the paper's table, and what was measured of weights that can be downloaded.
+DRAWN = ("crello_decomposition", "crello_released")
 
 
 def table(name: str) -> dict[str, Any]:
-    """One table: ``crello_decomposition``, ``crello_ablation`` or ``aim500_reconstruction``.
+    """One table: ``crello_decomposition``, ``crello_released``, ``crello_ablation`` or ``aim500_reconstruction``.
 
     Raises:
         KeyError: if there is no such table.
@@ -26,20 +28,20 @@ def table(name: str) -> dict[str, Any]:
     return tables[name]
 
 
-def decomposition_rows(name: str = "crello_decomposition") -> list[dict[str, Any]]:
-    """A table of the decomposition protocol as long rows, method by method, from 0 merges up.
+def decomposition_rows(*names: str) -> list[dict[str, Any]]:
+    """Tables of the decomposition protocol as long rows, method by method, from 0 merges up.
 
     Args:
-        name: ``crello_decomposition``, or ``crello_ablation``, whose last row is also in the other one.
+        names: tables; none are :data:`DRAWN`. The last row of ``crello_ablation`` is also in ``crello_decomposition``.
 
     Returns:
-        Rows of ``merges``, ``row``, ``dataset``, ``rgb_l1``, ``alpha_iou`` and ``cost``, the last three in [0, 1]. No
-        table prints the cost, (rgb_l1 + 1 - alpha_iou) / 2: it is linear, so the cost of the means is the mean cost.
+        Rows of ``merges``, ``row``, ``dataset``, ``rgb_l1``, ``alpha_iou`` and ``cost``, the last three in [0, 1], at
+        the merges that are known. No table prints the cost, (rgb_l1 + 1 - alpha_iou) / 2: it is linear, so the cost of
+        the means is the mean cost.
 
     Raises:
         KeyError: if there is no such table.
     """
-    published = table(name)
     return [
         {
             "merges": merges,
@@ -49,6 +51,8 @@ def decomposition_rows(name: str = "crello_decomposition") -> list[dict[str, Any
             "alpha_iou": alpha_iou,
             "cost": round((rgb_l1 + 1.0 - alpha_iou) / 2.0, 6),
         }
+        for published in map(table, names or DRAWN)
         for entry in published["rows"]
         for merges, (rgb_l1, alpha_iou) in enumerate(zip(entry["rgb_l1"], entry["alpha_iou"], strict=True))
+        if rgb_l1 is not None and alpha_iou is not None
     ]

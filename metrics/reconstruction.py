@@ -3,30 +3,26 @@
     python -m metrics.reconstruction --images DIR --vae DIR --out FILE
 
 The protocol is AlphaVAE's (sec. 4, its validation code), which the paper's Table 3 follows: short side resized,
-centre cropped, encoded to the mode of the posterior, decoded, picture and reconstruction blended over nine solid
-colours; PSNR, SSIM and LPIPS are means over pictures and colours, the Fréchet distance is one a colour, averaged.
-AlphaVAE saves blends as JPEG before it measures, which moves the numbers: ``--blends jpeg`` does so too. Every choice
-is in the output.
+centre cropped, encoded and decoded, picture and reconstruction blended over nine solid colours; PSNR, SSIM and LPIPS
+are means over pictures and colours, the Fréchet distance is one a colour, averaged. AlphaVAE takes every figure for
+each sub-folder, a category, and then the mean of the categories, and its SSIM is that of the luma: ``mean_over_groups``
+and ``ssim_y``; ``mean`` is over all pictures, ``ssim`` of RGB. It saves blends as JPEG before it measures, which moves
+the numbers: ``--blends jpeg`` does so too. Every choice is in the output.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
-import io
 import json
 import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from layers.compositing import resize, to_float, to_uint8
@@ -34,15 +30,14 @@ from layers.errors import UserError
 from layers.images import PictureError, read_rgba
 from layers.tensors import to_tensor
 from metrics.perceptual import Perceptual, alexnet_distance, inception_distance
-from metrics.rgba_scores import BACKGROUNDS, PSNR_CEILING, Distance, blend, psnr, ssim
+from metrics.reconstruction_scores import Scores, grouped, left_out, mean_over_groups
+from metrics.rgba_scores import BACKGROUNDS, PSNR_CEILING
 from models.rgba_vae import RGBAVAE
-
-if TYPE_CHECKING:
-    from torchmetrics.image.fid import FrechetInceptionDistance
 
 SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 SIZE = 1024
-SCORES = {"psnr": psnr, "ssim": ssim}
+# LPIPS pools down to nothing below.
+SMALLEST = 32
 
 
 def prepare(picture: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
@@ -66,60 +61,6 @@ def prepare(picture: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
     return picture[top : top + target[0], left : left + target[1]]
 
 
-def stored(images: Tensor, blends: str) -> Tensor:
-    """Pictures ``(B, 3, H, W)`` in [0, 1] as they read back: unchanged, rounded to 8 bits, or through Pillow's JPEG."""
-    if blends == "float":
-        return images
-    pixels = images.mul(255.0).round().clamp(0, 255)
-    if blends == "png":
-        return pixels / 255.0
-    rows = []
-    for image in pixels.to("cpu", torch.uint8).movedim(1, -1).numpy():
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="JPEG")
-        rows.append(torch.from_numpy(np.array(Image.open(buffer))))
-    return torch.stack(rows).movedim(-1, 1).to(images.device).float() / 255.0
-
-
-class Scores:
-    """Gathers every metric over pictures, a column a background.
-
-    Args:
-        distance: LPIPS.
-        frechet: a Fréchet distance a background.
-        blends: see :func:`stored`.
-    """
-
-    def __init__(self, distance: Distance, frechet: dict[str, FrechetInceptionDistance], blends: str) -> None:
-        self.distance, self.frechet, self.blends = distance, frechet, blends
-        self.rows: dict[str, dict[str, list[float]]] = {
-            name: {metric: [] for metric in (*SCORES, "lpips")} for name in BACKGROUNDS
-        }
-        self.alpha: list[float] = []
-
-    @torch.no_grad()
-    def add(self, predicted: Tensor, target: Tensor) -> None:
-        """Take in reconstructions and pictures ``(B, 4, H, W)`` in [-1, 1]."""
-        self.alpha += ((predicted.clamp(-1, 1) - target)[:, 3].abs().flatten(1).mean(1) / 2.0).tolist()
-        for name, colour in BACKGROUNDS.items():
-            pair = [stored(blend(image, colour), self.blends) for image in (predicted, target)]
-            for metric, score in SCORES.items():
-                self.rows[name][metric] += score(*pair).tolist()
-            self.rows[name]["lpips"] += self.distance(*(image * 2.0 - 1.0 for image in pair)).tolist()
-            self.frechet[name].update(pair[0], real=False)
-            self.frechet[name].update(pair[1], real=True)
-
-    def result(self, frechet_name: str) -> dict:
-        """Means a background, and over them."""
-        table = {name: {metric: float(np.mean(values)) for metric, values in row.items()}
-                 for name, row in self.rows.items()}  # fmt: skip
-        if len(self.alpha) > 1:
-            for name, metric in self.frechet.items():
-                table[name][frechet_name] = max(float(metric.compute()), 0.0)
-        mean = {metric: float(np.mean([row[metric] for row in table.values()])) for metric in table["black"]}
-        return {"mean": {**mean, "alpha_l1": float(np.mean(self.alpha))}, "backgrounds": table}
-
-
 def find_pictures(folder: Path) -> list[Path]:
     """Pictures below a folder, sorted by their path.
 
@@ -141,53 +82,82 @@ def evaluate(
     """Reconstruct every picture and score it.
 
     Args:
-        images: folder of pictures; those without alpha count as opaque.
+        images: folder of pictures; those without alpha count as opaque. Those in one folder are a group.
         vae_folder: diffusers folder of an RGBA-VAE.
         size: see :func:`prepare`.
-        blends: see :func:`stored`.
+        blends: see :func:`metrics.reconstruction_scores.stored`.
         inception: path of Inception weights, ``download``, or None: the Fréchet distance is then over AlexNet.
         device: where everything runs.
 
     Returns:
-        What the command writes: ``protocol``, ``pictures``, ``skipped``, ``mean``, ``backgrounds``.
+        What the command writes. Over all pictures: ``mean``, ``backgrounds``, and how many there are, ``pictures``. Of
+        each group its ``mean`` and ``pictures``: ``groups``; and their unweighted mean: ``mean_over_groups``. A
+        sentence on each group of which that lacks something: ``left_out``. And ``protocol``, ``skipped``.
 
     Raises:
         ValueError: if nothing can be scored, or the VAE has no alpha channel.
     """
-    paths = find_pictures(images)
+    groups = grouped(find_pictures(images), images)
     vae = RGBAVAE.from_pretrained(vae_folder).to(device).eval()
     if vae.config.input_channels != 4:
         raise ValueError(f"--vae: {vae_folder} has {vae.config.input_channels} channels, expected 4")
-    if size is not None and (size < 32 or size % vae.spatial_factor):
-        raise ValueError(f"--size: got {size}, expected at least 32 and a multiple of {vae.spatial_factor}")
+    if size is not None and (size < SMALLEST or size % vae.spatial_factor):
+        raise ValueError(f"--size: got {size}, expected at least {SMALLEST} and a multiple of {vae.spatial_factor}")
     perceptual = Perceptual().to(device)
     weights = None if inception in (None, "download") else Path(inception)
-    first = (alexnet_distance(perceptual) if inception is None else inception_distance(weights)).to(device)
-    # Statistics a background, one network for all.
-    frechet = {name: copy.deepcopy(first, {id(first.inception): first.inception}) for name in BACKGROUNDS}
-    scores, skipped = Scores(perceptual, frechet, blends), {}
-    for path in tqdm(paths, desc="reconstruct", unit="img", mininterval=1.0):
-        name = str(path.relative_to(images))
-        try:
-            picture = prepare(read_rgba(path), size, vae.spatial_factor)
-            if min(picture.shape[:2]) < 32:
-                raise PictureError(f"{name}: {picture.shape[1]}x{picture.shape[0]} px, expected at least 32 a side")
-        except PictureError as error:
-            skipped[name] = str(error)
-            continue
-        target = to_tensor(picture)[None].to(device)
-        with torch.no_grad():
-            scores.add(vae(target), target)
-    if not scores.alpha:
+    frechet = (alexnet_distance(perceptual) if inception is None else inception_distance(weights)).to(device)
+    scored = _score(groups, images, vae, (perceptual, frechet, blends), size, frechet_name(inception))
+    return {"protocol": _describe(vae_folder, size, blends, inception, device, vae.spatial_factor), **scored}
+
+
+def frechet_name(inception: str | None) -> str:
+    """Key of the Fréchet distance: ``rfid`` over Inception features, and never of others."""
+    return "fid_alexnet" if inception is None else "rfid"
+
+
+def _score(groups: dict[str, list[Path]], images: Path, vae: RGBAVAE, tools: tuple, size: int | None, key: str) -> dict:
+    """Score group by group; ``tools`` are what :class:`Scores` takes, ``key`` names the Fréchet distance."""
+    device = next(vae.parameters()).device
+    everything, table, sentences, skipped = None, {}, {}, {}
+    bar = tqdm(total=sum(map(len, groups.values())), desc="reconstruct", unit="img", mininterval=1.0)
+    for name, paths in groups.items():
+        scores = Scores(*tools)
+        for path in paths:
+            bar.update()
+            try:
+                target = to_tensor(_read(path, images, size, vae.spatial_factor))[None].to(device)
+            except PictureError as error:
+                skipped[path.relative_to(images).as_posix()] = str(error)
+                continue
+            with torch.no_grad():
+                scores.add(vae(target), target)
+        if scores.alpha:
+            table[name] = {"pictures": len(scores.alpha), **scores.result(key)["mean"]}
+            everything = everything.absorb(scores) if everything else scores
+        if sentence := left_out(name, len(paths), table.get(name, {}).get("pictures", 0)):
+            sentences[name] = sentence
+    bar.close()
+    if everything is None:
         raise ValueError(
-            f"--images: none of {len(paths)} pictures can be scored; the first: {next(iter(skipped.values()))}"
+            f"--images: none of {len(skipped)} pictures can be scored; the first: {next(iter(skipped.values()))}"
         )
     return {
-        "protocol": _describe(vae_folder, size, blends, inception, device, vae.spatial_factor),
-        "pictures": len(scores.alpha),
+        "pictures": len(everything.alpha),
         "skipped": skipped,
-        **scores.result("fid_alexnet" if inception is None else "rfid"),
+        **everything.result(key),
+        "mean_over_groups": mean_over_groups(table),
+        "groups": table,
+        "left_out": sentences,
     }
+
+
+def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarray:
+    """Read a picture and prepare it; raises PictureError if it cannot be read or is too small to be scored."""
+    picture = prepare(read_rgba(path), size, multiple)
+    if min(picture.shape[:2]) < SMALLEST:
+        got = f"{picture.shape[1]}x{picture.shape[0]} px"
+        raise PictureError(f"{path.relative_to(images)}: {got}, expected at least {SMALLEST} a side")
+    return picture
 
 
 def _describe(folder: Path, size: int | None, blends: str, inception: str | None, device, multiple: int) -> dict:
@@ -203,12 +173,15 @@ def _describe(folder: Path, size: int | None, blends: str, inception: str | None
         "backgrounds": list(BACKGROUNDS),
         "blends": {"float": "float, not rounded", "png": "8-bit", "jpeg": "JPEG, Pillow's default quality"}[blends],
         "psnr": f"per picture, data range 1, at most {PSNR_CEILING:g} dB; mean over pictures and backgrounds",
-        "ssim": "torchmetrics, 11 px Gaussian window of sigma 1.5, data range 1",
+        "ssim": "RGB, mean of the channels; torchmetrics, 11 px Gaussian window of sigma 1.5, data range 1",
+        "ssim_y": "luma of BT.601, full range, rounded to 8 bits, as in pyiqa; the same window, data range 255",
         "lpips": "lpips 0.1, AlexNet",
         "frechet": "Inception v3, torch-fidelity weights, pool 2048"
         if inception
         else "AlexNet conv5, mean over positions, 224 px: not comparable with rFID",
-        "frechet_mean": "one distance a background over all pictures, averaged",
+        "frechet_mean": "one distance a background, averaged",
+        "mean": "over all pictures; a Fréchet distance over all of them together",
+        "mean_over_groups": "unweighted, of groups' own figures, AlphaVAE's way; a group is the pictures of one folder",
         "vae": {"folder": folder.name, "safetensors_md5": md5.hexdigest()},
         "device": device.type,
         "versions": {
@@ -234,6 +207,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _listed(mean: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in mean.items())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the report was written, 2 and one line on stderr if the user has to act."""
     args = _parser().parse_args(arguments)
@@ -255,8 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    mean = ", ".join(f"{name} {value:.4f}" for name, value in report["mean"].items())
-    print(f"{report['pictures']} pictures, {len(report['skipped'])} skipped: {mean} -> {args.out}")
+    print(f"{report['pictures']} pictures, {len(report['skipped'])} skipped: {_listed(report['mean'])} -> {args.out}")
+    if len(report["groups"]) > 1:
+        print(f"unweighted mean of {len(report['groups'])} groups: {_listed(report['mean_over_groups'])}")
+    for sentence in report["left_out"].values():
+        print(sentence)
     return 0
 
 

@@ -1,9 +1,13 @@
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import pytest
 
 from metrics.literature import decomposition_rows, table
 
+EVALUATION = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+# Baselines of the paper's table that the documentation leaves out.
+UNTOLD = ("VLM Base + Hi-SAM", "Yolo Base + Hi-SAM")
 DECOMPOSITION = ("crello_decomposition", "crello_ablation")
 
 
@@ -30,6 +34,41 @@ def test_every_method_has_six_levels_that_merging_never_makes_worse(name):
             assert row["cost"] == pytest.approx((row["rgb_l1"] + 1 - row["alpha_iou"]) / 2, abs=1e-9)
         for fewer, more in pairwise(rows):
             assert more["rgb_l1"] < fewer["rgb_l1"] and more["alpha_iou"] > fewer["alpha_iou"]
+
+
+def test_what_can_be_downloaded_is_second_hand_and_known_at_0_and_5_merges():
+    found = table("crello_released")
+    assert "model card of inclusionAI/Ming-Image-0.1-Design-Layer" in found["source"]
+    assert "Second-hand" in found["caveats"][0] and any("layer plan" in caveat for caveat in found["caveats"])
+    values = {
+        (row["row"], row["merges"]): (row["rgb_l1"], row["alpha_iou"]) for row in decomposition_rows("crello_released")
+    }
+    assert values == {
+        ("Qwen-Image-Layered released, 640 px", 0): (0.1481, 0.7131),
+        ("Qwen-Image-Layered released, 640 px", 5): (0.0880, 0.8672),
+        ("Qwen-Image-Layered released, 1024 px", 0): (0.1409, 0.7177),
+        ("Qwen-Image-Layered released, 1024 px", 5): (0.0736, 0.8749),
+        ("CLEAR-1024, told a layer plan", 0): (0.0574, 0.8923),
+        ("CLEAR-1024, told a layer plan", 5): (0.0314, 0.9424),
+    }
+
+
+def test_released_weights_are_far_below_the_papers_fine_tuned_row_as_the_documentation_says():
+    rows = {(row["row"], row["merges"]): row for row in decomposition_rows()}
+    tuned = rows["Qwen-Image-Layered-I2L", 0]
+    for pixels in (640, 1024):
+        released = rows[f"Qwen-Image-Layered released, {pixels} px", 0]
+        assert released["rgb_l1"] > 2 * tuned["rgb_l1"] and released["alpha_iou"] < tuned["alpha_iou"] - 0.15
+    lines = EVALUATION.read_text(encoding="utf-8").splitlines()
+    for name in dict.fromkeys(row["row"] for row in decomposition_rows() if row["row"] not in UNTOLD):
+        first, last = rows[name, 0], rows[name, 5]
+        figures = " | ".join(f"{row[key]:.4f}" for row in (first, last) for key in ("rgb_l1", "alpha_iou"))
+        assert any(line.startswith(f"| {name} |") and figures in line for line in lines), name
+
+
+def test_the_drawn_rows_are_those_of_both_tables():
+    assert decomposition_rows() == decomposition_rows("crello_decomposition", "crello_released")
+    assert len(decomposition_rows()) == 4 * 6 + 3 * 2
 
 
 def test_values_as_printed():

@@ -9,8 +9,10 @@ from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from layers.tensors import to_tensor
+from metrics.luma_ssim import ssim_y
 from metrics.perceptual import Perceptual, alexnet_distance
-from metrics.reconstruction import find_pictures, main, prepare, stored
+from metrics.reconstruction import find_pictures, main, prepare
+from metrics.reconstruction_scores import stored
 from metrics.rgba_scores import BACKGROUNDS, blend
 from models.rgba_vae import RGBAVAE
 from tests.networks import tiny_vae
@@ -56,11 +58,12 @@ def test_the_figures_are_those_of_torchmetrics(folders, tmp_path):
                     (
                         float(peak_signal_noise_ratio(*pair, data_range=1.0)),
                         float(structural_similarity_index_measure(*pair, data_range=1.0)),
+                        float(ssim_y(*pair)),
                         float(perceptual(pair[0] * 2 - 1, pair[1] * 2 - 1)),
                     )
                 )
     for name, values in rows.items():
-        for metric, expected in zip(("psnr", "ssim", "lpips"), np.mean(values, axis=0), strict=True):
+        for metric, expected in zip(("psnr", "ssim", "ssim_y", "lpips"), np.mean(values, axis=0), strict=True):
             assert report["backgrounds"][name][metric] == pytest.approx(expected, rel=1e-4)
     assert report["mean"]["psnr"] == pytest.approx(np.mean([np.mean(v, axis=0)[0] for v in rows.values()]), rel=1e-4)
 
@@ -72,6 +75,7 @@ def test_the_report_says_what_was_done_and_never_calls_alexnet_rfid(folders, tmp
     for row in (report["mean"], *report["backgrounds"].values()):
         assert "fid_alexnet" in row and "rfid" not in row
     assert "not comparable with rFID" in report["protocol"]["frechet"]
+    assert report["protocol"]["ssim"].startswith("RGB") and report["protocol"]["ssim_y"].startswith("luma")
 
 
 def test_each_background_has_a_frechet_distance_of_its_own(folders, tmp_path):

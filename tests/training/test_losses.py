@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
@@ -16,6 +19,8 @@ from training.losses import (
     slot_errors,
     weighted_slot_error,
 )
+
+METHODOLOGY = Path(__file__).resolve().parents[2] / "docs" / "methodology.md"
 
 
 def pictures(*shape):
@@ -130,3 +135,33 @@ def test_composite_stack_is_the_papers_recursion():
         flat = alpha * rgb + (1 - alpha) * flat
     assert torch.allclose((composite_stack(layers) + 1) / 2, flat)
     assert torch.allclose(composite_stack(layers[:, :1]), over_grey(layers[:, 0], -1.0))
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_the_published_sums_are_our_means_with_the_weights_of_the_methodology(side):
+    """AlphaVAE sums ABMSE over 3HW and its KL over latent elements; LPIPS is one number a picture."""
+    torch.manual_seed(0)
+    predicted, target = (torch.rand(2, 4, side, side) * 2 - 1 for _ in range(2))
+    mean, logvar = torch.randn(2, 16, side // 8, side // 8), torch.randn(2, 16, side // 8, side // 8)
+    lpips = torch.tensor([0.3, 0.7])
+    alphas, colours = [(image[:, 3:] + 1) / 2 for image in (predicted, target)], (predicted[:, :3], target[:, :3])
+    lit, cover = colours[0] * alphas[0] - colours[1] * alphas[1], alphas[0] - alphas[1]
+    first, second = (torch.tensor(moment).view(1, 3, 1, 1) for moment in (BACKGROUND_MEAN, BACKGROUND_SQUARE))
+    squares = (lit**2 - 2 * first * lit * cover + second * cover**2).sum()
+    divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
+    published = (squares + 0.5 * lpips.sum() + 1e-6 * divergence) / 2
+
+    values, elements = 3 * side**2, 16 * (side // 8) ** 2
+    ours = abmse(predicted, target) + 0.5 / values * lpips.mean() + 1e-6 * elements / values * kl_to_unit(mean, logvar)
+    assert float(published / values) == pytest.approx(float(ours), rel=1e-5)
+
+
+def test_the_methodology_states_these_weights_at_1024_px():
+    values, elements = 3 * 1024**2, 16 * 128**2
+    rows = {row.split("`")[1]: row for row in METHODOLOGY.read_text(encoding="utf-8").splitlines() if row[:3] == "| `"}
+    for name, summed, weight in [
+        ("lpips", "0.5", 0.5 / values),
+        ("kl", "1e-6", 1e-6 * elements / values),
+        ("reference_kl", "1e-16", 1e-16 * elements / values),
+    ]:
+        assert f"| {summed}, **{weight:.1e}** |".replace("e-0", "e-") in rows[name]
