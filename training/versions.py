@@ -27,8 +27,12 @@ from training.params import Params
 from training.tracking import tracking_uri
 
 SOURCE = "models:/"
-# A server that is gone would be asked again for four minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# A server that is gone would be asked again for four minutes; a bar for a file of some kilobytes says nothing.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 class RegistryError(UserError):

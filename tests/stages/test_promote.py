@@ -26,6 +26,7 @@ def promote(capsys, *arguments, expect=0):
     capsys.readouterr()
     assert main(list(arguments)) == expect
     out, err = capsys.readouterr()
+    assert "Downloading" not in err
     line = (out if expect == 0 else err).strip().splitlines()[-1]
     return line
 
