@@ -49,7 +49,10 @@ def figures_of(record: Mapping[str, Any]) -> str:
     report, stage = record["report"], record["stage"]
     if stage == "refine":
         before, after = report["before"], report["after"]
-        return ", ".join(f"{name} {before[name]:.4f} to {after[name]:.4f}" for name in sorted(after) if name in before)
+        changes = ", ".join(
+            f"{name} {before[name]:.4f} to {after[name]:.4f}" for name in sorted(after) if name in before
+        )
+        return f"{report['kept']} was kept: {changes}" if "kept" in report else changes
     if stage == "evaluate":
         rows = report["decomposition"]
         return "; ".join(

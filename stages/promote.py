@@ -3,8 +3,9 @@
     python -m stages.promote --metric alpha_iou                  # the newest evaluated version against the champion
     python -m stages.promote --metric cost --version 3 --alias staging
 
-The version takes the alias if nobody has it, or if it beats the one that does on the same data and split. Exit code 0:
-it holds the alias; 1: it is not better; 2: it cannot be told. docs/registry.md shows how the alias is used.
+The version takes the alias if nobody has it, or if it beats the one that does picture by picture, on the same pictures
+of the same data and split: the 95 % bootstrap interval of the paired differences has to lie above 0. Exit code 0: it
+holds the alias; 1: it is not better; 2: it cannot be told. docs/registry.md shows how the alias is used.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 
 from stages.cli import stage_command
 from training.params import Params
+from training.sample_scores import paired_gain, read_scores
 from training.versions import SCORES, Evaluation, Registry, RegistryError, Version
 
 
 class NotBetter(Exception):
-    """The version does not beat the one that holds the alias; the message says by how much."""
+    """The version does not surely beat the one that holds the alias; the message says by how much it does or not."""
 
 
 def candidate(versions: Sequence[Version], number: int | None, name: str) -> Version:
@@ -59,11 +61,17 @@ def of_number(versions: Sequence[Version], number: int, name: str) -> Version:
     raise RegistryError(f"{name} has no version {number}; it has {known}")
 
 
-def compare(new: Version, old: Version, metric: str) -> str:
-    """Say how much better a version is than another, on the data that the new one was evaluated on last.
+def compare(registry: Registry, new: Version, old: Version, metric: str) -> str:
+    """Say how much better a version is than another, on the pictures that the new one was evaluated on last.
+
+    Args:
+        registry: of both.
+        new: to be promoted.
+        old: that holds the alias.
+        metric: a name of :data:`training.versions.SCORES`.
 
     Raises:
-        NotBetter: if it is not.
+        NotBetter: if the interval of the paired differences does not lie above 0.
         RegistryError: if the two cannot be compared.
     """
     ours = new.evaluations[0]
@@ -75,13 +83,14 @@ def compare(new: Version, old: Version, metric: str) -> str:
             f"version {old.number} is not evaluated on the data of version {new.number} (md5 {ours.data_md5}, split "
             f"{ours.split}); check its weights out and run stage evaluate"
         )
-    here, there = (_score(version, evaluation, metric) for version, evaluation in ((new, ours), (old, theirs)))
-    gain = here - there if SCORES[metric].higher else there - here
-    figures = f"{metric} {here:.4f} against {there:.4f} of version {old.number}"
-    if gain <= 0.0:
-        how = f"worse by {-gain:.4g}" if gain < 0.0 else "equal"
-        raise NotBetter(f"version {new.number} is not better: {figures}, {how}")
-    return f"{figures}, better by {gain:.4g}"
+    both = ((new, ours), (old, theirs))
+    here, there = (_score(version, evaluation, metric) for version, evaluation in both)
+    samples = (read_scores(registry, version, evaluation.runs[metric], metric) for version, evaluation in both)
+    gain = paired_gain(*samples, SCORES[metric].higher)
+    figures = f"{metric} {here:.4f} against {there:.4f} of version {old.number}: {gain}"
+    if not gain.is_sure:
+        raise NotBetter(f"version {new.number} is not better: {figures}, not above 0")
+    return figures
 
 
 def _score(version: Version, evaluation: Evaluation, metric: str) -> float:
@@ -102,7 +111,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if holder is None:
         why = f"the first; {metric} {_score(new, new.evaluations[0], metric):.4f}"
     else:
-        why = compare(new, of_number(versions, holder, registry.name), metric)
+        why = compare(registry, new, of_number(versions, holder, registry.name), metric)
     registry.set_alias(alias, new.number)
     print(f"promote: version {new.number} of {registry.name} is {alias}: {why}")
 

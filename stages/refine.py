@@ -3,7 +3,8 @@
     python -m stages.refine
 
 Reads ``models/weights/decompose``; writes ``models/weights/refine`` in the same layout and, into its report, every loss
-term on the validation split before and after. With LoRA the layout is that of stage 3: adapters that diffusers loads in
+term on the validation split before and after. If no epoch is better than the start, the start is kept, and the report
+says so under ``kept``. With LoRA the layout is that of stage 3: adapters that diffusers loads in
 ``pytorch_lora_weights.safetensors``, and the network with them merged in ``transformer/``.
 """
 
@@ -114,11 +115,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             save_text_condition(condition, OUTPUT)
             save_trained_for(read_trained_for(INPUT), OUTPUT)
             vae.save_pretrained(OUTPUT / "vae")
-            session.run.report(write_report("refine", {"before": before, "after": after}))
+            session.run.report(write_report("refine", {"before": before, "after": after, **progress.kept}))
             session.run.artifact(write_table("refine", progress.history))
             register_weights(session.run, params, OUTPUT)
             changes = ", ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in before)
-            print(f"refine: held out: {changes}; {OUTPUT}")
+            told = f"{progress.kept['kept']} was kept: " if progress.kept else ""
+            print(f"refine: held out: {told}{changes}; {OUTPUT}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from stages.cli import stage_command
 from stages.tune_apply import apply_trial, choose, queue_experiments
 from stages.tune_confirm import CONFIRMING, confirm
 from stages.tune_space import suggest, with_values
-from stages.tune_storage import ERROR, RUN_ID, VALUES, WORKER, StorageError, shown, signature
+from stages.tune_storage import ERROR, KEPT, RUN_ID, VALUES, WORKER, StorageError, shown, signature
 from stages.tune_study import (
     Plan,
     StudyError,
@@ -100,6 +100,8 @@ class Objective:
             trial.set_user_attr(ERROR, INTERRUPTED)
             raise
         figures = measured(report, plan)
+        if KEPT in report:
+            trial.set_user_attr(KEPT, report[KEPT])
         self.study_run.metrics(
             report_metrics(plan.stage, dict(zip(plan.objectives, figures, strict=True))), trial.number
         )
@@ -127,6 +129,7 @@ class Objective:
         said = error or ""
         if trial.state == TrialState.COMPLETE:
             said = ", ".join(f"{n} {v:.4f}" for n, v in zip(self.plan.objectives, trial.values, strict=True))
+            said += f" ({trial.user_attrs[KEPT]} was kept)" if KEPT in trial.user_attrs else ""
         elif trial.state == TrialState.PRUNED:
             said = f"after epoch {max(trial.intermediate_values)} of {self.plan.epochs}"
         print(f"trial {trial.number}: {trial.state.name.lower()}: {said}", flush=True)

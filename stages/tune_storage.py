@@ -36,6 +36,7 @@ RETRIES = 1
 WORKER = "worker"
 VALUES = "values"
 ERROR = "error"
+KEPT = "kept"
 RUN_ID = "mlflow_run_id"
 JOURNAL = "journal:"
 OPEN_ATTEMPTS = 5

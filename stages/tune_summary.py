@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stages.tune_confirm import read_confirmation, verdict
-from stages.tune_storage import VALUES
+from stages.tune_storage import KEPT, VALUES
 from stages.tune_study import is_today, ranked
 
 SHOWN = 30  # trials of the table, the best ones; trials.csv has all
@@ -53,7 +53,10 @@ def table(study: optuna.Study) -> list[str]:
     for trial in shown:
         values: Mapping[str, Any] = trial.user_attrs.get(VALUES, {})
         figures = [f"{value:.4f}" for value in trial.values] if trial.values else ["-"] * len(names)
-        note = "today's" if is_today(study, trial) else ""
+        notes = ["today's"] if is_today(study, trial) else []
+        if KEPT in trial.user_attrs:
+            notes.append(f"kept {trial.user_attrs[KEPT]}")
+        note = ", ".join(notes)
         if trial.state != TrialState.COMPLETE:
             note = trial.state.name.lower()
         rows.append([str(trial.number), *figures, *(_short(values.get(path, "-")) for path in searched), note])

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from training.averaging import averaged_weights, copied_weights, load_weights, update_average
 from training.checkpoint import CheckpointStore
 from training.param_types import Optimisation
-from training.progress import Plan, Progress, announce
+from training.progress import THE_START, Plan, Progress, announce
 from training.readings import Readings
 from training.schedule import learning_rate
 from training.sharding import gather, is_sharded, prepare_sharded
@@ -54,6 +54,9 @@ def fit(
 ) -> tuple[Progress, torch.nn.Module]:
     """Train ``network``; what comes back has the averaged weights that validated best.
 
+    Which epoch that was goes to the run as ``best_epoch``. A start that was measured is epoch 0: it is kept, to the
+    last bit, unless an epoch is better.
+
     Args:
         module: forward(batch) gives a dict of scalar terms with the weighted sum under ``loss``. Everything that needs
             gradients happens inside its forward, so that DDP synchronises them. A term of which the batch holds
@@ -74,7 +77,7 @@ def fit(
         run: where curves go.
         store: where resume points go.
         title: of the progress bar.
-        measure_start: whether to validate before the first step, as epoch 0.
+        measure_start: whether to validate before the first step, as epoch 0, whose weights are kept if none is better.
 
     Returns:
         What happened, and the trained network: ``network`` itself, or if that is sharded its copy on the CPU of rank 0.
@@ -129,6 +132,7 @@ def fit(
 
     if measure_start and state is None:
         progress.start = evaluated(lambda: validate(0))
+        progress.best_epoch, best = 0, [value.cpu() for value in copied_weights(parameters)]
         run.metrics({f"val/{k}": v for k, v in progress.start.items()}, 0)
     stream = batches(progress.step * settings.gradient_accumulation)
     bar = tqdm(
@@ -206,6 +210,13 @@ def fit(
     bar.close()
     if best is not None:
         load_weights(parameters, best)
+        run.metrics({"best_epoch": progress.best_epoch}, progress.step)
+    if progress.best_epoch == 0:
+        tried = [entry[select] for entry in progress.history]
+        accelerator.print(
+            f"{title}: {THE_START} was kept: {select} {progress.start[select]:.4g}, of the epochs at best "
+            f"{max(tried) if largest else min(tried):.4g}"
+        )
     return progress, gather(network, whole, accelerator) if sharded else network
 
 

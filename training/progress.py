@@ -12,6 +12,7 @@ from pathlib import Path
 from training.param_types import Optimisation
 
 VALIDATION_LOG = "QIL_VALIDATION_LOG"
+THE_START = "epoch 0 (the start)"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Progress:
         step: optimizer steps done.
         start: validation results before the first step, where they were asked for.
         history: validation results, one mapping an epoch.
-        best_epoch: whose weights validated best so far.
+        best_epoch: whose weights validated best so far; 0: those before the first step, where they were measured.
         running: sum of each term since it was last logged, and over how many steps.
     """
 
@@ -78,8 +79,13 @@ class Progress:
     @property
     def best(self) -> dict[str, float]:
         """What was measured of the weights that are kept."""
-        entry = self.history[self.best_epoch - 1]
+        entry = self.start if self.best_epoch == 0 else self.history[self.best_epoch - 1]
         return {name: value for name, value in entry.items() if name not in ("epoch", "samples")}
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """For a report: that the start was kept, under ``kept``; nothing if an epoch was better."""
+        return {"kept": THE_START} if self.best_epoch == 0 else {}
 
 
 def announce(epoch: int, samples: int, metrics: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,8 +27,12 @@ from training.params import Params
 from training.tracking import tracking_uri
 
 SOURCE = "models:/"
-# A server that is gone would be asked again for four minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# A server that is gone would be asked again for four minutes; a bar for a file of some kilobytes says nothing.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 class RegistryError(UserError):
@@ -72,12 +77,14 @@ class Evaluation:
         data_md5: digest of the bucketed dataset.
         split: of it.
         scores: by the names of :data:`SCORES`.
+        runs: of each score, the id of the run that measured it.
         when: milliseconds since 1970.
     """
 
     data_md5: str
     split: str
     scores: dict[str, float]
+    runs: dict[str, str]
     when: int
 
 
@@ -214,6 +221,21 @@ class Registry:
             flavors = mlflow.models.get_model_info(f"models:/{self.name}/{number}").flavors
         return flavors["python_function"].get("config") or {}
 
+    def artifact(self, run_id: str, name: str) -> str | None:
+        """Text of a file that a run has logged; ``None`` if it has none of this name.
+
+        Raises:
+            RegistryError: if the store does not answer, or does not give the file.
+        """
+        with _asked():
+            if name not in {entry.path for entry in self._client.list_artifacts(run_id)}:
+                return None
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    return Path(self._client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+                except OSError as error:
+                    raise RegistryError(f"{name} of run {run_id} cannot be read: {reason_of(error)}") from None
+
     def set_alias(self, alias: str, number: int) -> None:
         """Let an alias name a version."""
         with _asked():
@@ -228,8 +250,10 @@ class Registry:
         evaluations = []
         for (data_md5, split), metrics in groups.items():
             # Of scores that were measured again, the last stands.
-            scores = {metric.key: metric.value for metric in sorted(metrics, key=lambda metric: metric.timestamp)}
-            evaluations.append(Evaluation(data_md5, split, scores, max(metric.timestamp for metric in metrics)))
+            last = {metric.key: metric for metric in sorted(metrics, key=lambda metric: metric.timestamp)}
+            scores, runs = ({key: getattr(m, what) for key, m in last.items()} for what in ("value", "run_id"))
+            when = max(metric.timestamp for metric in metrics)
+            evaluations.append(Evaluation(data_md5, split, scores, runs, when))
         evaluations.sort(key=lambda evaluation: -evaluation.when)
         return Version(int(found.version), found.tags["weights.path"], found.tags["weights.md5"], tuple(evaluations))
 

@@ -1,12 +1,13 @@
 """Which version the alias names, and why not another."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from stages.promote import main
 from tests.servers import free_port
-from tests.training.registered import FOLDER, enter_project, evaluate, refine, save_tiny
+from tests.training.registered import FOLDER, enter_project, evaluate, refine, sample_rows, save_tiny
 from training.versions import Registry
 
 
@@ -25,6 +26,7 @@ def promote(capsys, *arguments, expect=0):
     capsys.readouterr()
     assert main(list(arguments)) == expect
     out, err = capsys.readouterr()
+    assert "Downloading" not in err
     line = (out if expect == 0 else err).strip().splitlines()[-1]
     return line
 
@@ -37,12 +39,15 @@ def test_only_a_better_version_takes_the_alias(params, capsys):
     assert promote(capsys, "--metric", "alpha_iou") == "promote: version 1 of smoke-decomposer is champion already"
     another(params, 2, alpha_iou=0.5, cost=0.25)
     assert promote(capsys, "--metric", "alpha_iou", expect=1) == (
-        "promote: version 2 is not better: alpha_iou 0.5000 against 0.6000 of version 1, worse by 0.1"
+        "promote: version 2 is not better: alpha_iou 0.5000 against 0.6000 of version 1: gain -0.1, "
+        "95 % paired bootstrap interval -0.1 to -0.1, n = 4, not above 0"
     )
-    assert "equal" in promote(capsys, "--metric", "psnr", expect=1)
+    assert "gain +0, 95 % paired bootstrap interval +0 to +0, n = 4" in promote(capsys, "--metric", "psnr", expect=1)
     assert Registry(params).holder("champion") == 1
     # Of a cost, less is better.
-    assert promote(capsys, "--metric", "cost").endswith("cost 0.2500 against 0.3000 of version 1, better by 0.05")
+    assert promote(capsys, "--metric", "cost").endswith(
+        "cost 0.2500 against 0.3000 of version 1: gain +0.05, 95 % paired bootstrap interval +0.05 to +0.05, n = 4"
+    )
     assert Registry(params).holder("champion") == 2
     assert "version 1 of smoke-decomposer is champion" in promote(capsys, "--metric", "alpha_iou", "--version", "1")
     # Aliases are apart, and the newest may not be evaluated yet.
@@ -67,7 +72,81 @@ def test_other_data_cannot_be_compared(params, capsys):
     # Evaluated there too, it can.
     save_tiny(Path(FOLDER), 1)
     evaluate(other, cost=0.2)
-    assert "better by 0.1" in promote(capsys, "--metric", "cost")
+    assert "gain +0.1, " in promote(capsys, "--metric", "cost")
+
+
+def interval_of(line):
+    found = re.search(r"gain (\S+), 95 % paired bootstrap interval (\S+) to (\S+), n = (\d+)", line)
+    return [float(value) for value in found.groups()]
+
+
+# Against 0.3 of each picture: on average lower by 0.01, hence better, by more and less than chance.
+ALIKE = [-0.012, -0.008, -0.011, -0.009, -0.013, -0.007]
+TORN = [-0.3, 0.28, -0.25, 0.26, -0.31, 0.26]
+
+
+@pytest.mark.parametrize(("spread", "code"), [(ALIKE, 0), (TORN, 1)])
+def test_a_gain_counts_only_if_its_interval_is_above_nought(params, capsys, spread, code):
+    evaluate(params, samples=sample_rows([0.0] * 6), cost=0.3)
+    promote(capsys, "--metric", "cost")
+    another(params, 2, samples=sample_rows(spread), cost=0.29)
+    line = promote(capsys, "--metric", "cost", expect=code)
+    assert "cost 0.2900 against 0.3000 of version 1" in line
+    mean, low, high, count = interval_of(line)
+    assert mean == pytest.approx(0.01) and low < 0.01 < high and count == 6
+    assert (low > 0.0) == (code == 0) and line.endswith("not above 0") == (code == 1)
+    assert Registry(params).holder("champion") == 2 - code
+
+
+def test_pictures_are_paired_by_their_ids_not_their_order(params, capsys):
+    """Unpaired, the pictures differ far more from each other than the versions do."""
+    far = [-0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
+    evaluate(params, samples=sample_rows(far), alpha_iou=0.6)
+    promote(capsys, "--metric", "alpha_iou")
+    better = sample_rows([value + 0.01 for value in far])
+    another(params, 2, samples=better[::-1], alpha_iou=0.61)
+    assert interval_of(promote(capsys, "--metric", "alpha_iou")) == [0.01, 0.01, 0.01, 6]
+
+
+def test_other_pictures_cannot_be_compared(params, capsys):
+    evaluate(params, samples=sample_rows([0.0] * 6))
+    promote(capsys, "--metric", "cost")
+    another(params, 2, samples=sample_rows([-0.1] * 5), cost=0.2)
+    assert promote(capsys, "--metric", "cost", expect=2) == (
+        "error: the pictures are not the same, 5 against 6; only one of the two evaluations has picture5; "
+        "run stage evaluate on the same ones"
+    )
+    evaluate(params, samples=sample_rows([-0.1]), cost=0.2)
+    save_tiny(Path(FOLDER), 1)
+    evaluate(params, samples=sample_rows([0.0]))
+    assert promote(capsys, "--metric", "cost", "--version", "2", expect=2) == (
+        "error: an interval needs two pictures; the evaluations have 1"
+    )
+    assert Registry(params).holder("champion") == 1
+
+
+def test_evaluations_without_scores_of_each_picture_are_named(params, capsys):
+    evaluate(params, samples=())
+    assert "is champion: the first" in promote(capsys, "--metric", "cost"), "nothing to compare with"
+    another(params, 2, cost=0.1)
+    line = promote(capsys, "--metric", "cost", expect=2)
+    assert line.startswith(
+        "error: the evaluation of version 1 has no scores of each picture (evaluate_samples.csv of run"
+    )
+    assert line.endswith("); check its weights out and run stage evaluate")
+    # Evaluated again, it has them: the last evaluation stands.
+    save_tiny(Path(FOLDER), 1)
+    evaluate(params)
+    assert "gain +0.2" in promote(capsys, "--metric", "cost", "--version", "2")
+    few = [{name: row[name] for name in ("id", "cost", "alpha_iou")} for row in sample_rows()]
+    another(params, 3, samples=few, cost=0.05)
+    line = promote(capsys, "--metric", "psnr", expect=2)
+    assert line.startswith("error: evaluate_samples.csv of version 3 (run ")
+    assert line.endswith(") has no psnr; it has alpha_iou, cost")
+    broken = sample_rows()
+    broken[1]["cost"] = ""
+    another(params, 4, samples=broken, cost=0.05)
+    assert promote(capsys, "--metric", "cost", expect=2).endswith(") has no cost of picture picture1")
 
 
 def test_where_there_is_nothing_to_promote(params, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 
+import mlflow
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -90,6 +91,29 @@ def test_refinement_is_sharded_too_and_stage_two_is_replicated(bucketed_root, sh
     expected, found = (load_file(place / WEIGHTS.replace("decompose", "refine")) for place in (other, root))
     for name, value in expected.items():
         assert torch.allclose(value, found[name], atol=2e-5), (name, (value - found[name]).abs().max())
+
+
+def test_a_start_that_no_epoch_beats_outlives_a_kill_and_shards(bucketed_root, sharded, tmp_path):
+    """At a rate that harms, refine writes what it read, to the last bit, and says so."""
+    block = {"epochs": 2, "epoch_samples": 8, "batch_size": 2, "learning_rate": 0.5, "schedule": "constant"}
+    block |= {"warmup_samples": 0, "checkpoint_every": 1, "log_every": 1, "ema_decay": 0.5}
+    root = workspace(tmp_path / "p", bucketed_root, sharded, refine={"optimisation": block})
+    (root / "models" / "weights" / "decompose").symlink_to(sharded / "models" / "weights" / "decompose")
+    killed = run_together(*SHARDED, "refine", "2", root=root, check=False)
+    assert killed.returncode != 0, killed.stderr
+    resumed = run_together(*SHARDED, "refine", root=root)
+    assert "refine: going on from step 1 of 4" in resumed.stdout
+    assert "refine: epoch 0 (the start) was kept: layer_pixels" in resumed.stdout
+    assert "refine: held out: epoch 0 (the start) was kept: loss" in resumed.stdout
+    expected, found = (load_file(root / WEIGHTS.replace("decompose", stage)) for stage in ("decompose", "refine"))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    report = json.loads((root / "metrics" / "reports" / "refine.json").read_text())
+    assert report["kept"] == "epoch 0 (the start)" and report["after"] == report["before"]
+    rows = (root / "metrics" / "reports" / "refine.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
+    (logged,) = client.search_runs([client.get_experiment_by_name("smoke").experiment_id], "tags.stage = 'refine'")
+    assert logged.data.metrics["best_epoch"] == 0.0
 
 
 def test_adapters_in_half_precision_train_over_shards(bucketed_root, replicated, tmp_path):

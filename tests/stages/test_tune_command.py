@@ -185,6 +185,18 @@ def test_the_report_of_refine_is_read_after_training():
     assert tune.measured({"before": {"layer_pixels": 2.0}, "after": {"layer_pixels": 1.0}}, plan) == [1.0]
 
 
+def test_a_trial_that_kept_its_start_is_marked(root, tuned, capsys):
+    params = params_file(root, "kept")
+    assert tuned(params, "--trials", "1", STUB_KEPT="1") == 0
+    assert "(epoch 0 (the start) was kept)" in capsys.readouterr().out
+    assert tuned(params, "--trials", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("kept epoch 0 (the start)") for line in lines) == 1, (
+        "of the table, the first trial's alone"
+    )
+    assert any(line.endswith("today's, kept epoch 0 (the start)") for line in lines)
+
+
 def test_flags_that_do_not_go_together_are_refused(root, tuned, capsys):
     params = params_file(root, "flags")
     for arguments, message in (

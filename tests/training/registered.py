@@ -1,9 +1,10 @@
 """A project with a tiny model in it, and stages that stand in for refine and evaluate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from stages.cli import WEIGHTS
+from stages.cli import WEIGHTS, write_table
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
 from training.params import Params, load_params
@@ -30,8 +31,23 @@ def refine(params: Params) -> None:
         register_weights(run, params, FOLDER)
 
 
-def evaluate(params: Params, known: Mapping[str, str] | None = None, **scores: float) -> None:
-    """What stage evaluate does when it has scored."""
+def sample_rows(spread: Sequence[float] = (-0.02, -0.01, 0.01, 0.02), **means: float) -> list[dict[str, Any]]:
+    """Rows of ``evaluate_samples.csv``: pictures whose scores are the means and, each, one of ``spread`` more."""
+    usual = {"rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3, "composite_only_cost": 0.4}
+    usual |= {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "seconds": 1.0}
+    return [
+        {"id": f"picture{index}"} | {name: round(mean + more, 6) for name, mean in (usual | means).items()}
+        for index, more in enumerate(spread)
+    ]
+
+
+def evaluate(
+    params: Params,
+    known: Mapping[str, str] | None = None,
+    samples: Sequence[Mapping[str, Any]] | None = None,
+    **scores: float,
+) -> None:
+    """What stage evaluate does when it has scored; without samples there are four, of an empty sequence no table."""
     level = {"merges": 0, "rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3}
     recomposition = {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "alpha_l1": 0.0}
     report = {
@@ -40,5 +56,8 @@ def evaluate(params: Params, known: Mapping[str, str] | None = None, **scores: f
         "better_than_nothing": 0.5,
         "seconds_per_picture": 1.0,
     }
+    samples = sample_rows(**scores) if samples is None else samples
     with stage_run("evaluate", params, inputs={}) as run:
+        if samples:
+            run.artifact(write_table("evaluate_samples", samples))
         register_evaluation(run, params, report, known or {})

@@ -61,7 +61,7 @@ class Contest(Regression):
 
 def train(
     tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, validate_raw=None,
-    start=False,
+    start=False, largest=True,
 ):  # fmt: skip
     torch.manual_seed(3)
     data = torch.randn(64, 2)
@@ -89,7 +89,7 @@ def train(
         validate=lambda epoch: {"score": float(next(seen))},
         validate_raw=validate_raw,
         select="score",
-        largest=True,
+        largest=largest,
         accelerator=Accelerator(cpu=True),
         run=Recorder(None),
         store=CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True)),
@@ -219,7 +219,58 @@ def test_the_start_is_measured_once_and_the_kept_epoch_is_told(tmp_path):
     log = []
     _, progress = train(tmp_path, settings(epochs=3), batch_size=4, validation=[7, 1, 5, 2], log=log, start=True)
     assert progress.start == {"score": 7.0} and (0, {"val/score": 7.0}) in log
-    assert progress.best_epoch == 2 and progress.best == {"score": 5.0}, "the start is no candidate"
+    assert progress.best_epoch == 0 and progress.best == {"score": 7.0}
+    assert [entry["epoch"] for entry in progress.history] == [1, 2, 3], "the start is no epoch of the table"
+
+
+HARMFUL = {"epochs": 3, "learning_rate": 10.0, "ema_decay": 0.9, "gradient_accumulation": 2}
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("epochs_score", [[6, 1, 2], [7, 7, 7]])
+def test_a_start_that_no_epoch_beats_is_kept_to_the_last_bit(tmp_path, largest, epochs_score, capsys):
+    sign, log, module = 1 if largest else -1, [], Regression()
+    module.line.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    _, progress = train(
+        tmp_path, settings(**HARMFUL), batch_size=4, validation=[sign * s for s in (7, *epochs_score)], log=log,
+        module=module, start=True, largest=largest,
+    )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert progress.best_epoch == 0 and progress.best == progress.start == {"score": 7.0 * sign}
+    assert progress.kept == {"kept": "epoch 0 (the start)"} and (12, {"best_epoch": 0}) in log
+    said = f"test: epoch 0 (the start) was kept: score {7 * sign}, of the epochs at best {sign * max(epochs_score)}\n"
+    assert capsys.readouterr().out.endswith(said)
+
+
+def test_an_epoch_that_beats_the_start_gives_what_it_gave_without_it(tmp_path, capsys):
+    log = []
+    plain, other = train(tmp_path / "a", settings(**HARMFUL), batch_size=4, validation=[1, 8, 2])
+    kept, progress = train(
+        tmp_path / "b", settings(**HARMFUL), batch_size=4, validation=[7, 1, 8, 2], start=True, log=log
+    )
+    assert torch.equal(plain, kept) and not torch.equal(kept, Regression().line.weight)
+    assert progress.best_epoch == other.best_epoch == 2 and progress.history == other.history
+    assert progress.kept == {} and (12, {"best_epoch": 2}) in log
+    assert "start" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("killed_at_step", [2, 5])
+@pytest.mark.parametrize(("epochs_score", "epoch"), [([1, 2, 3], 0), ([1, 2, 8], 3)])
+def test_the_start_survives_a_resume_point(tmp_path, killed_at_step, epochs_score, epoch):
+    """Killed within the first epoch and after it; what goes on is another process, whose network is drawn anew."""
+    block = settings(epochs=3, learning_rate=10.0, ema_decay=0.9, checkpoint_every=1)
+    straight, _ = train(tmp_path / "a", block, batch_size=4, validation=[7, *epochs_score], start=True)
+    with pytest.raises(NonFiniteLossError):
+        train(tmp_path / "b", block, batch_size=4, validation=[7, *epochs_score], start=True, poison=killed_at_step)
+    module = Regression()
+    with torch.no_grad():
+        module.line.weight.zero_()
+    left = epochs_score[killed_at_step // 4 :]
+    resumed, progress = train(tmp_path / "b", block, batch_size=4, validation=left, start=True, module=module)
+    assert progress.best_epoch == epoch and progress.start == {"score": 7.0}, "the start is not measured again"
+    assert torch.equal(resumed, straight)
+    assert torch.equal(resumed, Regression().line.weight) == (epoch == 0)
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 100])

@@ -17,6 +17,7 @@ from tests.training.registered import FOLDER, enter_project, evaluate, refine, s
 from training import registry
 from training.digest import digest
 from training.registry import count_parameters, register_weights
+from training.sample_scores import read_scores
 from training.tracking import Run, tracking_uri
 from training.versions import SCORES, Registry, RegistryError
 
@@ -55,6 +56,10 @@ def test_the_stages_themselves_register(params, monkeypatch):
     (found,) = version.evaluations
     assert found.scores["alpha_iou"] == pytest.approx(report["decomposition"]["model"][0]["alpha_iou"], abs=1e-6)
     assert found.scores["psnr"] == pytest.approx(report["recomposition"]["psnr_white"], abs=1e-6)
+    for metric in SCORES:
+        each = read_scores(Registry(params), version, found.runs[metric], metric)
+        assert len(each) == report["setting"]["samples"]
+        assert sum(each.values()) / len(each) == pytest.approx(found.scores[metric], abs=1e-5), metric
     client = mlflow.MlflowClient(tracking_uri())
     runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
     stages = sorted(found.data.tags["stage"] for found in runs)
@@ -84,6 +89,8 @@ def test_refine_makes_a_version_and_evaluate_gives_it_scores(params, store, monk
     assert (found.data_md5, found.split) == (digest(bucketed_root), "val")
     assert found.scores.keys() == SCORES.keys()
     assert found.scores["alpha_iou"] == 0.7 and found.scores["psnr"] == 20.0 and found.scores["lpips"] == 0.1
+    each = read_scores(Registry(params), version, found.runs["alpha_iou"], "alpha_iou")
+    assert each == {"picture0": 0.68, "picture1": 0.69, "picture2": 0.71, "picture3": 0.72}
     tags = tags_of(1)
     assert tags["evaluated"] == "true" and tags["data.split"] == "val" and tags["data.md5"] == digest(bucketed_root)
 
