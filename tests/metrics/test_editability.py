@@ -149,6 +149,22 @@ def test_layers_side_by_side_are_one_peel_however_they_are_predicted():
     assert perfect(edit_scores([gt[0], np.maximum(gt[1], gt[2])], gt))
 
 
+def test_a_faint_small_member_of_a_large_peel_belongs_to_it():
+    gt = [ground(), box(0, 0, SIDE, 20), box(24, 24, 4, 4, alpha=102)]
+    # 16 pixels of 0.4: less of the peel's 640 than of the ground's 368.
+    assert counterparts(gt, gt, [[0], [1, 2]]) == [(0,), (1, 2)]
+
+
+def test_what_lies_where_nothing_is_true_belongs_nowhere():
+    assert counterparts([box(2, 2), box(20, 20)], [box(2, 2)], [[0]]) == [(0,)]
+
+
+def test_bottom_and_top_peels_are_not_reordered_and_the_bottom_stays():
+    found = {(edit.true[0], edit.kind) for edit in edits(THREE, THREE)}
+    everywhere = {(peel, kind) for peel in range(3) for kind in ("delete", "recolour", "fade")}
+    assert found == everywhere | {(1, "move"), (2, "move"), (1, "reorder")}
+
+
 def test_a_wrong_order_is_seen_where_layers_overlap():
     swapped = [THREE[0], THREE[2], THREE[1]]
     assert counterparts(swapped, THREE, [[0], [1], [2]]) == [(0,), (2,), (1,)]
