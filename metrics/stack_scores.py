@@ -83,7 +83,7 @@ def score_sample(
         raise ValueError(f"max_merges must be at least 0, got {max_merges}")
     if not 0 <= alpha_threshold <= 255:
         raise ValueError(f"alpha_threshold must be within 0..255, got {alpha_threshold}")
-    _check_stacks(pred, gt)
+    check_stacks(pred, gt)
     if alpha_threshold > 0:
         pred = [_snap_alpha(layer, alpha_threshold) for layer in pred]
     alignments = align(
@@ -131,8 +131,17 @@ def aggregate(samples: Sequence[Sequence[MergeLevel]]) -> list[MeanLevel]:
     return means
 
 
-def _check_stacks(pred: Sequence[np.ndarray], gt: Sequence[np.ndarray]) -> None:
-    """Raise one sentence about what is wrong with the stacks."""
+def check_stacks(pred: Sequence[np.ndarray], gt: Sequence[np.ndarray]) -> None:
+    """Refuse stacks that cannot be compared.
+
+    Args:
+        pred: predicted layers, expected to be ``(H, W, 4)`` uint8.
+        gt: true layers, likewise and of the same size.
+
+    Raises:
+        ValueError: one sentence about the first thing that is wrong: a side without layers, a layer that is not RGBA
+            of 8 bits, sizes that differ.
+    """
     sides = (("ground truth", gt), ("prediction", pred))
     for side, layers in sides:
         if len(layers) == 0:
