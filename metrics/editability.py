@@ -173,13 +173,18 @@ def edited(layers: Tensor, members: Sequence[int], kind: Kind) -> Tensor:
     Returns:
         The stack after it, ``(L', 4, H, W)``; ``L'`` is smaller after ``delete`` and may be 0.
     """
-    chosen = torch.zeros(len(layers), dtype=torch.bool, device=layers.device)
-    chosen[list(members)] = True
-    if kind == "delete":
-        return layers[~chosen]
-    if kind == "reorder":
-        return torch.cat([layers[~chosen], layers[chosen]])
+    # Numbers and no masks: a mask on a GPU makes the host wait for how many it holds.
+    chosen, others = (
+        torch.tensor(
+            [k for k in range(len(layers)) if (k in members) == wanted], dtype=torch.long, device=layers.device
+        )
+        for wanted in (True, False)
+    )
     parts = layers[chosen]
+    if kind == "delete":
+        return layers[others]
+    if kind == "reorder":
+        return torch.cat([layers[others], parts])
     if kind == "recolour":
         parts[:, :3] = 1.0 - parts[:, :3]
     elif kind == "fade":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ from layers.paths import in_project
 from layers.restore import restore
 from layers.tensors import to_image, to_tensor
 from metrics.decomposition import read_stack
+from metrics.editability import edit_scores
 from metrics.rgba_scores import Distance, reconstruction_metrics
 from metrics.stack_scores import MergeLevel, score_sample
 from metrics.structure import Structure, stack_structure
@@ -75,6 +76,7 @@ class Measured:
         vae_layers: of each true layer, its reconstruction over nine backgrounds.
         seconds: of the model.
         stratum: part of the set that it belongs to; may be empty.
+        edits: of the model, its bounds and its baselines, see :func:`metrics.editability.edit_scores`.
     """
 
     sample_id: str
@@ -87,6 +89,7 @@ class Measured:
     vae_layers: list[dict[str, float]]
     seconds: float
     stratum: str = ""
+    edits: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 def predicted_layers(
@@ -246,6 +249,8 @@ def _measured(
     structure = stack_structure(result.predicted, sample.layers, sample.kinds, levels[MODEL][0].path)
     (recomposed,) = compared([result.recomposition], [sample.picture], distance, device, backgrounds=WHITE)
     vae_layers = compared(result.through_vae, sample.layers, distance, device)
+    edited = {MODEL: result.predicted, NOTHING: [sample.picture], CEILING: result.ceiling}
+    edited |= {name: stack for name, stack in result.beside.items() if name not in (TOLD, AS_PREDICTED)}
     return Measured(
         sample_id=sample.sample_id,
         bucket=sample.bucket,
@@ -262,6 +267,7 @@ def _measured(
         vae_layers=vae_layers,
         seconds=result.seconds,
         stratum=sample.stratum,
+        edits={name: edit_scores(stack, sample.layers, distance, device) for name, stack in edited.items()},
     )
 
 

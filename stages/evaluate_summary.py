@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from metrics.editability import mean_edit_scores
 from metrics.intervals import bootstrap_interval
 from metrics.literature import decomposition_rows
 from metrics.rgba_scores import mean_metrics
@@ -49,6 +50,7 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
         },
         "difference": {name: differences(rows[MODEL], levels) for name, levels in rows.items() if name != MODEL},
         "strata": strata(measured, rows),
+        "edits": {name: mean_edit_scores([m.edits[name] for m in measured]) for name in measured[0].edits},
         "missing": {
             name: {m.sample_id: m.missing[name] for m in measured if name in m.missing} for name in _others(measured)
         },

@@ -218,6 +218,7 @@ SERVE = {
 }  # fmt: skip
 
 NOT_RUN = {
+    "python -m benchmarks.memory_table": "tests/training/test_memory_stages.py calls it",
     "make test": "this test is part of it",
     "make setup": "installs packages",
     ".venv/bin/pip install -r requirements.txt": "installs packages",

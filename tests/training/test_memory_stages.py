@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from benchmarks import memory_table
 from metrics.rgba_scores import reconstruction_metrics
 from models.lora import add_lora
 from models.rgba_vae import RGBAVAE, VAEConfig
@@ -310,6 +311,21 @@ def test_the_peak_of_every_stage(stage, key):
 def test_what_evaluate_compares_together(key):
     count = min(key[2], at_once(key[0] * key[1]))
     assert scored(key[0], count) <= moments("evaluate", key)["pictures"].work
+
+
+def test_the_table_of_the_docs_is_what_is_planned():
+    documented = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "scale.md").read_text().splitlines()]
+    key = (640, 640, 20)
+    found = [line.strip("| ").split(" | ") for line in memory_table.lines(PARAMS, [key])]
+    (head,) = (row for row in documented if row[0] == "GiB")
+    column = head.index("640 px, 20")
+    peaks = {row[0]: row[column] for row in documented if len(row) == len(head)}
+    for name, peak in found[2:7]:
+        assert peaks[name] == peak
+    # What to switch on: of refine the text says where it differs from train_decompose.
+    chosen = [row[1:] for row in found if row[0] == "640 px, 20"]
+    said = [row[1:] for row in documented if row[0] == "640 px, 20" and len(row) == 5]
+    assert [chosen[1], chosen[3], chosen[4]] == said
 
 
 def test_blocks_are_alike_and_keep_their_inputs():
