@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from layers.errors import UserError
-from layers.evaluation_set import EvaluationSet
+from layers.evaluation_set import BucketedSplit, EvaluationSet
 from layers.images import write_png
 from layers.paths import find_input, in_workspace
 from metrics.perceptual import Perceptual
@@ -162,6 +162,7 @@ def setting_of(
     return {
         "samples": len(measured),
         "source": pictures.description,
+        "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
         "layers_asked": "as many as the sample has, counted as the protocol groups them",
         **use,
         "seed": settings.seed,

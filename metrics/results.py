@@ -1,0 +1,145 @@
+"""The results table of the README, made from the committed reports.
+
+    python -m metrics.results            # print it
+    python -m metrics.results --write    # and put it into README.md
+    python -m metrics.results --check    # exit code 1 if README.md holds another one
+
+Columns are the test split, its parts, and the parts of every further dataset that has a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from layers.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "metrics" / "reports"
+BEGIN, END = "<!-- results: python -m metrics.results --write -->", "<!-- end of results -->"
+ROWS = {
+    "model": "the model",
+    "model_told_captions": "the model, told each caption",
+    "model_as_predicted": "the model, layers as predicted",
+    "pretrained": "the weights that ship",
+    "composite_only": "the input as the only layer",
+    "true_layers_through_vae": "true layers through the VAE",
+}
+FIGURES = {"alpha_iou": "alpha soft IoU, higher is better", "cost": "cost, lower is better"}
+
+
+class ResultsError(UserError):
+    """A report, or the place in the README, is missing; the message says which."""
+
+
+class Column(NamedTuple):
+    """A set or a part of one: its heading, how many designs, and of each row and figure mean, low and high."""
+
+    heading: str
+    count: int
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]]
+
+
+def columns_of(report: Mapping[str, Any], name: str) -> Iterator[Column]:
+    """Columns of a report: the whole, if it has a name, and its parts.
+
+    Args:
+        report: what ``evaluate*.json`` holds.
+        name: heading of the whole; "" leaves the whole out, a set of unlike parts.
+    """
+    if name:
+        rows = {
+            row: {key: (levels[0][key], *report["intervals"][row][key]) for key in FIGURES}
+            for row, levels in report["decomposition"].items()
+        }
+        yield Column(name, report["setting"]["samples"], rows)
+    for stratum, part in report["strata"].items():
+        rows = {
+            row: {key: (figures[key]["mean"], figures[key]["low"], figures[key]["high"]) for key in FIGURES}
+            for row, figures in part["rows"].items()
+        }
+        yield Column(stratum.replace("_", " "), part["samples"], rows)
+
+
+def read_columns(folder: Path) -> list[Column]:
+    """Columns of all reports of a folder, the pipeline's own first.
+
+    Raises:
+        ResultsError: if the pipeline's own is missing.
+    """
+    own = folder / "evaluate.json"
+    if not own.is_file():
+        raise ResultsError(f"{own}: not there; expected the report of stage evaluate (dvc repro evaluate)")
+    report = json.loads(own.read_text(encoding="utf-8"))
+    found = list(columns_of(report, f"{report['setting']['split']} split"))
+    for path in sorted(folder.glob("evaluate_*.json")):
+        name = path.stem.removeprefix("evaluate_")
+        found += [
+            column._replace(heading=f"{name}: {column.heading}")
+            for column in columns_of(json.loads(path.read_text(encoding="utf-8")), "")
+        ]
+    return found
+
+
+def table(columns: Sequence[Column], key: str) -> Iterator[str]:
+    """Lines of one figure's table in Markdown."""
+    yield f"| {FIGURES[key]} | " + " | ".join(f"{column.heading} ({column.count})" for column in columns) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for row, words in ROWS.items():
+        if any(row in column.rows for column in columns):
+            cells = (column.rows.get(row, {}).get(key) for column in columns)
+            shown = ("–" if cell is None else "{:.3f} ({:.3f} to {:.3f})".format(*cell) for cell in cells)
+            yield f"| {words} | " + " | ".join(shown) + " |"
+
+
+def lines(folder: Path = REPORTS) -> list[str]:
+    """The generated part of the README, markers included."""
+    columns = read_columns(folder)
+    found = [BEGIN]
+    for key in FIGURES:
+        found += ["", *table(columns, key)]
+    return [*found, "", END]
+
+
+def replaced(text: str, block: Sequence[str]) -> str:
+    """A text with what lies between the markers exchanged.
+
+    Raises:
+        ResultsError: if the markers are not there once, in their order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest:
+        raise ResultsError(f"README.md: expected {BEGIN} and {END} once each, in that order")
+    return before + "\n".join(block) + after
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--check", action="store_true", help="exit code 1 if README.md holds another one")
+    arguments = parser.parse_args(argv)
+    readme = ROOT / "README.md"
+    try:
+        block = lines()
+        print("\n".join(block))
+        if not (arguments.write or arguments.check):
+            return 0
+        text = readme.read_text(encoding="utf-8")
+        new = replaced(text, block)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.write:
+        readme.write_text(new, encoding="utf-8")
+        return 0
+    return int(new != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

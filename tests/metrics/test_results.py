@@ -1,0 +1,80 @@
+"""The README's results table is that of the committed reports."""
+
+import json
+
+import pytest
+
+from metrics import results
+from metrics.results import BEGIN, END, ResultsError, lines, main, replaced
+
+
+def report(split, strata, **costs):
+    def figures(value):
+        return {"rgb_l1": value, "alpha_iou": 1.0 - value, "cost": value}
+
+    return {
+        "setting": {"split": split, "samples": 7},
+        "decomposition": {row: [{"merges": 0} | figures(cost)] for row, cost in costs.items()},
+        "intervals": {
+            row: {key: [value - 0.01, value + 0.02] for key, value in figures(cost).items()}
+            for row, cost in costs.items()
+        },
+        "strata": {
+            name: {
+                "samples": count,
+                "rows": {
+                    row: {
+                        key: {"mean": value, "low": value - 0.1, "high": value + 0.1}
+                        for key, value in figures(cost + shift).items()
+                    }
+                    for row, cost in costs.items()
+                },
+            }
+            for name, (count, shift) in strata.items()
+        },
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    own = report("test", {"known_assets": (4, 0.05)}, model=0.2, composite_only=0.4)
+    real = report("test", {"slide": (3, 0.1)}, model=0.3, pretrained=0.3)
+    (tmp_path / "evaluate.json").write_text(json.dumps(own))
+    (tmp_path / "evaluate_real.json").write_text(json.dumps(real))
+    return tmp_path
+
+
+def test_columns_are_sets_and_their_parts_and_rows_those_that_are_there(folder):
+    found = lines(folder)
+    assert found[0] == BEGIN and found[-1] == END
+    head = next(line for line in found if "cost, lower" in line)
+    assert head == "| cost, lower is better | test split (7) | known assets (4) | real: slide (3) |"
+    rows = found[found.index(head) + 2 :]
+    assert rows[0] == ("| the model | 0.200 (0.190 to 0.220) | 0.250 (0.150 to 0.350) | 0.400 (0.300 to 0.500) |")
+    assert rows[1] == "| the weights that ship | – | – | 0.400 (0.300 to 0.500) |"
+    assert rows[2].startswith("| the input as the only layer | 0.400 (") and rows[2].endswith("| – |")
+    assert "0.800 (0.790 to 0.820)" in found[next(k for k, line in enumerate(found) if "soft IoU" in line) + 2]
+
+
+def test_what_lies_between_the_markers_is_exchanged(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(lines, "__defaults__", (folder,))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert main(["--check"]) == 1 and main(["--write"]) == 0 and main(["--check"]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "0.200" in text
+    capsys.readouterr()
+    readme.write_text("no markers")
+    assert main(["--write"]) == 2 and "expected <!-- results" in capsys.readouterr().err
+    with pytest.raises(ResultsError):
+        replaced(f"{END}{BEGIN}", ["x"])
+
+
+def test_a_missing_report_is_one_sentence(tmp_path):
+    with pytest.raises(ResultsError, match="expected the report of stage evaluate"):
+        lines(tmp_path)
+
+
+def test_the_readme_holds_the_table_of_the_committed_reports():
+    assert main(["--check"]) == 0, "python -m metrics.results --write"
