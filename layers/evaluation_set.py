@@ -92,14 +92,15 @@ class BucketedSplit(EvaluationSet):
     Args:
         root: the bucketed dataset.
         split: ``train``, ``val`` or ``test``.
+        limits: bounds of the size the network is shown.
 
     Raises:
         DatasetError: if there is no such dataset or the split is empty.
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str, limits: BucketLimits) -> None:
         super().__init__(f"{root}, split {split}")
-        self._dataset = StackDataset(root, split)
+        self._dataset, self._limits = StackDataset(root, split), limits
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -132,13 +133,15 @@ class BucketedSplit(EvaluationSet):
 
     def _sample(self, record: StackRecord) -> EvaluationSample:
         height, width, layers_asked = record.bucket
+        # Any size is stretched to one that the network takes, as decompose does it.
+        size = stretched_size((height, width), self._limits)
         try:
             layers = [read_picture(self._dataset.root, place) for place in record.layers]
             picture = read_picture(self._dataset.root, record.composite)
         except PictureError as error:
             raise SampleError(str(error)) from None
         words = record.sample_id, record.caption
-        return EvaluationSample(*words, layers, record.kinds, picture, (height, width), layers_asked, record.stratum)
+        return EvaluationSample(*words, layers, record.kinds, picture, size, layers_asked, record.stratum)
 
 
 class SourceDesigns(EvaluationSet):

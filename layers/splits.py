@@ -35,30 +35,41 @@ def assign_splits(
         val_share: in [0, 1].
         test_share: in [0, 1 - val_share].
         counts: by split, at most so many; ``None``, or a split that is not in it, is no bound.
-        named: by split, ids that are for it. A split that is named takes nothing by the hash; what a name holds back
-            from another split goes to ``train``.
+        named: by split, ids that are for it, and with them all samples of their keys. A split that is named takes
+            nothing by the hash.
 
     Returns:
         id to split, ordered by hash, test and validation first; ids beyond the counts are left out.
 
     Raises:
-        ValueError: if an id is named for two splits.
+        ValueError: if an id is not among the samples, or a key is named for two splits.
     """
-    named = {split: set(ids) for split, ids in (named or {}).items()}
-    of_id: dict[str, str] = {}
-    for split, ids in named.items():
-        for name in ids:
-            if of_id.setdefault(name, split) != split:
-                raise ValueError(f"sample {name!r} is named for {of_id[name]} and for {split}, expected one of them")
+    samples, named = list(samples), named or {}
+    of_key = _named_keys(dict(samples), named)
     bands = {"val": (0.0, val_share), "test": (val_share, val_share + test_share)}
     hashed = {split: band for split, band in bands.items() if split not in named}
     sides: dict[str, list[tuple[float, str]]] = {split: [] for split in SPLITS}
     for name, key in samples:
         place = position(key, seed)
         by_hash = next((split for split, (low, high) in hashed.items() if low <= place < high), "train")
-        sides[of_id.get(name, by_hash)].append((place, name))
+        sides[of_key.get(key, by_hash)].append((place, name))
     counts = counts or {}
     return {name: side for side in reversed(SPLITS) for _, name in sorted(sides[side])[: counts.get(side)]}
+
+
+def _named_keys(keys: Mapping[str, str], named: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Split of each key that a list names a sample of."""
+    found: dict[str, str] = {}
+    for split, ids in named.items():
+        for name in ids:
+            if name not in keys:
+                raise ValueError(f"{name!r} is named for {split}, but no sample has that id")
+            if found.setdefault(keys[name], split) != split:
+                raise ValueError(
+                    f"sample {name!r}, or another of its kind, is named for {found[keys[name]]} and for {split}, "
+                    "expected one of them"
+                )
+    return found
 
 
 def until_filled(

@@ -29,6 +29,8 @@ ROWS = {
     "composite_only": "the input as the only layer",
     "true_layers_through_vae": "true layers through the VAE",
 }
+# What reports of one table have to agree in.
+SAME = ("weights_md5", "steps", "tries", "seed", "guidance", "restored", "precision")
 FIGURES = {"alpha_iou": "alpha soft IoU, higher is better", "cost": "cost, lower is better"}
 
 
@@ -45,19 +47,19 @@ class Column(NamedTuple):
 
 
 def columns_of(report: Mapping[str, Any], name: str) -> Iterator[Column]:
-    """Columns of a report: the whole, if it has a name, and its parts.
+    """Columns of a report: the whole and its parts; of a set of unlike parts, a further dataset, the parts alone.
 
     Args:
         report: what ``evaluate*.json`` holds.
-        name: heading of the whole; "" leaves the whole out, a set of unlike parts.
+        name: heading of the whole of the pipeline's own split; "" for a further dataset.
     """
-    if name:
+    if name or not report.get("strata"):
         rows = {
             row: {key: (levels[0][key], *report["intervals"][row][key]) for key in FIGURES}
             for row, levels in report["decomposition"].items()
         }
-        yield Column(name, report["setting"]["samples"], rows)
-    for stratum, part in report["strata"].items():
+        yield Column(name or "all", report["setting"]["samples"], rows)
+    for stratum, part in report.get("strata", {}).items():
         rows = {
             row: {key: (figures[key]["mean"], figures[key]["low"], figures[key]["high"]) for key in FIGURES}
             for row, figures in part["rows"].items()
@@ -74,15 +76,33 @@ def read_columns(folder: Path) -> list[Column]:
     own = folder / "evaluate.json"
     if not own.is_file():
         raise ResultsError(f"{own}: not there; expected the report of stage evaluate (dvc repro evaluate)")
-    report = json.loads(own.read_text(encoding="utf-8"))
+    report = read_report(own)
     found = list(columns_of(report, f"{report['setting']['split']} split"))
     for path in sorted(folder.glob("evaluate_*.json")):
-        name = path.stem.removeprefix("evaluate_")
-        found += [
-            column._replace(heading=f"{name}: {column.heading}")
-            for column in columns_of(json.loads(path.read_text(encoding="utf-8")), "")
-        ]
+        other, name = read_report(path), path.stem.removeprefix("evaluate_")
+        for key in SAME:
+            if (theirs := other["setting"].get(key)) != (ours := report["setting"].get(key)):
+                raise ResultsError(
+                    f"{path}: {key} is {theirs!r}, that of {own.name} is {ours!r}; score the dataset again with "
+                    f"python -m stages.evaluate --dataset {name}=DIR, or delete the report"
+                )
+        found += [column._replace(heading=f"{name}: {column.heading}") for column in columns_of(other, "")]
     return found
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of stage evaluate.
+
+    Raises:
+        ResultsError: if it is none, or of an earlier form.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if {"split", "weights_md5"} <= report["setting"].keys() and {"decomposition", "intervals"} <= report.keys():
+            return report
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ResultsError(f"{path}: no report of stage evaluate as it is now; run the stage again")
 
 
 def table(columns: Sequence[Column], key: str) -> Iterator[str]:
@@ -96,13 +116,38 @@ def table(columns: Sequence[Column], key: str) -> Iterator[str]:
             yield f"| {words} | " + " | ".join(shown) + " |"
 
 
+def edits(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of the table of edits, of the pipeline's own split."""
+    kinds = [kind for kind in report["edits"]["model"] if kind != "all"]
+    yield "| PSNR after an edit, dB | " + " | ".join(kinds) + " |"
+    yield "|---|" + "---|" * len(kinds)
+    for row, words in ROWS.items():
+        if row in report["edits"]:
+            yield f"| {words} | " + " | ".join(f"{report['edits'][row][kind]['psnr']:.1f}" for kind in kinds) + " |"
+
+
+def sentences(report: Mapping[str, Any]) -> Iterator[str]:
+    """What training has changed, on the pipeline's own split."""
+    count = report["setting"]["samples"]
+    better = round(report["better_than_nothing"] * count)
+    yield f"On {better} of the {count} designs of the test split the model's cost is below that of the input alone."
+    if "pretrained" in report["difference"]:
+        parts = (
+            f"{words} {entry['mean']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
+            for key, words in (("cost", "cost"), ("alpha_iou", "alpha soft IoU"))
+            for entry in [report["difference"]["pretrained"][key]]
+        )
+        yield f"Against the weights that ship, design by design: {', '.join(parts)}."
+
+
 def lines(folder: Path = REPORTS) -> list[str]:
     """The generated part of the README, markers included."""
     columns = read_columns(folder)
+    report = read_report(folder / "evaluate.json")
     found = [BEGIN]
     for key in FIGURES:
         found += ["", *table(columns, key)]
-    return [*found, "", END]
+    return [*found, "", *edits(report), "", *sentences(report), "", END]
 
 
 def replaced(text: str, block: Sequence[str]) -> str:

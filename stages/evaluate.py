@@ -28,19 +28,19 @@ import torch
 from tqdm import tqdm
 
 from layers.errors import UserError
-from layers.evaluation_set import BucketedSplit, EvaluationSet
+from layers.evaluation_set import BucketedSplit
 from layers.images import write_png
 from layers.paths import find_input, in_workspace
 from metrics.perceptual import Perceptual
 from stages.cli import REPORTS, place, stage_command, write_report, write_table
 from stages.evaluate_panels import panels_of
 from stages.evaluate_samples import Measured, evaluated
-from stages.evaluate_sets import NamedSet, folder_data, sets_of, with_source
+from stages.evaluate_sets import NamedSet, sets_of, with_source
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from training.decomposer import Decomposer, GuidanceError
 from training.digest import digests
-from training.params import MODEL, NOTHING, TOLD, Evaluate, EvaluationData, Params, parse_params
+from training.params import MODEL, NOTHING, TOLD, Evaluate, Params, parse_params
 from training.precision import name_of, weights_dtype
 from training.registry import register_evaluation
 from training.tracking import Run, stage_run
@@ -60,12 +60,12 @@ def named(flag: str, what: str) -> Callable[[str], tuple[str, Path | str]]:
     return parse
 
 
-def dataset(text: str) -> tuple[str, EvaluationData]:
+def dataset(text: str) -> tuple[str, Path | str]:
     """Type of ``--dataset``."""
     name, folder = named("--dataset", "DIR")(text)
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise UserError(f"--dataset: got the name {name!r}, expected lower-case letters, digits, _ and -")
-    return name, folder_data(Path(folder))
+    return name, folder
 
 
 def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
@@ -147,13 +147,24 @@ def use_of(model: Decomposer, settings: Evaluate, told: bool) -> dict[str, objec
 
 
 def setting_of(
-    pictures: EvaluationSet,
+    one: NamedSet,
     measured: Sequence[Measured],
     model: Decomposer,
     settings: Evaluate,
     baselines: Mapping[str, Decomposer],
+    md5: Mapping[str, str],
 ) -> dict[str, object]:
-    """What the figures hang on; ``rows`` has what differs from that in a row of another model, or of this one told."""
+    """What the figures hang on; ``rows`` has what differs from that in a row of another model, or of this one told.
+
+    Args:
+        one: the set.
+        measured: its samples.
+        model: that was measured.
+        settings: of the stage.
+        baselines: models beside it.
+        md5: digests of what was read, by its place.
+    """
+    pictures = one.pictures
     told = settings.captions == "told"
     use = use_of(model, settings, told)
     rows = {name: use_of(baselines[name], how, told) for name, how in of_baselines(settings).items()}
@@ -163,8 +174,9 @@ def setting_of(
         "samples": len(measured),
         "source": pictures.description,
         "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
-        "layers_asked": "as many as the sample has, counted as the protocol groups them",
+        "layers_asked": f"as many as the sample has, counted as the protocol groups them, at most {one.most}",
         **use,
+        "weights_md5": md5.get(settings.model, "not known"),
         "seed": settings.seed,
         "restored": "yes" if settings.restore else "no",
         "sizes": sorted({m.bucket for m in measured}),
@@ -191,7 +203,7 @@ class Models(NamedTuple):
     distance: Perceptual
 
 
-def score(one: NamedSet, models: Models, settings: Evaluate, run: Run) -> dict[str, Any]:
+def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapping[str, str]) -> dict[str, Any]:
     """Decompose a set, score it, write and log its report; gives the report.
 
     Raises:
@@ -201,12 +213,14 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run) -> dict[s
     measured = []
     with tqdm(total=len(pictures), desc=f"evaluate{suffix}", unit="img", mininterval=1.0) as bar:
         batches = pictures.batches(settings.batch_size)
-        for sample in evaluated(model, batches, models.others, models.distance, settings, baselines):
+        where = settings.predictions and str(Path(settings.predictions) / one.name)
+        chosen = settings.model_copy(update={"predictions": where})
+        for sample in evaluated(model, batches, models.others, models.distance, chosen, baselines):
             measured.append(sample)
             bar.update()
     if not measured:
         raise FileNotFoundError(f"{pictures.description}: no picture to evaluate; skipped: {pictures.skipped}")
-    setting = setting_of(pictures, measured, model, settings, baselines)
+    setting = setting_of(one, measured, model, settings, baselines, md5)
     report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(model.device)}
     curves, rows = curve_rows(report), sample_rows(measured)
     panels = panels_of(model, pictures, measured, settings, baselines)
@@ -238,6 +252,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     others = others_of(settings)
     model, baselines = open_models(settings, device)
+    sets = sets_of(params, arguments, model)
     own = arguments.source is None and not arguments.dataset
     read = [
         settings.model,
@@ -247,8 +262,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     inputs = digests([path for path in read if find_input(path).exists()])
     models = Models(model, baselines, others, Perceptual().to(device))
     with stage_run("evaluate", params, inputs=inputs) as stage:
-        for one in sets_of(params, arguments, model):
-            report = score(one, models, settings, stage)
+        for one in sets:
+            # Folders of others are of the split, or of what is asked for alone.
+            chosen = models._replace(others={}) if one.name and own else models
+            report = score(one, chosen, settings, stage, inputs)
             if not one.name:
                 register_evaluation(stage, params, report, inputs)
 

@@ -174,6 +174,8 @@ def write_prediction(folder: Path, result: Decomposed) -> None:
     """Write the model's layers as ``<id>/<k>.png``, which ``python -m metrics.decomposition --pred`` reads."""
     home = folder / result.sample.sample_id
     home.mkdir(parents=True, exist_ok=True)
+    for earlier in home.glob("[0-9][0-9].png"):
+        earlier.unlink()
     for index, layer in enumerate(result.predicted):
         write_png(home / f"{index:02d}.png", layer)
 

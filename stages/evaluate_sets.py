@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +17,16 @@ from training.params import EvaluationData, Params, ParamsError, parse_params
 PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
 
 
+# Of the released model; a network is never asked for more.
+MOST_LAYERS = 20
+
+
 class NamedSet(NamedTuple):
-    """A set and the name of its report; "" for the pipeline's own split."""
+    """A set, the name of its report ("" for the pipeline's own split), and the most layers that are asked for in it."""
 
     name: str
     pictures: EvaluationSet
+    most: int
 
     @property
     def suffix(self) -> str:
@@ -51,8 +55,8 @@ def with_source(params: Params, arguments: argparse.Namespace) -> Params:
     return parse_params(raw, "command line")
 
 
-def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) -> Iterator[NamedSet]:
-    """The sets to score, opened one after the other.
+def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) -> list[NamedSet]:
+    """The sets to score; all are opened before the first one is scored.
 
     The split and the datasets of ``evaluate.datasets``; with ``--source`` that source alone, with ``--dataset`` those
     alone. A dataset of the parameters whose folder is absent is left out, which is printed.
@@ -60,18 +64,19 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
     Raises:
         UserError: if one cannot be opened.
     """
-    settings, block = params.evaluate, params.prepare_buckets
+    settings, block, limits = params.evaluate, params.prepare_buckets, model.trained_for.limits
+    check_flags(arguments)
     if arguments.count is not None and arguments.count < 1:
         raise ParamsError(f"--count: got {arguments.count}, expected a number of designs above 0")
     if arguments.source is not None:
         options = getattr(block, arguments.source, None)
         described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
-        limits, most = model.trained_for.limits, block.max_layers
-        yield NamedSet(arguments.source, SourceDesigns(open_source(block), limits, most, arguments.count, described))
-        return
-    asked = dict(arguments.dataset)
+        designs = SourceDesigns(open_source(block), limits, MOST_LAYERS, arguments.count, described)
+        return [NamedSet(arguments.source, designs, MOST_LAYERS)]
+    asked = {name: folder_data(Path(folder)) for name, folder in arguments.dataset}
+    found = []
     if not asked:
-        yield NamedSet("", BucketedSplit(in_workspace(block.output_root), settings.split))
+        found.append(NamedSet("", BucketedSplit(in_workspace(block.output_root), settings.split, limits), MOST_LAYERS))
     for name, data in (asked or settings.datasets).items():
         place = data.location
         if "://" not in place and not find_input(place).is_dir():
@@ -80,18 +85,33 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
                 raise UserError(f"--dataset {sentence}; expected rendered/ and layouts/ beside each other")
             print(f"evaluate: evaluate.datasets.{sentence}; left out", flush=True)
             continue
-        yield NamedSet(name, designs_of(params, name, data, arguments.count, model))
+        found.append(designs_of(params, name, data, arguments.count, model))
+    return found
 
 
-def designs_of(params: Params, name: str, data: EvaluationData, count: int | None, model: Decomposer) -> SourceDesigns:
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Refuse, with a :class:`ParamsError`, flags that would be dropped without a word."""
+    names = [name for name, _ in arguments.dataset]
+    if len(set(names)) < len(names):
+        raise ParamsError(f"--dataset: got one name twice in {', '.join(names)}, expected a name for each")
+    if names and arguments.source is not None:
+        raise ParamsError("--dataset and --source: expected one of them")
+    if arguments.source is None and (arguments.location is not None or arguments.short_side is not None):
+        raise ParamsError("--location, --short-side: got no --source, to which they belong")
+    if arguments.count is not None and arguments.source is None and not names:
+        raise ParamsError("--count: got neither --source nor --dataset, whose designs it counts")
+
+
+def designs_of(params: Params, name: str, data: EvaluationData, count: int | None, model: Decomposer) -> NamedSet:
     """The designs of a dataset of ``evaluate.datasets``."""
     where = {"source": data.source, "location": data.location, "rendered_root": data.location}
     block = params.prepare_buckets.model_copy(update=where | {"layout_root": data.layout_root})
-    described = f"{name}: {data.source}, " + ("at its own size" if data.long_side is None else f"{data.long_side} px")
-    # No bound of parameters for training: as decompose sees them.
-    most = params.prepare_buckets.max_layers if data.max_layers is None else data.max_layers
-    count = data.count if count is None else count
-    return SourceDesigns(open_source(block), model.trained_for.limits, most, count, described, data.long_side)
+    most, count = data.max_layers or MOST_LAYERS, data.count if count is None else count
+    size = "their own size" if data.long_side is None else f"{data.long_side} px"
+    described = f"{name}: {data.source} at {data.location}, designs of {size}"
+    described += f", the first {count}" if count else ""
+    limits = model.trained_for.limits
+    return NamedSet(name, SourceDesigns(open_source(block), limits, most, count, described, data.long_side), most)
 
 
 def folder_data(folder: Path) -> EvaluationData:

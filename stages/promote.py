@@ -11,6 +11,7 @@ holds the alias; 1: it is not better; 2: it cannot be told. docs/registry.md sho
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -62,7 +63,7 @@ def of_number(versions: Sequence[Version], number: int, name: str) -> Version:
 
 
 def compare(registry: Registry, new: Version, old: Version, metric: str) -> str:
-    """Say how much better a version is than another, on the pictures that the new one was evaluated on last.
+    """Say how much better a version is than another, on the pictures that both were evaluated on last.
 
     Args:
         registry: of both.
@@ -74,15 +75,18 @@ def compare(registry: Registry, new: Version, old: Version, metric: str) -> str:
         NotBetter: if the interval of the paired differences does not lie above 0.
         RegistryError: if the two cannot be compared.
     """
-    ours = new.evaluations[0]
-    theirs = next(
-        (other for other in old.evaluations if (other.data_md5, other.split) == (ours.data_md5, ours.split)), None
+    pairs = (
+        (ours, theirs)
+        for ours, theirs in itertools.product(new.evaluations, old.evaluations)
+        if (ours.data_md5, ours.split) == (theirs.data_md5, theirs.split)
     )
-    if theirs is None:
+    if (pair := next(pairs, None)) is None:
+        newest = new.evaluations[0]
         raise RegistryError(
-            f"version {old.number} is not evaluated on the data of version {new.number} (md5 {ours.data_md5}, split "
-            f"{ours.split}); check its weights out and run stage evaluate"
+            f"version {old.number} is not evaluated on the data of version {new.number} (md5 {newest.data_md5}, split "
+            f"{newest.split}); check its weights out and run stage evaluate"
         )
+    ours, theirs = pair
     both = ((new, ours), (old, theirs))
     here, there = (_score(version, evaluation, metric) for version, evaluation in both)
     samples = (read_scores(registry, version, evaluation.runs[metric], metric) for version, evaluation in both)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -221,6 +222,9 @@ def fit(
 
 
 def _better(value: float, best: float, largest: bool) -> bool:
+    # Weights whose score is no number are worse than any.
+    if not math.isfinite(best):
+        return math.isfinite(value)
     return value > best if largest else value < best
 
 

@@ -107,11 +107,12 @@ class PrepareBuckets(Block):
         if self.source == "composer":
             if None in (self.train_count, self.val_count, self.test_count):
                 raise ValueError("train_count, val_count and test_count numbers: the composer's stream has no end")
-            if self.test_share or self.test_list or self.composer.test_seed == self.composer.seed:
+            if self.test_share or self.test_list or self.validation_list:
                 raise ValueError(
-                    "test_share 0.0, test_list null and a composer.test_seed that is not composer.seed: test designs "
-                    "of the composer come from a stream of their own"
+                    "test_share 0.0, test_list and validation_list null: the composer makes designs for each split"
                 )
+            if self.composer.test_seed == self.composer.seed:
+                raise ValueError(f"a composer.test_seed that is not composer.seed, got {self.composer.seed} for both")
             if not 0 < self.val_share < 1:
                 raise ValueError(f"val_share between 0 and 1 to fill both counts, got {self.val_share}")
         elif self.source != "rendered" and self.location is None:

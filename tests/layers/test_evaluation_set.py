@@ -78,7 +78,7 @@ TALL = ((150, 100), ((75, 50), 30))
 
 
 def test_a_split_is_read_in_order_bucket_by_bucket(bucketed_root):
-    split = BucketedSplit(bucketed_root, "train")
+    split = BucketedSplit(bucketed_root, "train", LIMITS)
     assert split.description == f"{bucketed_root}, split train"
     batches = list(split.batches(2))
     samples = [sample for batch in batches for sample in batch]
@@ -114,7 +114,7 @@ def test_a_broken_picture_of_a_split_is_skipped_and_no_other_stands_in(bucketed_
     dataset = StackDataset(root, "val")
     broken = dataset.record(1)
     (root / broken.layers[0]["path"]).write_bytes(b"no picture")
-    split = BucketedSplit(root, "val")
+    split = BucketedSplit(root, "val", LIMITS)
     for _ in range(2):
         found = [sample.sample_id for batch in split.batches(4) for sample in batch]
         assert sorted([*found, broken.sample_id]) == sorted(dataset.name(i) for i in range(len(dataset)))
@@ -126,7 +126,7 @@ def test_a_broken_picture_of_a_split_is_skipped_and_no_other_stands_in(bucketed_
 
 def test_a_split_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DatasetError):
-        BucketedSplit(tmp_path, "val")
+        BucketedSplit(tmp_path, "val", LIMITS)
 
 
 # ---- designs of a source

@@ -44,7 +44,7 @@ def test_counts_are_bounds_and_the_order_of_listing_is_nothing():
 
 def test_a_list_decides_alone():
     names = [f"s{i}" for i in range(50)]
-    named = assign(names, named={"val": ["s3", "s9", "gone"]})
+    named = assign(names, named={"val": ["s3", "s9"]})
     assert {name for name, side in named.items() if side == "val"} == {"s3", "s9"} and len(named) == 50
 
 
@@ -65,8 +65,10 @@ def test_named_test_samples_are_no_others_whatever_the_hash_says():
     named = assign(names, test_share=0.5, named={"test": [validated, "s1"]})
     assert {name for name, side in named.items() if side == "test"} == {validated, "s1"}
     assert all(named[name] == side for name, side in by_hash.items() if name not in (validated, "s1"))
-    with pytest.raises(ValueError, match="'s1' is named for val and for test"):
+    with pytest.raises(ValueError, match=r"'s1', .*is named for val and for test"):
         assign(names, named={"val": ["s1"], "test": ["s1"]})
+    with pytest.raises(ValueError, match=r"'s1\.png' is named for test, but no sample has that id"):
+        assign(names, named={"test": ["s1.png"]})
 
 
 def test_variants_of_one_template_share_a_side():
@@ -75,6 +77,8 @@ def test_variants_of_one_template_share_a_side():
     for template in "abcdefghij":
         assert len({splits[f"{template}-{k}"] for k in range(5)}) == 1
     assert len(set(splits.values())) == 2
+    named = assign_splits(samples, seed=0, val_share=0.0, named={"test": ["c-2"]})
+    assert {name for name, side in named.items() if side == "test"} == {f"c-{k}" for k in range(5)}
 
 
 def test_an_endless_stream_fills_both_counts_exactly():

@@ -13,12 +13,15 @@ def report(split, strata, **costs):
         return {"rgb_l1": value, "alpha_iou": 1.0 - value, "cost": value}
 
     return {
-        "setting": {"split": split, "samples": 7},
+        "setting": {"split": split, "samples": 7, "weights_md5": "a"},
         "decomposition": {row: [{"merges": 0} | figures(cost)] for row, cost in costs.items()},
         "intervals": {
             row: {key: [value - 0.01, value + 0.02] for key, value in figures(cost).items()}
             for row, cost in costs.items()
         },
+        "better_than_nothing": 5 / 7,
+        "difference": {"pretrained": {key: {"mean": -0.5, "low": -1.0, "high": 0.25} for key in ("cost", "alpha_iou")}},
+        "edits": {row: {kind: {"psnr": 30.04} for kind in ("move", "all")} for row in costs},
         "strata": {
             name: {
                 "samples": count,
@@ -54,6 +57,33 @@ def test_columns_are_sets_and_their_parts_and_rows_those_that_are_there(folder):
     assert rows[1] == "| the weights that ship | – | – | 0.400 (0.300 to 0.500) |"
     assert rows[2].startswith("| the input as the only layer | 0.400 (") and rows[2].endswith("| – |")
     assert "0.800 (0.790 to 0.820)" in found[next(k for k, line in enumerate(found) if "soft IoU" in line) + 2]
+
+
+def test_edits_and_what_training_changed_are_told(folder):
+    found = lines(folder)
+    place = found.index("| PSNR after an edit, dB | move |")
+    assert found[place + 2 : place + 4] == ["| the model | 30.0 |", "| the input as the only layer | 30.0 |"]
+    assert "On 5 of the 7 designs of the test split" in "\n".join(found)
+    assert "cost -0.500 (-1.000 to +0.250), alpha soft IoU -0.500" in "\n".join(found)
+
+
+def test_a_dataset_without_parts_is_one_column(folder):
+    (folder / "evaluate_own.json").write_text(json.dumps(report("all of it", {}, model=0.5)))
+    assert any("| own: all (7) |" in line for line in lines(folder))
+
+
+def test_reports_of_other_weights_are_not_mixed(folder):
+    other = json.loads((folder / "evaluate_real.json").read_text())
+    other["setting"]["weights_md5"] = "b"
+    (folder / "evaluate_real.json").write_text(json.dumps(other))
+    with pytest.raises(
+        ResultsError, match=r"weights_md5 is 'b', that of evaluate\.json is 'a'; score the dataset again"
+    ):
+        lines(folder)
+    for broken in ("{}", "no json", "[1]"):
+        (folder / "evaluate_real.json").write_text(broken)
+        with pytest.raises(ResultsError, match=r"evaluate_real\.json: no report of stage evaluate as it is now"):
+            lines(folder)
 
 
 def test_what_lies_between_the_markers_is_exchanged(folder, tmp_path, monkeypatch, capsys):

@@ -243,7 +243,10 @@ def test_other_datasets_have_reports_of_their_own_by_stratum(project, strangers,
     assert "evaluate.datasets.absent: no folder at nowhere; left out" in capsys.readouterr().out
     own, real = report_of(folder), report_of(folder, "evaluate_real")
     assert own["setting"]["samples"] == 4 and own["strata"] == {} and real["setting"]["samples"] == 4
-    assert real["setting"]["source"] == "real: rendered, 64 px" and not (folder / "evaluate_absent.json").exists()
+    assert (
+        real["setting"]["source"].endswith("designs of 64 px, the first 4")
+        and not (folder / "evaluate_absent.json").exists()
+    )
     assert {name: part["samples"] for name, part in real["strata"].items()} == {"cover": 2, "slide": 2}
     with (folder / "evaluate_samples_real.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -255,6 +258,30 @@ def test_other_datasets_have_reports_of_their_own_by_stratum(project, strangers,
         )
         assert part["rows"].keys() == real["decomposition"].keys()
     assert (folder / "report_real.html").is_file() and (folder / "panels_real").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dataset", "a=x", "--dataset", "a=y"], "--dataset: got one name twice in a, a"),
+        (
+            ["--dataset", "a=x", "--source", "rendered", "--location", "y"],
+            "--dataset and --source: expected one of them",
+        ),
+        (["--location", "y"], "--location, --short-side: got no --source"),
+        (["--count", "3"], "--count: got neither --source nor --dataset"),
+    ],
+)
+def test_flags_that_would_be_dropped_are_refused(project, capsys, arguments, sentence):
+    project(*arguments, expect=2)
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_dataset_is_found_from_where_the_user_stands(project, strangers, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    params = project("--dataset", f"real={strangers}", "--count", "1").parents[1] / "params.yaml"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["--dataset", "real=../strangers", "--count", "1", "--params", str(params)]) == 0
 
 
 def test_a_dataset_by_flag_is_scored_alone(project, strangers):

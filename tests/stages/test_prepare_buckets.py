@@ -60,7 +60,7 @@ def test_lists_of_ids_are_the_validation_and_the_test_set(rendered_root, tmp_pat
         ),
     )
     (root / "test.txt").write_text("sample05\n")
-    (root / "val.txt").write_text("sample03\nsample07\n\nnobody\n")
+    (root / "val.txt").write_text("sample03\nsample07\n\n")
     run(stage("prepare_buckets"), root)
     splits = {sample["id"]: sample["split"] for sample in manifest(root)["samples"]}
     assert {name for name, split in splits.items() if split == "val"} == {"sample03", "sample07"} and len(splits) == 12
@@ -73,7 +73,17 @@ def test_lists_of_ids_are_the_validation_and_the_test_set(rendered_root, tmp_pat
     assert report(root)["asked_for"] == {}
     (root / "test.txt").write_text("sample03\n")
     failed = run(stage("prepare_buckets"), root, check=False)
-    assert failed.returncode == 2 and "sample 'sample03' is named for val and for test" in failed.stderr
+    assert (
+        failed.returncode == 2
+        and "sample 'sample03', or another of its kind, is named for val and for test" in failed.stderr
+    )
+
+
+def test_a_split_that_evaluate_asks_for_has_to_have_samples_before_anything_is_prepared(rendered_root, tmp_path):
+    root = make_workspace(tmp_path / "work", prepare_buckets=rendered(rendered_root), evaluate={"split": "test"})
+    failed = run(stage("prepare_buckets"), root, check=False)
+    assert failed.returncode == 2 and "no sample is for the split 'test' that evaluate.split asks for" in failed.stderr
+    assert not (root / "data" / "rgba_layers").exists()
 
 
 def test_test_designs_of_the_composer_are_a_stream_of_their_own(tmp_path):

@@ -75,6 +75,17 @@ def test_other_data_cannot_be_compared(params, capsys):
     assert "gain +0.1, " in promote(capsys, "--metric", "cost")
 
 
+def test_the_newest_pictures_that_both_were_evaluated_on_are_compared(params, capsys):
+    evaluate(params, cost=0.3)
+    promote(capsys, "--metric", "cost")
+    another(params, 2, cost=0.1)
+    other = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"split": "train"})})
+    evaluate(other, cost=0.9)
+    assert "gain +0.2, " in promote(capsys, "--metric", "cost"), (
+        "not the newest evaluation, which one of them has alone"
+    )
+
+
 def interval_of(line):
     found = re.search(r"gain (\S+), 95 % paired bootstrap interval (\S+) to (\S+), n = (\d+)", line)
     return [float(value) for value in found.groups()]

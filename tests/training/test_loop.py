@@ -1,5 +1,6 @@
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from accelerate import Accelerator
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from training.checkpoint import CheckpointStore
-from training.loop import fit, step_seed
+from training.loop import _better, fit, step_seed
 from training.param_types import Optimisation
 from training.progress import Plan, make_plan
 from training.readings import NonFiniteLossError, Readings
@@ -241,6 +242,13 @@ def test_a_start_that_no_epoch_beats_is_kept_to_the_last_bit(tmp_path, largest, 
     assert progress.kept == {"kept": "epoch 0 (the start)"} and (12, {"best_epoch": 0}) in log
     said = f"test: epoch 0 (the start) was kept: score {7 * sign}, of the epochs at best {sign * max(epochs_score)}\n"
     assert capsys.readouterr().out.endswith(said)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_a_score_that_is_no_number_is_beaten_by_any_and_beats_none(largest):
+    assert _better(0.1, math.nan, largest) and not _better(math.nan, 0.1, largest)
+    assert not _better(math.nan, math.nan, largest)
+    assert _better(0.2, 0.1, True) and _better(0.1, 0.2, False) and not _better(0.1, 0.1, largest)
 
 
 def test_an_epoch_that_beats_the_start_gives_what_it_gave_without_it(tmp_path, capsys):
