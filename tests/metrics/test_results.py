@@ -1,6 +1,7 @@
 """The README's results table is that of the committed reports."""
 
 import json
+import re
 
 import pytest
 
@@ -108,3 +109,10 @@ def test_a_missing_report_is_one_sentence(tmp_path):
 
 def test_the_readme_holds_the_table_of_the_committed_reports():
     assert main(["--check"]) == 0, "python -m metrics.results --write"
+
+
+def test_the_readme_has_figures_of_quality_in_that_table_alone():
+    before, _, rest = (results.ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
+    prose = re.sub(r"^```.*?^```\s*$", "", before + rest.partition(END)[2], flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"(?:IoU|cost|L1|PSNR|SSIM|LPIPS|dB)\b[^.|\n]{0,40}?\d+\.\d+", prose) == []
+    assert re.findall(r"\d+\.\d+ dB", prose) == []
