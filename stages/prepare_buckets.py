@@ -213,10 +213,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         splits = assign_splits(samples, seed=settings.seed, **shares, counts=counts_of(settings), named=named)
     except ValueError as error:
         raise ParamsError(f"prepare_buckets.validation_list, test_list: {error}") from None
-    if params.evaluate.split not in splits.values():
+    # An empty val ends the first training at once; of an empty test nothing would be said before the last stage.
+    if params.evaluate.split == "test" and "test" not in splits.values():
         raise ParamsError(
-            f"prepare_buckets: no sample is for the split {params.evaluate.split!r} that evaluate.split asks for; set "
-            f"test_share, test_list or test_count, or another evaluate.split"
+            "prepare_buckets: no sample is for the test split, which evaluate.split asks for; set test_share or "
+            "test_list and a test_count above 0, or evaluate.split val"
         )
     with stage_run("prepare_buckets", params, inputs=_inputs(settings, samples)) as mlflow_run:
         with tqdm(total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0) as bar:

@@ -11,6 +11,7 @@ from layers.tensors import to_image, to_tensor
 from metrics.perceptual import Perceptual
 from stages.evaluate import open_models, setting_of
 from stages.evaluate_samples import compared, decompose, evaluated
+from stages.evaluate_sets import NamedSet
 from tests.networks import save_tiny
 from tests.stages.workspace import SMOKE
 from training import latents
@@ -133,11 +134,12 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     def setting(**block):
         settings = settings_of(model=reader, **block)
         model, baselines = open_models(settings, CPU)
-        return setting_of(Pictures(), [], model, settings, baselines)
+        return setting_of(NamedSet("", Pictures(), 20), [], model, settings, baselines, {reader: "abc"})
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
     found = setting(baselines={"released": released, "mute": mute, "same": reader})
     assert (found["guidance"], found["precision"], found["offload"], found["text"]) == (1.0, "fp32", "none", "minilm")
+    assert found["weights_md5"] == "abc" and found["layers_asked"].endswith("at most 20")
     assert found["rows"] == {
         "released": {"steps": 3, "tries": 2, "guidance": 4.0, "precision": "bf16", "offload": "models"},
         "mute": {"model": mute, "text": "none"},
@@ -173,6 +175,7 @@ def test_all_that_is_measured_of_a_batch_goes_where_the_model_is(reader, samples
     (model, _) = open_models(settings, CPU)
     results = decompose(model, samples, settings)
     monkeypatch.setattr("stages.evaluate_samples.reconstruction_metrics", metrics)
+    monkeypatch.setattr("stages.evaluate_samples.edit_scores", lambda *given: seen.append(given[-1].type) or {})
     monkeypatch.setattr("stages.evaluate_samples.decompose", lambda *_: results)
 
     class Elsewhere:
@@ -186,7 +189,7 @@ def test_many_large_layers_are_compared_in_parts(samples, monkeypatch):
     again = [np.roll(sample.picture, 1, 0) for sample in samples] * 2
     pictures = [sample.picture for sample in samples] * 2
     whole = compared(again, pictures, Perceptual(), CPU)
-    monkeypatch.setattr(latents, "PIXELS_AT_ONCE", 3 * 32 * 32)
+    monkeypatch.setattr(latents, "PIXELS_AT_ONCE", 3 * 64 * 64)
     parts = compared(again, pictures, Perceptual(), CPU)
     assert len(parts) == 4
     for one, two in zip(whole, parts, strict=True):

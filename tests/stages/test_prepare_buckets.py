@@ -82,7 +82,7 @@ def test_lists_of_ids_are_the_validation_and_the_test_set(rendered_root, tmp_pat
 def test_a_split_that_evaluate_asks_for_has_to_have_samples_before_anything_is_prepared(rendered_root, tmp_path):
     root = make_workspace(tmp_path / "work", prepare_buckets=rendered(rendered_root), evaluate={"split": "test"})
     failed = run(stage("prepare_buckets"), root, check=False)
-    assert failed.returncode == 2 and "no sample is for the split 'test' that evaluate.split asks for" in failed.stderr
+    assert failed.returncode == 2 and "no sample is for the test split, which evaluate.split asks for" in failed.stderr
     assert not (root / "data" / "rgba_layers").exists()
 
 
