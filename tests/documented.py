@@ -130,9 +130,11 @@ RUN = {
     "dvc repro": How(says="Data and pipelines are up to date."),
     "dvc repro evaluate": How(says="Stage 'evaluate' didn't change"),
     "make lint": How(says="already formatted"),
+    "python -m metrics.results --write": How(
+        says="<!-- end of results -->", leaves="README.md", after="git checkout --quiet README.md"),
     "cp presets/from_nothing.yaml params.yaml": How(leaves="params.yaml", after="git checkout --quiet params.yaml"),
     "python -m stages.prepare_buckets --output-root data/rgba_layers --train-count 1000 --val-count 50": How(
-        {"1000": "16", "50": "4"}, "20 were there"),
+        {"1000": "16", "50": "4"}, "24 were there"),
     "python -m layers.check --max-samples 2 --batch-size 1": How(says="component", leaves="data/contact_sheet.png"),
     # The registry: a champion, and another alias.
     "python -m stages.promote --metric alpha_iou": How(says="version 1 of qwen-image-layered-decomposer is champion"),
@@ -148,6 +150,8 @@ RUN = {
     "python -m stages.evaluate --other theirs=DIR --baseline name=MODEL": How(
         {"DIR": "theirs", "MODEL": "models/weights/decompose"}, "4 pictures", "metrics/reports/evaluate.json",
         "grep -q '\"theirs\"' metrics/reports/evaluate.json && grep -q '\"name\"' metrics/reports/evaluate.json"),
+    "python -m stages.evaluate --dataset real=DIR": How(
+        {"DIR": "tests/data/designs"}, "real: 6 pictures", "metrics/reports/evaluate_real.json"),
     f"python -m stages.evaluate --source crello --location {CRELLO} --model owner/name": How(
         {CRELLO: "crello", "owner/name": "models/weights/refine --short-side 64"},
         "2 pictures", "metrics/reports/report_crello.html"),

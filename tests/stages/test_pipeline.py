@@ -51,7 +51,7 @@ def test_the_default_is_what_runs_but_for_sizes(clone):
 
 def test_every_out_is_there_in_its_promised_form(clone):
     manifest = json.loads((clone / "data/rgba_layers/metadata/manifest.json").read_text())
-    assert {sample["split"] for sample in manifest["samples"]} == {"train", "val"}
+    assert {sample["split"] for sample in manifest["samples"]} == {"train", "val", "test"}
     for sample in manifest["samples"]:
         folder = clone / "data/rgba_layers" / sample["split"] / sample["bucket"]
         assert (folder / f"{sample['id']}_composite.png").is_file()
@@ -142,10 +142,14 @@ def test_one_loss_weight_touches_its_own_stage_first(clone):
 
 def test_an_experiment_in_a_temporary_folder_lands_in_the_main_store(clone):
     before = {run.info.run_id for run in runs(clone)}
-    dvc(clone, "exp", "run", "--temp", "--name", "softer", "-S", "refine.loss.recomposition=0.25")
+    # Of another seed: where refine keeps its start, another loss alone gives the same weights, and nothing to evaluate.
+    changes = ["-S", "refine.loss.recomposition=0.25", "-S", "train_decompose.seed=1"]
+    dvc(clone, "exp", "run", "--temp", "--name", "softer", *changes)
     fresh = [run for run in runs(clone) if run.info.run_id not in before]
-    assert sorted(run.data.tags["stage"] for run in fresh) == ["evaluate", "pipeline", "refine"]
-    assert len({run.data.tags["pipeline.key"] for run in fresh}) == 1, "both stages see the same code"
+    assert sorted(run.data.tags["stage"] for run in fresh) == [
+        "evaluate", "pipeline", "refine", "train_decompose",
+    ]  # fmt: skip
+    assert len({run.data.tags["pipeline.key"] for run in fresh}) == 1, "all stages see the same code"
     assert {run.data.tags["dvc.exp_name"] for run in fresh} == {"softer"}
     whole = next(run for run in fresh if run.data.tags["stage"] == "pipeline")
     assert "train_vae/psnr_white" in whole.data.metrics, "of the first repro, whose VAE it uses"
