@@ -34,9 +34,9 @@ from stages.app_session import (
     worded,
 )
 from stages.app_view import canvas, layer_list, note
-from stages.decompose import MAX_LAYERS
 from training.decomposer import Decomposer
 from training.picture_layers import Effort, layers_of
+from training.trained_for import MOST_LAYERS
 
 HERE = Path(__file__)
 FORMATS = {
@@ -177,12 +177,12 @@ def build_page(page: Page) -> gr.Blocks:
             with gr.Column(scale=3, min_width=280):
                 drop = gr.HTML(DROP, elem_id="drop", js_on_load=live("dropArea"))
                 count = gr.Dropdown(
-                    [AUTO, *map(str, range(1, MAX_LAYERS + 1))],
+                    [AUTO, *map(str, range(1, MOST_LAYERS + 1))],
                     # A network that cannot choose should not be asked to by whoever presses the button first.
                     value=AUTO if page.model.trained_for.surplus_layers else UNASKED,
                     allow_custom_value=True,
                     label="Layers",
-                    info=f"{AUTO}, or 1 to {MAX_LAYERS}; for splitting too",
+                    info=f"{AUTO}, or 1 to {MOST_LAYERS}; for splitting too",
                     elem_id="count",
                 )
                 caption = gr.Textbox(

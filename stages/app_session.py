@@ -28,7 +28,7 @@ from layers.edit import (
 )
 from layers.errors import UserError
 from layers.export import ENCODERS
-from stages.decompose import MAX_LAYERS
+from training.trained_for import MOST_LAYERS
 
 AUTO = "auto"
 MAX_BYTES = 32 * 2**20  # of an upload
@@ -63,13 +63,13 @@ def layer_choice(said: Any) -> int | None:
     """How many layers are asked for: ``None`` for ``auto``, which leaves the number to the model.
 
     Raises:
-        PageError: if it is neither that nor 1 to :data:`stages.decompose.MAX_LAYERS`.
+        PageError: if it is neither that nor 1 to :data:`training.trained_for.MOST_LAYERS`.
     """
     words = str(said).strip().lower()
     if words == AUTO:
         return None
-    if not re.fullmatch(r"[0-9]{1,3}", words) or not 1 <= int(words) <= MAX_LAYERS:
-        raise PageError(f"layers: got {words[:20]!r}, expected {AUTO} or 1 to {MAX_LAYERS}")
+    if not re.fullmatch(r"[0-9]{1,3}", words) or not 1 <= int(words) <= MOST_LAYERS:
+        raise PageError(f"layers: got {words[:20]!r}, expected {AUTO} or 1 to {MOST_LAYERS}")
     return int(words)
 
 

@@ -31,8 +31,8 @@ from training.decomposer import Decomposer
 from training.offloading import OFFLOADS
 from training.picture_layers import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
 from training.precision import PRECISIONS, weights_dtype
+from training.trained_for import MOST_LAYERS
 
-MAX_LAYERS = 20  # the released model was trained with no more
 AUTO = "auto"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model"
 
@@ -50,8 +50,8 @@ def layer_count(text: str) -> int | None:
     if text == AUTO:
         return None
     # Digits of other scripts are digits to Python.
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LAYERS):
-        raise DecomposeError(f"--layers: got {text}, expected {AUTO} or 1 to {MAX_LAYERS}")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_LAYERS):
+        raise DecomposeError(f"--layers: got {text}, expected {AUTO} or 1 to {MOST_LAYERS}")
     return int(text)
 
 
@@ -222,7 +222,7 @@ def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="file, folder or pattern")
-    parser.add_argument("--layers", help=f"how many, 1 to {MAX_LAYERS}, or {AUTO}")
+    parser.add_argument("--layers", help=f"how many, 1 to {MOST_LAYERS}, or {AUTO}")
     parser.add_argument("--out", type=Path, help="folder")
     parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
     parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")

@@ -40,7 +40,7 @@ from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from training.decomposer import Decomposer, GuidanceError
 from training.digest import digests
-from training.params import MODEL, NOTHING, TOLD, Evaluate, Params, parse_params
+from training.params import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate, Params, parse_params
 from training.precision import name_of, weights_dtype
 from training.registry import register_evaluation
 from training.tracking import Run, stage_run
@@ -63,7 +63,7 @@ def named(flag: str, what: str) -> Callable[[str], tuple[str, Path | str]]:
 def dataset(text: str) -> tuple[str, Path | str]:
     """Type of ``--dataset``."""
     name, folder = named("--dataset", "DIR")(text)
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+    if not re.fullmatch(ROW_NAME, name):
         raise UserError(f"--dataset: got the name {name!r}, expected lower-case letters, digits, _ and -")
     return name, folder
 

@@ -12,13 +12,10 @@ from layers.paths import find_input, in_workspace
 from stages.sources import open_source
 from training.decomposer import Decomposer
 from training.params import EvaluationData, Params, ParamsError, parse_params
+from training.trained_for import MOST_LAYERS
 
 # LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
 PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
-
-
-# Of the released model; a network is never asked for more.
-MOST_LAYERS = 20
 
 
 class NamedSet(NamedTuple):

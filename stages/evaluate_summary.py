@@ -54,7 +54,7 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
         "missing": {
             name: {m.sample_id: m.missing[name] for m in measured if name in m.missing} for name in _others(measured)
         },
-        "better_than_nothing": float(np.mean([m.levels[MODEL][0].cost < m.levels[NOTHING][0].cost for m in measured])),
+        "better_than_nothing": _better_than_nothing(measured),
         "recomposition": mean_metrics([m.recomposition for m in measured]),
         "vae_layers_nine_backgrounds": mean_metrics([row for m in measured for row in m.vae_layers]),
         "layers": {
@@ -80,9 +80,7 @@ def strata(measured: Sequence[Measured], rows: Mapping[str, Sequence[Sequence[Me
     return {
         stratum: {
             "samples": len(chosen),
-            "better_than_nothing": float(
-                np.mean([rows[MODEL][place][0].cost < rows[NOTHING][place][0].cost for place in chosen])
-            ),
+            "better_than_nothing": _better_than_nothing([measured[place] for place in chosen]),
             "rows": {
                 name: {key: _mean_and_interval([getattr(levels[place][0], key) for place in chosen]) for key in CURVES}
                 for name, levels in rows.items()
@@ -90,6 +88,11 @@ def strata(measured: Sequence[Measured], rows: Mapping[str, Sequence[Sequence[Me
         }
         for stratum, chosen in sorted(places.items())
     }
+
+
+def _better_than_nothing(measured: Sequence[Measured]) -> float:
+    """Share of samples of which the model's layers cost less than the picture as the only layer."""
+    return float(np.mean([m.levels[MODEL][0].cost < m.levels[NOTHING][0].cost for m in measured]))
 
 
 def _mean_and_interval(values: Sequence[float]) -> dict[str, float]:

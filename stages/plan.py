@@ -22,10 +22,9 @@ from training.memory_work import Key
 from training.param_types import Offload, Precision
 from training.params import Params
 from training.precision import DTYPES
-from training.trained_for import TrainedFor, read_trained_for
+from training.trained_for import MOST_LAYERS, TrainedFor, read_trained_for
 
 HELP = "print parameters, tokens and estimated memory of every stage, and do nothing"
-MOST_LAYERS = 20  # of the released model
 PICTURES_AT_ONCE = 4  # of stages.decompose
 
 

@@ -34,7 +34,8 @@ class ParamsError(UserError, ValueError):
     """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
 
 
-RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+ROW_NAME = r"^[a-z][a-z0-9_-]*$"
+RowName = Annotated[str, Field(pattern=ROW_NAME)]
 
 
 class Tracking(Block):
