@@ -170,7 +170,7 @@ def write_manifest(root: str | Path, records: Iterable[Mapping[str, Any]], recip
 
 
 class ManifestIndex:
-    """Where each sample of one split is in the manifest, and its bucket; 20 bytes a sample in memory.
+    """Where each sample of one split is in the manifest, and its bucket; 24 bytes a sample in memory.
 
     Args:
         root: of the bucketed dataset.

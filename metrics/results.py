@@ -31,6 +31,8 @@ ROWS = {
 }
 # What reports of one table have to agree in.
 SAME = ("weights_md5", "steps", "tries", "seed", "guidance", "restored", "precision")
+# Of fewer designs a bootstrap interval is their smallest and largest figure, or near it: none is shown.
+FEWEST = 5
 FIGURES = {"alpha_iou": "alpha soft IoU, higher is better", "cost": "cost, lower is better"}
 
 
@@ -111,9 +113,16 @@ def table(columns: Sequence[Column], key: str) -> Iterator[str]:
     yield "|---|" + "---|" * len(columns)
     for row, words in ROWS.items():
         if any(row in column.rows for column in columns):
-            cells = (column.rows.get(row, {}).get(key) for column in columns)
-            shown = ("–" if cell is None else "{:.3f} ({:.3f} to {:.3f})".format(*cell) for cell in cells)
+            shown = (_cell(column, column.rows.get(row, {}).get(key)) for column in columns)
             yield f"| {words} | " + " | ".join(shown) + " |"
+
+
+def _cell(column: Column, figure: tuple[float, float, float] | None) -> str:
+    """A mean with its interval, without one where designs are few, or a dash."""
+    if figure is None:
+        return "–"
+    mean, low, high = figure
+    return f"{mean:.3f}" if column.count < FEWEST else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def edits(report: Mapping[str, Any]) -> Iterator[str]:

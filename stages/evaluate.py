@@ -168,7 +168,7 @@ def setting_of(
     told = settings.captions == "told"
     use = use_of(model, settings, told)
     rows = {name: use_of(baselines[name], how, told) for name, how in of_baselines(settings).items()}
-    if settings.captions == "both" and model.encoder is not None:
+    if any(TOLD in sample.levels for sample in measured):
         rows[TOLD] = use_of(model, settings, told=True)
     return {
         "samples": len(measured),

@@ -44,7 +44,8 @@ class Decomposed:
         ceiling: the true layers through the VAE, restored likewise.
         through_vae: the true layers, encoded and decoded.
         seconds: wall time of the model for this picture, its share of a batch.
-        beside: layers of other models, by their names, and of this one told the caption and as predicted.
+        beside: layers of other models, by their names, and of this one told the caption, if there is one, and as
+            predicted.
     """
 
     sample: EvaluationSample
@@ -132,7 +133,7 @@ def decompose(
     beside = {
         name: predicted_layers(other, samples, settings.of_baseline(name), told) for name, other in baselines.items()
     }
-    if settings.captions == "both" and model.encoder is not None:
+    if settings.captions == "both" and model.encoder is not None and any(sample.caption for sample in samples):
         beside[TOLD] = predicted_layers(model, samples, settings, told=True)
     found = []
     for number, sample in enumerate(samples):
@@ -140,7 +141,11 @@ def decompose(
         shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in sample.layers])
         coded = list(to_image(model.reconstruct(shown)))
         as_predicted = at_scored_size(stacks[number], size)
-        others = {name: as_shown(row[number], sample, settings) for name, row in beside.items()}
+        others = {
+            name: as_shown(row[number], sample, settings)
+            for name, row in beside.items()
+            if name != TOLD or sample.caption
+        }
         if settings.restore:
             others[AS_PREDICTED] = as_predicted
         found.append(

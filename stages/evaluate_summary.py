@@ -14,17 +14,24 @@ from metrics.literature import decomposition_rows
 from metrics.rgba_scores import mean_metrics
 from metrics.stack_scores import MergeLevel, aggregate, level_entry
 from stages.evaluate_samples import Measured
-from training.params import CEILING, MODEL, NOTHING
+from training.params import CEILING, MODEL, NOTHING, TOLD
 
 CURVES = ("rgb_l1", "alpha_iou", "cost")
 HERE = "this evaluation"
 
 
 def rows_of(measured: Sequence[Measured], max_merges: int) -> dict[str, list[list[MergeLevel]]]:
-    """Levels of every sample for each row; what another folder has no prediction of counts as worst."""
+    """Levels of every sample for each row.
+
+    What another folder has no prediction of counts as worst. A sample without a caption is, for the row that is told
+    captions, what the model made of it untold.
+    """
     names = [MODEL, NOTHING, CEILING, *_others(measured)]
     worst = [MergeLevel(merges, 1.0, 0.0, 1.0, 0, ()) for merges in range(max_merges + 1)]
-    return {name: [sample.levels.get(name, worst) for sample in measured] for name in names}
+    return {
+        name: [sample.levels.get(name, sample.levels[MODEL] if name == TOLD else worst) for sample in measured]
+        for name in names
+    }
 
 
 def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merges: int) -> dict[str, Any]:
@@ -115,7 +122,8 @@ def differences(
 
 
 def _others(measured: Sequence[Measured]) -> list[str]:
-    return sorted((measured[0].levels.keys() | measured[0].missing.keys()) - {MODEL, NOTHING, CEILING})
+    names = set().union(*(sample.levels.keys() | sample.missing.keys() for sample in measured))
+    return sorted(names - {MODEL, NOTHING, CEILING})
 
 
 def _grouped(entries: Iterable[tuple[str, Any]], counted: str = "samples") -> dict[str, dict[str, float]]:

@@ -1,5 +1,8 @@
 """How evaluate uses each of its models: steps, guidance, precision, where weights wait; and where figures are made."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +15,12 @@ from metrics.perceptual import Perceptual
 from stages.evaluate import open_models, setting_of
 from stages.evaluate_samples import compared, decompose, evaluated
 from stages.evaluate_sets import NamedSet
+from stages.evaluate_summary import summarise
 from tests.networks import save_tiny
 from tests.stages.workspace import SMOKE
 from training import latents
 from training.decomposer import Decomposer, GuidanceError
-from training.params import TOLD, parse_params
+from training.params import MODEL, TOLD, parse_params
 from training.picture_layers import NAME
 
 CPU = torch.device("cpu")
@@ -93,6 +97,29 @@ def test_guidance_is_of_rows_that_are_told(reader, mute, samples):
     assert not equal(told, plain(reader, samples, captions, steps=2))
 
 
+def test_what_has_no_caption_has_no_row_of_one_told(reader, samples):
+    settings = settings_of(model=reader, captions="both")
+    model, baselines = open_models(settings, CPU)
+    silent = [dataclasses.replace(sample, caption="") for sample in samples]
+    lpips = Perceptual()
+
+    def report(batch):
+        measured = list(evaluated(model, iter([batch]), {}, lpips, settings))
+        one = NamedSet("set", SimpleNamespace(description="", skipped={}), 20)
+        setting = setting_of(one, measured, model, settings, baselines, {})
+        return measured, summarise(measured, setting, settings.max_merges)
+
+    _, none = report(silent)
+    assert none["decomposition"].keys() == none["difference"].keys() | {MODEL} and TOLD not in none["decomposition"]
+    assert none["setting"]["rows"] == {}
+    # Where some have one, the others count as they are untold: there is nothing to tell.
+    measured, some = report([silent[0], samples[1]])
+    assert [TOLD in sample.levels for sample in measured] == [False, True]
+    expected = (measured[0].levels[MODEL][0].cost + measured[1].levels[TOLD][0].cost) / 2
+    assert some["decomposition"][TOLD][0]["cost"] == pytest.approx(expected)
+    assert some["setting"]["rows"] == {TOLD: {"text": "minilm"}}
+
+
 @pytest.mark.parametrize("offload", ["models", "blocks"])
 def test_where_weights_wait_changes_no_layer(reader, other, samples, offload):
     def layers(**block):
@@ -134,7 +161,8 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     def setting(**block):
         settings = settings_of(model=reader, **block)
         model, baselines = open_models(settings, CPU)
-        return setting_of(NamedSet("", Pictures(), 20), [], model, settings, baselines, {reader: "abc"})
+        measured = [SimpleNamespace(levels={MODEL: [], TOLD: []} if settings.captions == "both" else {}, bucket="64x64")]
+        return setting_of(NamedSet("", Pictures(), 20), measured, model, settings, baselines, {reader: "abc"})
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
     found = setting(baselines={"released": released, "mute": mute, "same": reader})

@@ -16,6 +16,7 @@ from models.tiny_release import write_release
 from tests.stages.imports import ROOT
 from tests.stages.workspace import commit, dvc, make_clone, run_together
 from training.params import flatten, load_params
+from training.progress import THE_START
 
 RELEASE = "models/weights/tiny_release"
 SHARDED = (2, "tests.training.fsdp_on_cpu")
@@ -113,7 +114,10 @@ def test_refine_goes_on_with_the_adapters_of_stage_three(rehearsed):
     root, _ = rehearsed
     adapters = [load_file(root / "models" / "weights" / stage / LORA_FILE) for stage in ("decompose", "refine")]
     assert adapters[0].keys() == adapters[1].keys()
-    assert any(not torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
+    # Adapters begun anew would be as far away as weights are large. Whether a step of so few samples is better than the
+    # start, which is kept if not, hangs on how a CPU rounds.
+    change = max(float((adapters[0][name] - adapters[1][name]).abs().max()) for name in adapters[0])
+    assert (change == 0.0) == (report(root, "refine").get("kept") == THE_START) and change < 1e-3
     assert adapted_base(root / "models/weights/refine", 2, 2.0) == RELEASE
     # On the release, they are the merged network.
     pipeline = QwenImageLayeredPipeline.from_pretrained(root / RELEASE, torch_dtype=torch.float32)
