@@ -6,6 +6,8 @@ and studies start stages, and in the tests of servers and pages.
 """
 
 import atexit
+import contextlib
+import json
 import multiprocessing
 import os
 import runpy
@@ -13,8 +15,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import wait
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 
 LIBRARIES = [
@@ -34,15 +39,71 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(LIBRARIES)
 
 
-def _become(command: list[str], folder: str, environment: dict[str, str], outputs: list[str]) -> None:
-    """Be an interpreter that was started with ``-m MODULE ARGUMENT...``."""
-    for descriptor, path in enumerate([os.devnull, *outputs]):
-        os.dup2(os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_APPEND), descriptor)
+# What stands in PATH for a program: it sends what it was started with to the test's process, and ends as the fork ends.
+STAND_IN = """#!{python} -IS
+import json, os, signal, socket, sys
+arguments = [*{before!r}, *sys.argv[1:]]
+modules = [word for word in arguments if word != "-P"]
+if modules[:1] != ["-m"] or not modules[1].startswith(("stages.", "accelerate.")):
+    os.execv({python!r}, [{python!r}, *arguments])
+asked = json.dumps([modules[1:], os.getcwd(), dict(os.environ), "-P" not in arguments]).encode()
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [len(asked).to_bytes(4, "big")], [0, 1, 2])
+    server.sendall(asked)
+    code = int(server.recv(16) or 1)
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+PROGRAMS = {"python": [], "accelerate": ["-m", "accelerate.commands.accelerate_cli"]}
+
+
+class _Open:
+    """A file that is open here, to be open in a process that is started."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self):
+        return _detached, (DupFd(self.descriptor),)
+
+
+def _detached(sent) -> int:
+    return sent.detach()
+
+
+def _become(
+    command: list[str], folder: str, environment: dict[str, str], files: list[int | str], here: bool = False
+) -> None:
+    """Be an interpreter that was started with ``-m MODULE ARGUMENT...``.
+
+    Args:
+        command: module and arguments.
+        folder: to run in.
+        environment: all of it.
+        files: standard input, output and error: descriptors, or paths.
+        here: whether modules are looked for in the folder first, and in this checkout not at all, as by an interpreter
+            that is started there without -P.
+    """
+    for descriptor, file in enumerate(files):
+        if isinstance(file, str):
+            file = os.open(file, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, descriptor)
+    # A process of a fork server starts its own by a fork server; an interpreter that was just started does not.
+    multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if here:
+        checkout = str(Path(__file__).resolve().parents[1])
+        sys.path[:] = [folder, *(path for path in sys.path if path not in ("", checkout, os.path.join(checkout, "tests")))]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = command
+    if not command[0].startswith("stages."):
+        # What it starts is started as it was.
+        sys.executable = environment["PATH"].split(os.pathsep)[0] + "/python"
     try:
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     finally:
@@ -85,7 +146,7 @@ def run_forked(
         outputs = [Path(out, name) for name in ("stdout", "stderr")]
         for path in outputs:
             path.touch()
-        own = [(command, str(folder), values, [*map(str, outputs)]) for values in environments]
+        own = [(command, str(folder), values, [os.devnull, *map(str, outputs)]) for values in environments]
         processes = [_server.Process(target=_become, args=arguments) for arguments in own]
         for process in processes:
             process.start()
@@ -102,3 +163,53 @@ def run_forked(
             raise subprocess.TimeoutExpired(command, timeout)
         texts = [path.read_text() for path in outputs]
         return subprocess.CompletedProcess(command, code, *texts)
+
+
+@contextlib.contextmanager
+def forking_programs() -> Iterator[Path]:
+    """A folder for the beginning of PATH, whose ``python`` and ``accelerate`` fork stages instead of starting them.
+
+    For stages that another program starts, DVC or a launcher. Of ``python`` all but stages is started as ever.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        address = f"{folder}/socket"
+        server.bind(address)
+        server.listen()
+        for name, before in PROGRAMS.items():
+            path = Path(folder, name)
+            path.write_text(STAND_IN.format(python=sys.executable, before=before, address=address))
+            path.chmod(0o755)
+        threading.Thread(target=_serve, args=(server,), daemon=True).start()
+        yield Path(folder)
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _serve(server: socket.socket) -> None:
+    """Answer stand-ins, each in a thread, until the socket is shut."""
+    while True:
+        try:
+            client, _ = server.accept()
+        except OSError:
+            return
+        threading.Thread(target=_answer, args=(client,), daemon=True).start()
+
+
+def _answer(client: socket.socket) -> None:
+    """Fork what a stand-in was started as, and tell it the exit code; if it is killed, so is the fork."""
+    with client:
+        size, descriptors, _, _ = socket.recv_fds(client, 4, 3)
+        asked = b""
+        while len(asked) < int.from_bytes(size, "big"):
+            asked += client.recv(1 << 16)
+        command, folder, environment, here = json.loads(asked)
+        process = _server.Process(
+            target=_become, args=(command, folder, environment, [_Open(d) for d in descriptors], here)
+        )
+        process.start()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if client in wait([process.sentinel, client]):
+            process.kill()
+        process.join()
+        with contextlib.suppress(OSError):
+            client.sendall(str(process.exitcode).encode())

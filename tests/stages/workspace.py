@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.forked import run_forked
+from tests.forked import forking_programs, run_forked
 from tests.stages.imports import ROOT
 
 TIMEOUT = 500  # seconds
@@ -133,9 +133,20 @@ def make_clone(root: Path) -> Path:
     return root
 
 
-def dvc(root: Path, *arguments: str) -> str:
-    """What DVC says, run as in a user's shell: itself sets DVC_ROOT for stages, and the clone's own code runs."""
-    return run([*DVC, *arguments], root, PYTHONPATH=None, DVC_ROOT=None).stdout
+def dvc(root: Path, *arguments: str, forked: bool = False) -> str:
+    """What DVC says, run as in a user's shell: itself sets DVC_ROOT for stages, and the clone's own code runs.
+
+    Args:
+        root: the clone.
+        arguments: of DVC.
+        forked: whether the stages it starts are forked, see :mod:`tests.forked`.
+    """
+    more: dict[str, str | None] = {"PYTHONPATH": None, "DVC_ROOT": None}
+    if not forked:
+        return run([*DVC, *arguments], root, **more).stdout
+    with forking_programs() as programs:
+        more["PATH"] = f"{programs}{os.pathsep}{environment(root)['PATH']}"
+        return run([*DVC, *arguments], root, **more).stdout
 
 
 def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
