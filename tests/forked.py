@@ -98,7 +98,7 @@ def _become(
     os.chdir(folder)
     if here:
         checkout = str(Path(__file__).resolve().parents[1])
-        sys.path[:] = [folder, *(path for path in sys.path if path not in ("", checkout, os.path.join(checkout, "tests")))]
+        sys.path[:] = [folder, *(path for path in sys.path if path not in ("", checkout))]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = command
     if not command[0].startswith("stages."):
