@@ -1,12 +1,14 @@
 """Programs of the project in processes that have imported their libraries: they start in a moment, not in ten seconds.
 
 A server process (multiprocessing's) imports the libraries once and forks for every program, whose environment, folder,
-arguments and outputs are its own. What a user starts, an interpreter with nothing in it, is tested where DVC, torchrun
-and studies start stages, and in the tests of servers and pages.
+arguments and outputs are its own. Stages that DVC, a launcher or a study start are forked too, by programs that stand
+in PATH for ``python`` and ``accelerate``. What a user starts, an interpreter with nothing in it, is tested by the
+documented commands (``make repro``, ``make tune``), under torchrun, and in the tests of servers and pages.
 """
 
 import atexit
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -17,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -165,32 +166,30 @@ def run_forked(
         return subprocess.CompletedProcess(command, code, *texts)
 
 
-@contextlib.contextmanager
-def forking_programs() -> Iterator[Path]:
+@functools.cache
+def forking_programs() -> Path:
     """A folder for the beginning of PATH, whose ``python`` and ``accelerate`` fork stages instead of starting them.
 
-    For stages that another program starts, DVC or a launcher. Of ``python`` all but stages is started as ever.
+    For stages that another program starts: DVC, a launcher, a study. Of ``python`` all but stages is started as ever.
     """
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
-        address = f"{folder}/socket"
-        server.bind(address)
-        server.listen()
-        for name, before in PROGRAMS.items():
-            path = Path(folder, name)
-            path.write_text(STAND_IN.format(python=sys.executable, before=before, address=address))
-            path.chmod(0o755)
-        threading.Thread(target=_serve, args=(server,), daemon=True).start()
-        yield Path(folder)
-        server.shutdown(socket.SHUT_RDWR)
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    server = socket.socket(socket.AF_UNIX)
+    address = f"{folder.name}/socket"
+    server.bind(address)
+    server.listen()
+    for name, before in PROGRAMS.items():
+        path = Path(folder.name, name)
+        path.write_text(STAND_IN.format(python=sys.executable, before=before, address=address))
+        path.chmod(0o755)
+    threading.Thread(target=_serve, args=(server,), daemon=True).start()
+    return Path(folder.name)
 
 
 def _serve(server: socket.socket) -> None:
-    """Answer stand-ins, each in a thread, until the socket is shut."""
+    """Answer stand-ins, each in a thread."""
     while True:
-        try:
-            client, _ = server.accept()
-        except OSError:
-            return
+        client, _ = server.accept()
         threading.Thread(target=_answer, args=(client,), daemon=True).start()
 
 

@@ -81,7 +81,7 @@ def rehearsed(tmp_path_factory) -> tuple[Path, float]:
     write_release(root / RELEASE)
     commit(root, "rehearsal")
     start = time.perf_counter()
-    dvc(root, "repro", forked=True)
+    dvc(root, "repro")
     return root, time.perf_counter() - start
 
 

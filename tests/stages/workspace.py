@@ -63,10 +63,11 @@ SMALLER = {
 def environment(root: Path, **more: str | None) -> dict[str, str]:
     """Environment in which ``root`` is the project: its mlruns/ and .checkpoints/ are used, nothing of ours.
 
-    A value of ``None`` takes a variable away.
+    A value of ``None`` takes a variable away. Stages that are started by what PATH finds are forked, see
+    :mod:`tests.forked`.
     """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "QIL_"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    path = os.pathsep.join([str(forking_programs()), str(Path(sys.executable).parent), env["PATH"]])
     ours = {"PATH": path, "DVC_ROOT": str(root), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     return {key: value for key, value in (env | ours | more).items() if value is not None}
 
@@ -133,20 +134,9 @@ def make_clone(root: Path) -> Path:
     return root
 
 
-def dvc(root: Path, *arguments: str, forked: bool = False) -> str:
-    """What DVC says, run as in a user's shell: itself sets DVC_ROOT for stages, and the clone's own code runs.
-
-    Args:
-        root: the clone.
-        arguments: of DVC.
-        forked: whether the stages it starts are forked, see :mod:`tests.forked`.
-    """
-    more: dict[str, str | None] = {"PYTHONPATH": None, "DVC_ROOT": None}
-    if not forked:
-        return run([*DVC, *arguments], root, **more).stdout
-    with forking_programs() as programs:
-        more["PATH"] = f"{programs}{os.pathsep}{environment(root)['PATH']}"
-        return run([*DVC, *arguments], root, **more).stdout
+def dvc(root: Path, *arguments: str) -> str:
+    """What DVC says, run as in a user's shell: itself sets DVC_ROOT for stages, and the clone's own code runs."""
+    return run([*DVC, *arguments], root, PYTHONPATH=None, DVC_ROOT=None).stdout
 
 
 def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
