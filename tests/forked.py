@@ -78,10 +78,10 @@ def _detached(sent) -> int:
 def _become(
     command: list[str], folder: str, environment: dict[str, str], files: list[int | str], here: bool = False
 ) -> None:
-    """Be an interpreter that was started with ``-m MODULE ARGUMENT...``.
+    """Be an interpreter that was started with ``-m MODULE ARGUMENT...`` or ``-c PROGRAM``.
 
     Args:
-        command: module and arguments.
+        command: module and arguments, or ``-c`` and a program.
         folder: to run in.
         environment: all of it.
         files: standard input, output and error: descriptors, or paths.
@@ -102,11 +102,14 @@ def _become(
         sys.path[:] = [folder, *(path for path in sys.path if path not in ("", checkout))]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = command
-    if not command[0].startswith("stages."):
+    if command[0].startswith("accelerate."):
         # What it starts is started as it was.
         sys.executable = environment["PATH"].split(os.pathsep)[0] + "/python"
     try:
-        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        if command[0] == "-c":
+            exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()
 
@@ -120,10 +123,10 @@ def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
 def run_forked(
     command: list[str], folder: Path, environment: dict[str, str], timeout: float, ranks: int = 0
 ) -> subprocess.CompletedProcess:
-    """Run a module and its arguments, what follows ``python -m`` on a command line.
+    """Run a module and its arguments, what follows ``python -m`` on a command line, or a program after ``-c``.
 
     Args:
-        command: module and arguments.
+        command: module and arguments, or ``-c`` and a program.
         folder: to run in.
         environment: all of it.
         timeout: seconds until a process is killed.

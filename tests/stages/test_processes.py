@@ -1,4 +1,4 @@
-"""The same stage module under torchrun: one MLflow run, one set of weights, the gradients of the joint batch."""
+"""The same stage module in two processes: one MLflow run, one set of weights, the gradients of the joint batch."""
 
 import sys
 from pathlib import Path
@@ -52,14 +52,12 @@ def test_two_killed_processes_go_on_bit_equal_in_mid_epoch(bucketed_root, tmp_pa
     run([sys.executable, "-m", "stages.train_vae"], roots[0])
     (roots[1] / "models").mkdir()
     (roots[1] / "models" / "weights").symlink_to(roots[0] / "models" / "weights")
-    launch = [TORCHRUN, "--standalone", "--nproc-per-node", "2"]
     weights = "models/weights/decompose/transformer/diffusion_pytorch_model.safetensors"
-    run([*launch, "-m", "stages.train_decompose"], roots[0], OMP_NUM_THREADS="1")
+    run_together(2, "stages.train_decompose", root=roots[0])
     expected = load_file(roots[0] / weights)
-    (tmp_path / "killed.py").write_text(killed_at(5, "train_decompose"))
-    killed = run([*launch, str(tmp_path / "killed.py")], roots[1], check=False, OMP_NUM_THREADS="1")
+    killed = run_together(2, "-c", killed_at(5, "train_decompose"), root=roots[1], check=False)
     assert killed.returncode != 0 and (roots[1] / ".checkpoints" / "train_decompose").is_dir(), killed.stderr
-    resumed = run([*launch, "-m", "stages.train_decompose"], roots[1], OMP_NUM_THREADS="1")
+    resumed = run_together(2, "stages.train_decompose", root=roots[1])
     assert "going on from step 4 of 6" in resumed.stdout
     found = load_file(roots[1] / weights)
     assert all((expected[name] == found[name]).all() for name in expected)

@@ -142,10 +142,13 @@ def dvc(root: Path, *arguments: str) -> str:
 def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
     """Run a command in a workspace; the output is in the error if it fails.
 
-    A stage of the checkout is run by :mod:`tests.forked`, anything else as it would be by a user.
+    A stage of the checkout, and a program after ``-P -c``, is run by :mod:`tests.forked`, anything else as it would be
+    by a user.
     """
     env, module = environment(root, **more), [part for part in command[1:] if part not in ("-P", "-m")]
-    if command[0] == sys.executable and module[0].startswith("stages."):
+    if command[0] == sys.executable and (
+        module[0].startswith(("stages.", "training.")) or command[1:3] == ["-P", "-c"]
+    ):
         result = run_forked(module, root, env, TIMEOUT)
     else:
         result = subprocess.run(
@@ -157,7 +160,7 @@ def run(command: list[str], root: Path, *, check: bool = True, **more: str | Non
 def run_together(
     ranks: int, module: str, *arguments: str, root: Path, check: bool = True
 ) -> subprocess.CompletedProcess:
-    """Run a module of the checkout in processes that work together, as torchrun would start them."""
+    """Run a module of the checkout, or a program after ``-c``, in processes that work together, as under torchrun."""
     env = environment(root, OMP_NUM_THREADS="1")
     result = run_forked([module, *arguments], root, env, TIMEOUT, ranks)
     return _checked(result, [module, *arguments]) if check else result
