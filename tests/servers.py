@@ -22,6 +22,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+# What it runs for language models takes a third of its start.
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
 class Server:
     """``mlflow server`` with a database and a folder of artifacts of its own."""
 
@@ -38,8 +42,9 @@ class Server:
         with (self.root / "log.txt").open("a") as log:
             # A session of its own: killed, it takes its workers with it.
             self.process = subprocess.Popen(
-                command, cwd=self.root, env=environment(self.root), stdout=log, stderr=log, start_new_session=True
-            )
+                command, cwd=self.root, env=environment(self.root, **NO_JOBS), stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
         for _ in range(240):
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=1).read()
