@@ -26,6 +26,9 @@ from layers.prepare import plain
 from layers.sources.source import Source
 from layers.storage import read_picture
 
+# What LPIPS with the AlexNet trunk takes, whose three poolings leave nothing of less.
+SMALLEST_SIDE = 31
+
 
 @dataclass(frozen=True)
 class EvaluationSample:
@@ -62,8 +65,11 @@ class EvaluationSet(ABC):
 
     Attributes:
         description: names the set in a report.
+        counted: says how many layers the network is asked for.
         skipped: reason of each sample that could not be had, by its id; filled by :meth:`batches`, complete at its end.
     """
+
+    counted: str
 
     def __init__(self, description: str) -> None:
         self.description = description
@@ -93,14 +99,17 @@ class BucketedSplit(EvaluationSet):
         root: the bucketed dataset.
         split: ``train``, ``val`` or ``test``.
         limits: bounds of the size the network is shown.
+        max_layers: the network is never asked for more.
 
     Raises:
         DatasetError: if there is no such dataset or the split is empty.
     """
 
-    def __init__(self, root: str | Path, split: str, limits: BucketLimits) -> None:
+    counted = "as many as the sample has"
+
+    def __init__(self, root: str | Path, split: str, limits: BucketLimits, max_layers: int) -> None:
         super().__init__(f"{root}, split {split}")
-        self._dataset, self._limits = StackDataset(root, split), limits
+        self._dataset, self._limits, self._max_layers = StackDataset(root, split), limits, max_layers
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -141,7 +150,8 @@ class BucketedSplit(EvaluationSet):
         except PictureError as error:
             raise SampleError(str(error)) from None
         words = record.sample_id, record.caption
-        return EvaluationSample(*words, layers, record.kinds, picture, size, layers_asked, record.stratum)
+        asked = min(layers_asked, self._max_layers)
+        return EvaluationSample(*words, layers, record.kinds, picture, size, asked, record.stratum)
 
 
 class SourceDesigns(EvaluationSet):
@@ -158,6 +168,8 @@ class SourceDesigns(EvaluationSet):
         description: see :class:`EvaluationSet`.
         long_side: pixels that the long side of a larger design is reduced to; ``None`` leaves its size.
     """
+
+    counted = "as many as the sample has, counted as the protocol groups them"
 
     def __init__(
         self,
@@ -205,6 +217,10 @@ class SourceDesigns(EvaluationSet):
             model_size = stretched_size(size, self._limits)
         except NoBucketError as error:
             raise SampleError(str(error)) from None
+        if min(size) < SMALLEST_SIDE:
+            raise SampleError(
+                f"{size[1]}x{size[0]} pixels are too few to be scored: LPIPS takes sides of at least {SMALLEST_SIDE}"
+            )
         layers = [shown_to_model(layer.image, size) for layer in design.layers]
         if not any(layer[..., 3].any() for layer in layers):
             raise SampleError("every layer is empty")
@@ -224,10 +240,14 @@ class SourceDesigns(EvaluationSet):
 
 
 def reduced(canvas: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """(height, width) of a canvas whose long side is at most ``long_side`` pixels, at its aspect."""
+    """(height, width) of a canvas whose long side is at most ``long_side`` pixels, at its aspect.
+
+    A banner is left so large that its short side can be scored.
+    """
     if long_side is None or max(canvas) <= long_side:
         return canvas
-    height, width = (max(1, round(side * long_side / max(canvas))) for side in canvas)
+    factor = max(long_side / max(canvas), min(1.0, SMALLEST_SIDE / min(canvas)))
+    height, width = (max(1, round(side * factor)) for side in canvas)
     return height, width
 
 

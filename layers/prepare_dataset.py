@@ -45,6 +45,7 @@ class Summary:
         change: the largest change, in 8-bit levels, that cleaning and grouping made to a flat picture.
         noted: count of samples by note.
         reused: samples that needed no work.
+        split_pixels: by digest of a sample's layers, the splits that have such a sample.
     """
 
     samples: Counter = field(default_factory=Counter)
@@ -58,6 +59,12 @@ class Summary:
     change: float = 0.0
     noted: Counter = field(default_factory=Counter)
     reused: int = 0
+    split_pixels: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    @property
+    def shared(self) -> int:
+        """Different designs that are in more than one split, under different ids."""
+        return sum(len(splits) > 1 for splits in self.split_pixels.values())
 
     @property
     def dropped(self) -> int:
@@ -70,6 +77,7 @@ class Summary:
             self.reasons[kind_of_reason(record["reason"])] += 1
             return
         self.samples[record["split"]] += 1
+        self.split_pixels[record["pixels"]].add(record["split"])
         bucket = self.buckets[record["split"], record["height"], record["width"], len(record["layers"])]
         for index, value in enumerate((1, record["crop_share"], record["scale"])):
             bucket[index] += value

@@ -24,10 +24,10 @@ def assign_splits(
 ) -> dict[str, str]:
     """Assign samples to ``train``, ``val`` and ``test``.
 
-    A sample is for validation if its key's hash falls below ``val_share``, for the test if it falls into the band of
-    ``test_share`` above: a property of the sample alone, so it never changes sides when the dataset grows, shrinks or
-    is listed in another order, and a ``test_share`` takes from the training samples only. Counts leave samples out,
-    those that hash highest first.
+    A sample is for validation if its key's hash falls into the lowest ``val_share``, for the test if into the highest
+    ``test_share``: a property of the sample alone, so it never changes sides when the dataset grows, shrinks or is
+    listed in another order, and either share takes from the training samples only. Counts leave samples out, those
+    next to the training samples first.
 
     Args:
         samples: (id, split key) pairs; samples of one key share a side.
@@ -46,7 +46,7 @@ def assign_splits(
     """
     samples, named = list(samples), named or {}
     of_key = _named_keys(dict(samples), named)
-    bands = {"val": (0.0, val_share), "test": (val_share, val_share + test_share)}
+    bands = {"val": (0.0, val_share), "test": (1.0 - test_share, 1.0)}
     hashed = {split: band for split, band in bands.items() if split not in named}
     sides: dict[str, list[tuple[float, str]]] = {split: [] for split in SPLITS}
     for name, key in samples:
@@ -54,7 +54,8 @@ def assign_splits(
         by_hash = next((split for split, (low, high) in hashed.items() if low <= place < high), "train")
         sides[of_key.get(key, by_hash)].append((place, name))
     counts = counts or {}
-    return {name: side for side in reversed(SPLITS) for _, name in sorted(sides[side])[: counts.get(side)]}
+    ordered = {side: sorted(found, reverse=side == "test") for side, found in sides.items()}
+    return {name: side for side in reversed(SPLITS) for _, name in ordered[side][: counts.get(side)]}
 
 
 def _named_keys(keys: Mapping[str, str], named: Mapping[str, Iterable[str]]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,14 +32,21 @@ from metrics.stack_scores import MAX_MERGES, MergeLevel, aggregate, level_entry,
 MIN_FILES = 2  # the reference's command line skips samples with fewer layers on either side
 
 
+def _by_number(path: Path) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.stem)]
+
+
 def read_stack(folder: Path) -> list[np.ndarray]:
-    """Read ``*.png`` of a folder, sorted by name from bottom to top, as ``(H, W, 4)`` uint8 with straight alpha.
+    """Read ``*.png`` of a folder as ``(H, W, 4)`` uint8 with straight alpha.
+
+    Files are sorted by name from bottom to top, numbers in names by their value: ``layer_2`` is below ``layer_10``.
+    The reference sorts by characters, which is the same where numbers have as many digits.
 
     Raises:
         ValueError: if a file cannot be read as a picture; names the file.
     """
     layers = []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(folder.glob("*.png"), key=_by_number):
         try:
             with Image.open(path) as picture:
                 layers.append(np.asarray(picture.convert("RGBA")))

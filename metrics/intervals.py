@@ -9,6 +9,8 @@ from scipy.stats import bootstrap
 
 LEVEL = 0.95
 RESAMPLES = 2000
+# Of fewer values the interval is their least and largest, or near it, and says too little.
+FEWEST = 5
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:

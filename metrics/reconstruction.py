@@ -137,6 +137,9 @@ def _score(groups: dict[str, list[Path]], images: Path, vae: RGBAVAE, tools: tup
         if sentence := left_out(name, len(paths), table.get(name, {}).get("pictures", 0)):
             sentences[name] = sentence
     bar.close()
+    for link in sorted(path for path in images.rglob("*") if path.is_symlink() and path.is_dir()):
+        name = link.relative_to(images).as_posix()
+        sentences[name] = f"{name}: a link to a folder is not followed, and is no group"
     if everything is None:
         raise ValueError(
             f"--images: none of {len(skipped)} pictures can be scored; the first: {next(iter(skipped.values()))}"
@@ -237,6 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unweighted mean of {len(report['groups'])} groups: {_listed(report['mean_over_groups'])}")
     for sentence in report["left_out"].values():
         print(sentence)
+    for name, reason in report["skipped"].items():
+        print(f"skipped: {name}: {reason}", file=sys.stderr)
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layers.errors import UserError
+from metrics.intervals import FEWEST
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "metrics" / "reports"
@@ -30,9 +31,7 @@ ROWS = {
     "true_layers_through_vae": "true layers through the VAE",
 }
 # What reports of one table have to agree in.
-SAME = ("weights_md5", "steps", "tries", "seed", "guidance", "restored", "precision")
-# Of fewer designs a bootstrap interval is their smallest and largest figure, or near it: none is shown.
-FEWEST = 5
+SAME = ("model", "weights_md5", "text", "steps", "sampling_shift", "tries", "seed", "guidance", "restored", "precision")
 FIGURES = {"alpha_iou": "alpha soft IoU, higher is better", "cost": "cost, lower is better"}
 
 
@@ -66,11 +65,15 @@ def columns_of(report: Mapping[str, Any], name: str) -> Iterator[Column]:
             row: {key: (figures[key]["mean"], figures[key]["low"], figures[key]["high"]) for key in FIGURES}
             for row, figures in part["rows"].items()
         }
-        yield Column(stratum.replace("_", " "), part["samples"], rows)
+        # Another's word: no line break, and no end of a cell.
+        heading = " ".join(stratum.replace("_", " ").split()).replace("|", "\\|")
+        yield Column(heading, part["samples"], rows)
 
 
 def read_columns(folder: Path) -> list[Column]:
     """Columns of all reports of a folder, the pipeline's own first.
+
+    A report of another model, or of one that was used otherwise, is left out, and standard error says so.
 
     Raises:
         ResultsError: if the pipeline's own is missing.
@@ -82,14 +85,23 @@ def read_columns(folder: Path) -> list[Column]:
     found = list(columns_of(report, f"{report['setting']['split']} split"))
     for path in sorted(folder.glob("evaluate_*.json")):
         other, name = read_report(path), path.stem.removeprefix("evaluate_")
-        for key in SAME:
-            if (theirs := other["setting"].get(key)) != (ours := report["setting"].get(key)):
-                raise ResultsError(
-                    f"{path}: {key} is {theirs!r}, that of {own.name} is {ours!r}; score the dataset again with "
-                    f"python -m stages.evaluate --dataset {name}=DIR, or delete the report"
-                )
+        if said := _difference(other["setting"], report["setting"]):
+            print(
+                f"{path.name} is left out: {said} in {own.name}; for a column, score the dataset with the model of the "
+                f"pipeline: python -m stages.evaluate --dataset {name}=DIR",
+                file=sys.stderr,
+            )
+            continue
         found += [column._replace(heading=f"{name}: {column.heading}") for column in columns_of(other, "")]
     return found
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first thing that two reports do not agree in; empty if there is none."""
+    pairs = {key: (theirs.get(key), ours.get(key)) for key in SAME}
+    rows = [setting.get("rows", {}) for setting in (theirs, ours)]
+    pairs |= {row: tuple(entry[row] for entry in rows) for row in ROWS if all(row in entry for entry in rows)}
+    return next((f"{key} is {left!r}, {right!r}" for key, (left, right) in pairs.items() if left != right), "")
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -139,7 +151,8 @@ def sentences(report: Mapping[str, Any]) -> Iterator[str]:
     """What training has changed, on the pipeline's own split."""
     count = report["setting"]["samples"]
     better = round(report["better_than_nothing"] * count)
-    yield f"On {better} of the {count} designs of the test split the model's cost is below that of the input alone."
+    split = report["setting"]["split"]
+    yield f"On {better} of the {count} designs of the {split} split the model's cost is below that of the input alone."
     if "pretrained" in report["difference"]:
         parts = (
             f"{words} {entry['mean']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
@@ -150,13 +163,20 @@ def sentences(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def lines(folder: Path = REPORTS) -> list[str]:
-    """The generated part of the README, markers included."""
-    columns = read_columns(folder)
-    report = read_report(folder / "evaluate.json")
+    """The generated part of the README, markers included.
+
+    Raises:
+        ResultsError: if a report is missing or incomplete.
+    """
     found = [BEGIN]
-    for key in FIGURES:
-        found += ["", *table(columns, key)]
-    return [*found, "", *edits(report), "", *sentences(report), "", END]
+    try:
+        columns = read_columns(folder)
+        report = read_report(folder / "evaluate.json")
+        for key in FIGURES:
+            found += ["", *table(columns, key)]
+        return [*found, "", *edits(report), "", *sentences(report), "", END]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{folder}: a report lacks {error}; run stage evaluate again") from None
 
 
 def replaced(text: str, block: Sequence[str]) -> str:
@@ -192,7 +212,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.write:
         readme.write_text(new, encoding="utf-8")
         return 0
-    return int(new != text)
+    if new == text:
+        print(f"{readme.name} holds this table", file=sys.stderr)
+        return 0
+    print(f"{readme.name} holds another table: python -m metrics.results --write", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from stages.app_session import (
 )
 from stages.app_view import canvas, layer_list, note
 from training.decomposer import Decomposer
+from training.param_types import MOST_LAYERS
 from training.picture_layers import Effort, layers_of
-from training.trained_for import MOST_LAYERS
 
 HERE = Path(__file__)
 FORMATS = {

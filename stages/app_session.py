@@ -28,7 +28,7 @@ from layers.edit import (
 )
 from layers.errors import UserError
 from layers.export import ENCODERS
-from training.trained_for import MOST_LAYERS
+from training.param_types import MOST_LAYERS
 
 AUTO = "auto"
 MAX_BYTES = 32 * 2**20  # of an upload
@@ -63,7 +63,7 @@ def layer_choice(said: Any) -> int | None:
     """How many layers are asked for: ``None`` for ``auto``, which leaves the number to the model.
 
     Raises:
-        PageError: if it is neither that nor 1 to :data:`training.trained_for.MOST_LAYERS`.
+        PageError: if it is neither that nor 1 to :data:`training.param_types.MOST_LAYERS`.
     """
     words = str(said).strip().lower()
     if words == AUTO:

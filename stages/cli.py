@@ -41,9 +41,14 @@ def command(
         add_arguments(parser)
     try:
         run(parser.parse_args(argv))
+        sys.stdout.flush()
     except (UserError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who reads, such as head, has enough; else Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last resume point", file=sys.stderr)
         return 130

@@ -29,9 +29,9 @@ from layers.picture_files import find_pictures, read_picture_file
 from stages.cli import command
 from training.decomposer import Decomposer
 from training.offloading import OFFLOADS
+from training.param_types import MOST_LAYERS
 from training.picture_layers import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
 from training.precision import PRECISIONS, weights_dtype
-from training.trained_for import MOST_LAYERS
 
 AUTO = "auto"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model"
@@ -72,8 +72,9 @@ def checked(arguments: argparse.Namespace) -> list[str]:
         DecomposeError: if an argument is out of bounds.
     """
     check_effort(arguments)
-    if not arguments.pictures or arguments.layers is None or arguments.out is None:
-        raise DecomposeError("expected pictures, --layers and --out; without them there is only --plan")
+    given = {"pictures": arguments.pictures, "--layers": arguments.layers, "--out": arguments.out}
+    if missing := [name for name, value in given.items() if not value]:
+        raise DecomposeError(f"got no {' and no '.join(missing)}; expected pictures, --layers and --out, or --plan")
     for name, least in (("batch_size", 1), ("recursive", 0)):
         if getattr(arguments, name) < least:
             raise DecomposeError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, expected more")

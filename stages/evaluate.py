@@ -35,7 +35,7 @@ from metrics.perceptual import Perceptual
 from stages.cli import REPORTS, place, stage_command, write_report, write_table
 from stages.evaluate_panels import panels_of
 from stages.evaluate_samples import Measured, evaluated
-from stages.evaluate_sets import NamedSet, sets_of, with_source
+from stages.evaluate_sets import NamedSet, check_datasets, sets_of, with_source
 from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
 from stages.report_page import Panel, write_page
 from training.decomposer import Decomposer, GuidanceError
@@ -77,6 +77,9 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
     raw = params.model_dump()
     if arguments.model is not None:
         raw["evaluate"]["model"] = str(arguments.model)
+        # A row beside that is the model itself says nothing.
+        baselines = raw["evaluate"]["baselines"]
+        raw["evaluate"]["baselines"] = {name: how for name, how in baselines.items() if how != str(arguments.model)}
     for option in ("other", "baseline"):
         raw["evaluate"][f"{option}s"] |= {name: str(given) for name, given in getattr(arguments, option)}
     return with_source(parse_params(raw, "command line"), arguments)
@@ -132,10 +135,11 @@ def of_baselines(settings: Evaluate) -> dict[str, Evaluate]:
     return {name: settings.of_baseline(name) for name in settings.baselines}
 
 
-def use_of(model: Decomposer, settings: Evaluate, told: bool) -> dict[str, object]:
+def use_of(model: Decomposer, settings: Evaluate, told: bool, md5: Mapping[str, str]) -> dict[str, object]:
     """How a row's model is used: of ``settings`` what may differ from row to row, with what became of it."""
     return {
         "model": settings.model,
+        "weights_md5": md5.get(settings.model, "not known"),
         "text": model.condition.encoder if told else "none",
         "steps": settings.steps,
         "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
@@ -166,17 +170,16 @@ def setting_of(
     """
     pictures = one.pictures
     told = settings.captions == "told"
-    use = use_of(model, settings, told)
-    rows = {name: use_of(baselines[name], how, told) for name, how in of_baselines(settings).items()}
+    use = use_of(model, settings, told, md5)
+    rows = {name: use_of(baselines[name], how, told, md5) for name, how in of_baselines(settings).items()}
     if any(TOLD in sample.levels for sample in measured):
-        rows[TOLD] = use_of(model, settings, told=True)
+        rows[TOLD] = use_of(model, settings, True, md5)
     return {
         "samples": len(measured),
         "source": pictures.description,
         "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
-        "layers_asked": f"as many as the sample has, counted as the protocol groups them, at most {one.most}",
+        "layers_asked": f"{pictures.counted}, at most {one.most}",
         **use,
-        "weights_md5": md5.get(settings.model, "not known"),
         "seed": settings.seed,
         "restored": "yes" if settings.restore else "no",
         "sizes": sorted({m.bucket for m in measured}),
@@ -234,7 +237,9 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapp
         run.metrics({f"merges{suffix}/{key}": level[key] for key in CURVES}, int(level["merges"]))
     best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
     print(
-        f"evaluate: {one.name or settings.split}: {len(measured)} pictures, 0 merges: RGB L1 {best['rgb_l1']:.4f}, "
+        f"evaluate: {one.name or settings.split}: {len(measured)} pictures"
+        + (f" ({len(pictures.skipped)} skipped, the report says why)" if pictures.skipped else "")
+        + f", 0 merges: RGB L1 {best['rgb_l1']:.4f}, "
         f"alpha soft IoU {best['alpha_iou']:.4f}, cost {best['cost']:.4f} (composite alone {nothing['cost']:.4f}); "
         f"{REPORTS / f'report{suffix}.html'}"
     )
@@ -251,6 +256,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     settings = params.evaluate
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     others = others_of(settings)
+    check_datasets(arguments)
     model, baselines = open_models(settings, device)
     sets = sets_of(params, arguments, model)
     own = arguments.source is None and not arguments.dataset

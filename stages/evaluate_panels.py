@@ -42,7 +42,7 @@ def draw(result: Decomposed) -> np.ndarray:
     beside = [[flattened(layers), *layers] for layers in result.beside.values()]
     return grid(
         [
-            [sample.picture, *sample.layers],
+            [sample.picture, *result.peels],
             *beside,
             [flattened(result.predicted), *result.predicted],
             [error_map(sample.picture, again)],

@@ -19,6 +19,7 @@ from layers.images import write_png
 from layers.paths import in_project
 from layers.restore import restore
 from layers.tensors import to_image, to_tensor
+from metrics.alignment import flatten_peels
 from metrics.decomposition import read_stack
 from metrics.editability import edit_scores
 from metrics.rgba_scores import Distance, reconstruction_metrics
@@ -41,8 +42,9 @@ class Decomposed:
         sample: input and truth.
         predicted: the model's layers, restored if the settings say so.
         as_predicted: the same before that.
-        ceiling: the true layers through the VAE, restored likewise.
-        through_vae: the true layers, encoded and decoded.
+        peels: the true layers as the metric and the model have them: those that do not overlap are one.
+        ceiling: the peels through the VAE, restored likewise.
+        through_vae: the peels, encoded and decoded.
         seconds: wall time of the model for this picture, its share of a batch.
         beside: layers of other models, by their names, and of this one told the caption, if there is one, and as
             predicted.
@@ -51,6 +53,7 @@ class Decomposed:
     sample: EvaluationSample
     predicted: list[np.ndarray]
     as_predicted: list[np.ndarray]
+    peels: list[np.ndarray]
     ceiling: list[np.ndarray]
     through_vae: list[np.ndarray]
     seconds: float
@@ -74,7 +77,7 @@ class Measured:
         missing: of rows that lack the sample, why.
         structure: of the model's layers.
         recomposition: the model's layers flattened, against the input over white.
-        vae_layers: of each true layer, its reconstruction over nine backgrounds.
+        vae_layers: of each peel of the true stack, its reconstruction over nine backgrounds.
         seconds: of the model.
         stratum: part of the set that it belongs to; may be empty.
         edits: of the model, its bounds and its baselines, see :func:`metrics.editability.edit_scores`.
@@ -138,7 +141,8 @@ def decompose(
     found = []
     for number, sample in enumerate(samples):
         size = sample.picture.shape[:2]
-        shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in sample.layers])
+        peels = flatten_peels(sample.layers)[1]
+        shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in peels])
         coded = list(to_image(model.reconstruct(shown)))
         as_predicted = at_scored_size(stacks[number], size)
         others = {
@@ -154,6 +158,7 @@ def decompose(
                 predicted=predicted[number],
                 as_predicted=as_predicted,
                 ceiling=as_shown(coded, sample, settings),
+                peels=peels,
                 through_vae=at_scored_size(coded, size),
                 seconds=seconds,
                 beside=others,
@@ -255,7 +260,7 @@ def _measured(
     sample = result.sample
     structure = stack_structure(result.predicted, sample.layers, sample.kinds, levels[MODEL][0].path)
     (recomposed,) = compared([result.recomposition], [sample.picture], distance, device, backgrounds=WHITE)
-    vae_layers = compared(result.through_vae, sample.layers, distance, device)
+    vae_layers = compared(result.through_vae, result.peels, distance, device)
     edited = {MODEL: result.predicted, NOTHING: [sample.picture], CEILING: result.ceiling}
     edited |= {name: stack for name, stack in result.beside.items() if name not in (TOLD, AS_PREDICTED)}
     return Measured(

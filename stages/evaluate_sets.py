@@ -11,8 +11,8 @@ from layers.evaluation_set import BucketedSplit, EvaluationSet, SourceDesigns
 from layers.paths import find_input, in_workspace
 from stages.sources import open_source
 from training.decomposer import Decomposer
+from training.param_types import MOST_LAYERS
 from training.params import EvaluationData, Params, ParamsError, parse_params
-from training.trained_for import MOST_LAYERS
 
 # LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
 PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
@@ -73,17 +73,28 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
     asked = {name: folder_data(Path(folder)) for name, folder in arguments.dataset}
     found = []
     if not asked:
-        found.append(NamedSet("", BucketedSplit(in_workspace(block.output_root), settings.split, limits), MOST_LAYERS))
+        found.append(
+            NamedSet(
+                "", BucketedSplit(in_workspace(block.output_root), settings.split, limits, MOST_LAYERS), MOST_LAYERS
+            )
+        )
     for name, data in (asked or settings.datasets).items():
         place = data.location
         if "://" not in place and not find_input(place).is_dir():
-            sentence = f"{name}: no folder at {place}"
-            if asked:
-                raise UserError(f"--dataset {sentence}; expected rendered/ and layouts/ beside each other")
-            print(f"evaluate: evaluate.datasets.{sentence}; left out", flush=True)
+            print(f"evaluate: evaluate.datasets.{name}: no folder at {place}; left out", flush=True)
             continue
         found.append(designs_of(params, name, data, arguments.count, model))
     return found
+
+
+def check_datasets(arguments: argparse.Namespace) -> None:
+    """Find, before models are loaded, that a folder of ``--dataset`` is missing, with a :class:`UserError`."""
+    for name, folder in arguments.dataset:
+        place = folder_data(Path(folder)).location
+        if not find_input(place).is_dir():
+            raise UserError(
+                f"--dataset {name}: no folder at {place}; expected rendered/ and layouts/ beside each other"
+            )
 
 
 def check_flags(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 
 from layers.dataset import StackDataset
-from layers.manifest import MANIFEST
+from layers.manifest import MANIFEST, read_header
 from layers.paths import find_input, in_workspace
 from stages.sources import bucket_limits
 from training.memory import PlanError
@@ -19,12 +19,24 @@ from training.memory_plan import NOTES, describe_stages, describe_training, larg
 from training.memory_stages import Stage, Trained, vae_stage
 from training.memory_use import Used, used_stage
 from training.memory_work import Key
-from training.param_types import Offload, Precision
+from training.param_types import MOST_LAYERS, Offload, Precision
 from training.params import Params
 from training.precision import DTYPES
-from training.trained_for import MOST_LAYERS, TrainedFor, read_trained_for
+from training.trained_for import TrainedFor, read_trained_for
 
 HELP = "print parameters, tokens and estimated memory of every stage, and do nothing"
+# Parameters of prepare_buckets that buckets hang on.
+SIZES = {
+    "source",
+    "location",
+    "rendered_root",
+    "max_side",
+    "min_side",
+    "max_pixels",
+    "max_aspect",
+    "upscale",
+    "max_layers",
+}
 PICTURES_AT_ONCE = 4  # of stages.decompose
 
 
@@ -46,12 +58,16 @@ def largest_size(
 def keys_of(params: Params) -> tuple[list[Key], str]:
     """Buckets of the prepared data, or where there is none the largest that the parameters allow; and which."""
     block = params.prepare_buckets
-    root = in_workspace(block.output_root)
+    root, why = in_workspace(block.output_root), "no data in {} yet"
     if (root / MANIFEST).is_file():
-        return list(StackDataset(root, "train").keys), f"prepared data in {root}"
+        made = read_header(root).get("settings", {})
+        if all(made.get(name, value) == value for name, value in block.model_dump(include=SIZES).items()):
+            return list(StackDataset(root, "train").keys), f"prepared data in {root}"
+        # Such as the default's, where the plan is of a preset.
+        why = "data in {} was prepared with other parameters"
     limits = bucket_limits(block)
     size = largest_size(limits.multiple, limits.min_side, limits.max_side, limits.max_pixels, limits.max_aspect)
-    return [(*size, block.max_layers)], f"no data in {root} yet: the largest bucket that prepare_buckets allows"
+    return [(*size, block.max_layers)], f"{why.format(root)}: the largest bucket that prepare_buckets allows"
 
 
 def used_models(params: Params, networks: Networks) -> list[Used]:

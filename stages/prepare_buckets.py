@@ -42,6 +42,7 @@ from training.tracking import stage_run
 
 COMPOSED = Path("data") / "composed"
 COMPOSER = Path(composing.__file__).parent
+LISTS = {"val": "validation_list", "test": "test_list"}
 SHEET_SAMPLES = 8
 LISTED = 20
 
@@ -105,7 +106,7 @@ def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], l
 
 def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], dict[str, list[str]]]:
     """The reader, (id, split key) pairs, and ids by the split that they are named for."""
-    named = {"val": _listed("validation_list", settings), "test": _listed("test_list", settings)}
+    named = {split: _listed(key, settings) for split, key in LISTS.items()}
     named = {split: ids for split, ids in named.items() if ids is not None}
     if settings.source == "composer":
         source, samples, tests = _compose(settings)
@@ -182,6 +183,7 @@ def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBucket
         "asked_for": {split: count for split, count in asked.items() if count is not None},
         "layers": {name: summary.layers[name] for name in ("kept", "merged", "empty", "hidden", "unchanging")},
         "dropped": dict(sorted(summary.reasons.items())),
+        "in_several_splits": summary.shared,
         "buckets": {row["bucket"]: row["samples"] for row in rows},
         "mean_crop_share": sum(row["mean_crop_share"] * row["share"] for row in rows),
         "mean_scale": sum(row["mean_scale"] * row["share"] for row in rows),
@@ -202,6 +204,31 @@ def _contact_sheet(root: Path) -> Any:
     return grid([[to_image(item["composite"]), *to_image(item["layers"])] for item in items], scale=2)
 
 
+def _bound(split: str, settings: PrepareBuckets) -> str:
+    """What decides how many samples a split may have."""
+    if split == "train":
+        return "the source"
+    named = LISTS[split]
+    if getattr(settings, named) is not None:
+        return f"{named} {getattr(settings, named)}"
+    return f"{split}_share {getattr(settings, f'{split}_share')}"
+
+
+def _check_held_out(params: Params, found: set[str], samples: int) -> None:
+    """Refuse, with a :class:`ParamsError`, an empty split that a later stage would end with."""
+    settings = params.prepare_buckets
+    asks = {"val": "training", "test": "evaluate.split"}
+    needed = {"val": settings.val_count != 0, "test": params.evaluate.split == "test"}
+    for split, stage in asks.items():
+        if needed[split] and split not in found:
+            other = ", or set evaluate.split val" if split == "test" else ""
+            raise ParamsError(
+                f"prepare_buckets: of {samples} samples none is for {split}, which {stage} asks for: got "
+                f"{_bound(split, settings)} and {split}_count {getattr(settings, f'{split}_count')}; raise "
+                f"{split}_share, or name some in {LISTS[split]}{other}"
+            )
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Prepare the dataset and report what went where."""
     params = _overridden(params, arguments)
@@ -213,12 +240,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         splits = assign_splits(samples, seed=settings.seed, **shares, counts=counts_of(settings), named=named)
     except ValueError as error:
         raise ParamsError(f"prepare_buckets.validation_list, test_list: {error}") from None
-    # An empty val ends the first training at once; of an empty test nothing would be said before the last stage.
-    if params.evaluate.split == "test" and "test" not in splits.values():
-        raise ParamsError(
-            "prepare_buckets: no sample is for the test split, which evaluate.split asks for; set test_share or "
-            "test_list and a test_count above 0, or evaluate.split val"
-        )
+    _check_held_out(params, set(splits.values()), len(samples))
     with stage_run("prepare_buckets", params, inputs=_inputs(settings, samples)) as mlflow_run:
         with tqdm(total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0) as bar:
             summary = prepare_dataset(
@@ -247,9 +269,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     for split, asked in content["asked_for"].items():
         if summary.samples[split] < asked:
             print(
-                f"prepare_buckets: {summary.samples[split]} samples for {split}, {asked} were asked for: "
-                f"val_share {settings.val_share}, test_share {settings.test_share} and what was dropped leave no more"
+                f"prepare_buckets: samples for {split}: {summary.samples[split]}, {asked} were asked for; "
+                f"{_bound(split, settings)} and what was dropped leave no more"
             )
+    if summary.shared:
+        print(
+            f"prepare_buckets: {summary.shared} designs are in more than one split, pixel by pixel the same under "
+            "different ids; what is reported of them was trained on"
+        )
     print(
         f"prepare_buckets: {sum(summary.samples.values())} samples in {len(rows)} buckets, {summary.dropped} dropped, "
         f"{summary.reused} were there; {root / MANIFEST}, {REPORTS / 'prepare_buckets.json'}"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metrics.intervals import FEWEST
 from stages.report_charts import CURVES, REFERENCES, costs_of, draw_curves, draw_scatter, lines_of
 from stages.templates import templates_in
 
@@ -108,6 +109,7 @@ def write_page(
     html = environment.get_template(TEMPLATE.name).render(
         report=report,
         keys=CURVES,
+        fewest=FEWEST,
         lines=lines,
         draw=lambda key, description: draw_curves(lines, key, description),
         scatter=draw_scatter(costs) if len(costs) else None,

@@ -222,8 +222,8 @@ def fit(
 
 
 def _better(value: float, best: float, largest: bool) -> bool:
-    # Weights whose score is no number are worse than any.
-    if not math.isfinite(best):
+    # Weights whose score is no finite number are worse than any.
+    if not (math.isfinite(value) and math.isfinite(best)):
         return math.isfinite(value)
     return value > best if largest else value < best
 

@@ -23,7 +23,18 @@ from pydantic import (
 )
 
 from layers.errors import UserError
-from training.param_types import Block, Count, InputPath, Natural, Offload, Positive, Precision, ProjectPath, Weight
+from training.param_types import (
+    MOST_LAYERS,
+    Block,
+    Count,
+    InputPath,
+    Natural,
+    Offload,
+    Positive,
+    Precision,
+    ProjectPath,
+    Weight,
+)
 from training.params_data import SIDE_MULTIPLE, SOURCES, PrepareBuckets
 from training.params_decompose import Refine, TrainDecompose
 from training.params_tune import Tune
@@ -34,7 +45,7 @@ class ParamsError(UserError, ValueError):
     """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
 
 
-ROW_NAME = r"^[a-z][a-z0-9_-]*$"
+ROW_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
 RowName = Annotated[str, Field(pattern=ROW_NAME)]
 
 
@@ -82,7 +93,7 @@ class EvaluationData(Block):
     location: InputPath
     layout_root: InputPath | None = None
     long_side: Count | None = None
-    max_layers: Count | None = None
+    max_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
     count: Count | None = None
 
 

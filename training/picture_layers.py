@@ -79,7 +79,8 @@ def stacks_of(
         steps: of the Euler sampler; ``None`` for :func:`effort_of`.
         tries: decompositions from different noise, of which the one is kept that the others are nearest to and that
             flattens best; ``None`` for :func:`effort_of`.
-        seed: of the noise; equal pictures have equal layers, whatever else is in the list.
+        seed: of the noise, which is the same for every picture. Sums of batches of another size are rounded otherwise:
+            single values may differ by one of 255 from those of the picture alone.
         guidance: by the caption, see :meth:`training.decomposer.Decomposer.decompose`.
 
     Returns:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.intervals import LEVEL, bootstrap_interval
+from metrics.intervals import FEWEST, LEVEL, bootstrap_interval
 from training.versions import SCORES, Registry, RegistryError, Version
 
 TABLE = "evaluate_samples.csv"
@@ -118,7 +118,7 @@ def paired_gain(new: Mapping[str, float], old: Mapping[str, float], higher: bool
         higher: whether more is better.
 
     Raises:
-        RegistryError: if the pictures are not the same, or fewer than two, of which there is no interval.
+        RegistryError: if the pictures are not the same, or too few for an interval.
     """
     if new.keys() != old.keys():
         alone = sorted(new.keys() ^ old.keys())
@@ -127,8 +127,8 @@ def paired_gain(new: Mapping[str, float], old: Mapping[str, float], higher: bool
             f"the pictures are not the same, {len(new)} against {len(old)}; only one of the two evaluations has "
             f"{', '.join(alone[:SHOWN])}{more}; run stage evaluate on the same ones"
         )
-    if len(new) < 2:
-        raise RegistryError(f"an interval needs two pictures; the evaluations have {len(new)}")
+    if len(new) < FEWEST:
+        raise RegistryError(f"an interval needs {FEWEST} pictures; the evaluations have {len(new)}")
     sign = 1.0 if higher else -1.0
     differences = [sign * (new[name] - old[name]) for name in sorted(new)]
     return Gain(float(np.mean(differences)), *bootstrap_interval(differences), len(differences))

@@ -13,7 +13,6 @@ from layers.errors import UserError
 from training.param_types import Block, Count, Positive
 
 FILE = "trained_for.json"
-MOST_LAYERS = 20  # the released model was trained with no more, so no network is asked for more
 
 
 class TrainedForError(UserError):

@@ -11,11 +11,19 @@ from layers.buckets import BucketLimits, NoBucketError, place
 from layers.compositing import composite, to_float
 from layers.dataset import StackDataset
 from layers.errors import SampleError
-from layers.evaluation_set import BucketedSplit, SourceDesigns, at_scored_size, shown_to_model, stretched_size
+from layers.evaluation_set import (
+    SMALLEST_SIDE,
+    BucketedSplit,
+    SourceDesigns,
+    at_scored_size,
+    shown_to_model,
+    stretched_size,
+)
 from layers.manifest import DatasetError
 from layers.sources.source import Source
 from layers.stack import Layer, LayeredSample
 from layers.storage import read_picture
+from metrics import perceptual
 from metrics.alignment import flatten_peels
 from tests.layers.sources.crello_designs import design, element, noise, plain, save
 from tests.layers.sources.crello_designs import source as crello
@@ -78,7 +86,7 @@ TALL = ((150, 100), ((75, 50), 30))
 
 
 def test_a_split_is_read_in_order_bucket_by_bucket(bucketed_root):
-    split = BucketedSplit(bucketed_root, "train", LIMITS)
+    split = BucketedSplit(bucketed_root, "train", LIMITS, 20)
     assert split.description == f"{bucketed_root}, split train"
     batches = list(split.batches(2))
     samples = [sample for batch in batches for sample in batch]
@@ -114,7 +122,7 @@ def test_a_broken_picture_of_a_split_is_skipped_and_no_other_stands_in(bucketed_
     dataset = StackDataset(root, "val")
     broken = dataset.record(1)
     (root / broken.layers[0]["path"]).write_bytes(b"no picture")
-    split = BucketedSplit(root, "val", LIMITS)
+    split = BucketedSplit(root, "val", LIMITS, 20)
     for _ in range(2):
         found = [sample.sample_id for batch in split.batches(4) for sample in batch]
         assert sorted([*found, broken.sample_id]) == sorted(dataset.name(i) for i in range(len(dataset)))
@@ -126,7 +134,14 @@ def test_a_broken_picture_of_a_split_is_skipped_and_no_other_stands_in(bucketed_
 
 def test_a_split_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DatasetError):
-        BucketedSplit(tmp_path, "val", LIMITS)
+        BucketedSplit(tmp_path, "val", LIMITS, 20)
+
+
+def test_no_network_is_asked_for_more_than_it_can_be(bucketed_root):
+    most = {
+        sample.layers_asked for batch in BucketedSplit(bucketed_root, "train", LIMITS, 2).batches(4) for sample in batch
+    }
+    assert most == {2}
 
 
 # ---- designs of a source
@@ -160,6 +175,17 @@ def test_what_cannot_be_had_is_skipped_with_its_reason():
             "small": "60x60 can be stretched to no size with sides from 64 to 96, 6144 pixels and no upscaling",
         }
     assert [len(list(designs(shelf, ENLARGED).batches(1))), designs(shelf).description] == [3, "designs"]
+
+
+@pytest.mark.parametrize(("canvas", "scored"), [((90, 970), (31, 334)), ((970, 90), (334, 31)), ((90, 250), (90, 250))])
+def test_a_banner_is_left_as_large_as_it_has_to_be_for_lpips(canvas, scored):
+    limits = BucketLimits(min_side=64, max_side=768, max_pixels=65536, max_aspect=12.0, upscale=True)
+    shelf = Shelf(a=(canvas, ((40, 40), 20)), speck=((16, 16), ((8, 8), 3)))
+    chosen = SourceDesigns(shelf, limits, 6, None, "banners", long_side=256)
+    ((sample,),) = chosen.batches(1)
+    assert sample.picture.shape[:2] == scored
+    assert chosen.skipped == {"speck": "16x16 pixels are too few to be scored: LPIPS takes sides of at least 31"}
+    assert perceptual.SMALLEST_SIDE["alex"] == SMALLEST_SIDE
 
 
 def test_an_empty_design_is_skipped():

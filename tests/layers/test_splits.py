@@ -58,6 +58,17 @@ def test_the_test_split_takes_from_training_alone():
     assert set(assign(names, val_share=0.4, test_share=0.6).values()) == {"val", "test"}
 
 
+def test_shares_grow_into_the_training_samples_alone():
+    names = [f"s{i}" for i in range(500)]
+    fewer = assign(names, val_share=0.1, test_share=0.1, counts={"test": 20})
+    for shares in ({"val_share": 0.4, "test_share": 0.1}, {"val_share": 0.1, "test_share": 0.4}):
+        more = assign(names, **shares, counts={"test": 20})
+        moved = {(fewer[name], more[name]) for name in names if name in fewer and name in more}
+        assert ("val", "test") not in moved and ("test", "val") not in moved and ("val", "train") not in moved
+        kept = [{name for name, side in found.items() if side == "test"} for found in (fewer, more)]
+        assert kept[0] == kept[1], "what was the test set still is"
+
+
 def test_named_test_samples_are_no_others_whatever_the_hash_says():
     names = [f"s{i}" for i in range(200)]
     by_hash = assign(names)

@@ -138,3 +138,12 @@ class TestCommandLine:
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True)
         assert done.returncode == 2
         assert done.stderr.strip() == f"error: {tmp_path / 'no'} is not a folder"
+
+
+@pytest.mark.parametrize(
+    "names", [["layer_2.png", "layer_10.png"], ["2.png", "10.png"], ["background.png", "layer.png"]]
+)
+def test_numbers_in_names_count_by_their_value(tmp_path, names):
+    for index, name in enumerate(names):
+        Image.new("RGBA", (4, 4), (index, 0, 0, 255)).save(tmp_path / name)
+    assert [int(layer[0, 0, 0]) for layer in read_stack(tmp_path)] == [0, 1]

@@ -74,18 +74,33 @@ def test_a_dataset_without_parts_is_one_column(folder):
     assert any("| own: all (7) |" in line for line in lines(folder))
 
 
-def test_reports_of_other_weights_are_not_mixed(folder):
+def test_reports_of_other_weights_are_not_mixed(folder, capsys):
     other = json.loads((folder / "evaluate_real.json").read_text())
-    other["setting"]["weights_md5"] = "b"
-    (folder / "evaluate_real.json").write_text(json.dumps(other))
-    with pytest.raises(
-        ResultsError, match=r"weights_md5 is 'b', that of evaluate\.json is 'a'; score the dataset again"
-    ):
-        lines(folder)
+    own = json.loads((folder / "evaluate.json").read_text())
+    row = {"rows": {"pretrained": {"weights_md5": "c"}}}
+    (folder / "evaluate.json").write_text(json.dumps(own | {"setting": own["setting"] | row}))
+    for change in ({"weights_md5": "b"}, {"text": "minilm"}, {"rows": {"pretrained": {"weights_md5": "d"}}}):
+        (folder / "evaluate_real.json").write_text(json.dumps(other | {"setting": other["setting"] | change}))
+        assert not any("slide" in line for line in lines(folder))
+        said = capsys.readouterr().err
+        assert said.startswith("evaluate_real.json is left out: ") and "in evaluate.json; for a column" in said
     for broken in ("{}", "no json", "[1]"):
         (folder / "evaluate_real.json").write_text(broken)
         with pytest.raises(ResultsError, match=r"evaluate_real\.json: no report of stage evaluate as it is now"):
             lines(folder)
+
+
+def test_an_incomplete_report_is_one_sentence(folder):
+    own = json.loads((folder / "evaluate.json").read_text())
+    for lacking in ("edits", "better_than_nothing"):
+        (folder / "evaluate.json").write_text(json.dumps({key: own[key] for key in own if key != lacking}))
+        with pytest.raises(ResultsError, match=f"a report lacks '{lacking}'; run stage evaluate again"):
+            lines(folder)
+
+
+def test_a_part_of_another_name_stays_in_its_cell(folder):
+    (folder / "evaluate_own.json").write_text(json.dumps(report("all", {"a|b\nc": (5, 0.1)}, model=0.5)))
+    assert any(r"| own: a\|b c (5) |" in line for line in lines(folder))
 
 
 def test_what_lies_between_the_markers_is_exchanged(folder, tmp_path, monkeypatch, capsys):

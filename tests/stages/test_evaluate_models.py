@@ -105,7 +105,7 @@ def test_what_has_no_caption_has_no_row_of_one_told(reader, samples):
 
     def report(batch):
         measured = list(evaluated(model, iter([batch]), {}, lpips, settings))
-        one = NamedSet("set", SimpleNamespace(description="", skipped={}), 20)
+        one = NamedSet("set", SimpleNamespace(description="", skipped={}, counted=""), 20)
         setting = setting_of(one, measured, model, settings, baselines, {})
         return measured, summarise(measured, setting, settings.max_merges)
 
@@ -156,7 +156,7 @@ def test_guidance_of_a_network_without_text_names_the_model(reader, mute):
 
 def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     class Pictures:
-        description, skipped = "two posters", {}
+        description, skipped, counted = "two posters", {}, "as many as it has"
 
     def setting(**block):
         settings = settings_of(model=reader, **block)
@@ -164,7 +164,7 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
         measured = [
             SimpleNamespace(levels={MODEL: [], TOLD: []} if settings.captions == "both" else {}, bucket="64x64")
         ]
-        return setting_of(NamedSet("", Pictures(), 20), measured, model, settings, baselines, {reader: "abc"})
+        return setting_of(NamedSet("", Pictures(), 20), measured, model, settings, baselines, {reader: "abc", mute: "def"})
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
     found = setting(baselines={"released": released, "mute": mute, "same": reader})
@@ -172,7 +172,7 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     assert found["weights_md5"] == "abc" and found["layers_asked"].endswith("at most 20")
     assert found["rows"] == {
         "released": {"steps": 3, "tries": 2, "guidance": 4.0, "precision": "bf16", "offload": "models"},
-        "mute": {"model": mute, "text": "none"},
+        "mute": {"model": mute, "weights_md5": "def", "text": "none"},
         "same": {},
     }
     found = setting(captions="both", guidance=4.0)
@@ -224,3 +224,19 @@ def test_many_large_layers_are_compared_in_parts(samples, monkeypatch):
     assert len(parts) == 4
     for one, two in zip(whole, parts, strict=True):
         assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_the_bound_of_the_vae_is_of_the_layers_that_are_asked_for(reader, samples):
+    """Layers that do not overlap are one to the metric and to the model; coded apart they would be no bound."""
+    ground, shapes = samples[0].layers[0], []
+    for rows in (slice(4, 20), slice(40, 60)):
+        shape = np.zeros_like(ground)
+        shape[rows, 10:50] = (200, 30, 90, 255)
+        shapes.append(shape)
+    apart = dataclasses.replace(samples[0], layers=[ground, *shapes], kinds=("background", "shape", "shape"))
+    together = dataclasses.replace(samples[0], layers=[ground, shapes[0] + shapes[1]])
+    settings = settings_of(model=reader)
+    model, _ = open_models(settings, CPU)
+    found, expected = decompose(model, [apart], settings) + decompose(model, [together], settings)
+    assert len(found.peels) == 2 and equal([found.ceiling], [expected.ceiling])
+    assert equal([found.peels], [together.layers])

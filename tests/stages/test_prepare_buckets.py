@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -82,8 +83,31 @@ def test_lists_of_ids_are_the_validation_and_the_test_set(rendered_root, tmp_pat
 def test_a_split_that_evaluate_asks_for_has_to_have_samples_before_anything_is_prepared(rendered_root, tmp_path):
     root = make_workspace(tmp_path / "work", prepare_buckets=rendered(rendered_root), evaluate={"split": "test"})
     failed = run(stage("prepare_buckets"), root, check=False)
-    assert failed.returncode == 2 and "no sample is for the test split, which evaluate.split asks for" in failed.stderr
+    sentence = (
+        "none is for test, which evaluate.split asks for: got test_share 0.0 and test_count 6; raise test_share, or "
+        "name some in test_list, or set evaluate.split val"
+    )
+    assert failed.returncode == 2 and sentence in failed.stderr
     assert not (root / "data" / "rgba_layers").exists()
+    (root / "val.txt").write_text("")
+    lists = {"validation_list": "val.txt"}
+    root = make_workspace(tmp_path / "other", prepare_buckets=rendered(rendered_root, **lists))
+    (root / "val.txt").write_text("")
+    failed = run(stage("prepare_buckets"), root, check=False)
+    assert failed.returncode == 2 and "none is for val, which training asks for: got validation_list" in failed.stderr
+
+
+def test_a_design_in_two_splits_under_two_ids_is_told(rendered_root, tmp_path):
+    root = make_workspace(
+        tmp_path / "work",
+        prepare_buckets=rendered(tmp_path, validation_list="val.txt", **{f"{split}_count": None for split in SPLITS}),
+    )
+    for name in ("rendered", "layouts"):
+        shutil.copytree(rendered_root / name, tmp_path / name)
+    shutil.copytree(tmp_path / "rendered" / "sample03", tmp_path / "rendered" / "again")
+    (root / "val.txt").write_text("again\n")
+    said = run(stage("prepare_buckets"), root).stdout
+    assert "prepare_buckets: 1 designs are in more than one split" in said and report(root)["in_several_splits"] == 1
 
 
 def test_test_designs_of_the_composer_are_a_stream_of_their_own(tmp_path):
@@ -131,6 +155,7 @@ def test_rows_of_the_bucket_table():
                 "merged_layers": 1,
                 "dropped_layers": {"hidden": 2},
                 "change": 0.5,
+                "pixels": f"{side} {crop}",
             },
             8.0,
         )

@@ -40,13 +40,13 @@ def test_only_a_better_version_takes_the_alias(params, capsys):
     another(params, 2, alpha_iou=0.5, cost=0.25)
     assert promote(capsys, "--metric", "alpha_iou", expect=1) == (
         "promote: version 2 is not better: alpha_iou 0.5000 against 0.6000 of version 1: gain -0.1, "
-        "95 % paired bootstrap interval -0.1 to -0.1, n = 4, not above 0"
+        "95 % paired bootstrap interval -0.1 to -0.1, n = 6, not above 0"
     )
-    assert "gain +0, 95 % paired bootstrap interval +0 to +0, n = 4" in promote(capsys, "--metric", "psnr", expect=1)
+    assert "gain +0, 95 % paired bootstrap interval +0 to +0, n = 6" in promote(capsys, "--metric", "psnr", expect=1)
     assert Registry(params).holder("champion") == 1
     # Of a cost, less is better.
     assert promote(capsys, "--metric", "cost").endswith(
-        "cost 0.2500 against 0.3000 of version 1: gain +0.05, 95 % paired bootstrap interval +0.05 to +0.05, n = 4"
+        "cost 0.2500 against 0.3000 of version 1: gain +0.05, 95 % paired bootstrap interval +0.05 to +0.05, n = 6"
     )
     assert Registry(params).holder("champion") == 2
     assert "version 1 of smoke-decomposer is champion" in promote(capsys, "--metric", "alpha_iou", "--version", "1")
@@ -127,11 +127,11 @@ def test_other_pictures_cannot_be_compared(params, capsys):
         "error: the pictures are not the same, 5 against 6; only one of the two evaluations has picture5; "
         "run stage evaluate on the same ones"
     )
-    evaluate(params, samples=sample_rows([-0.1]), cost=0.2)
+    evaluate(params, samples=sample_rows([-0.1] * 4), cost=0.2)
     save_tiny(Path(FOLDER), 1)
-    evaluate(params, samples=sample_rows([0.0]))
+    evaluate(params, samples=sample_rows([0.0] * 4))
     assert promote(capsys, "--metric", "cost", "--version", "2", expect=2) == (
-        "error: an interval needs two pictures; the evaluations have 1"
+        "error: an interval needs 5 pictures; the evaluations have 4"
     )
     assert Registry(params).holder("champion") == 1
 

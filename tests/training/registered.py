@@ -31,7 +31,7 @@ def refine(params: Params) -> None:
         register_weights(run, params, FOLDER)
 
 
-def sample_rows(spread: Sequence[float] = (-0.02, -0.01, 0.01, 0.02), **means: float) -> list[dict[str, Any]]:
+def sample_rows(spread: Sequence[float] = (-0.02, -0.01, 0.0, 0.0, 0.01, 0.02), **means: float) -> list[dict[str, Any]]:
     """Rows of ``evaluate_samples.csv``: pictures whose scores are the means and, each, one of ``spread`` more."""
     usual = {"rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3, "composite_only_cost": 0.4}
     usual |= {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "seconds": 1.0}
@@ -47,7 +47,7 @@ def evaluate(
     samples: Sequence[Mapping[str, Any]] | None = None,
     **scores: float,
 ) -> None:
-    """What stage evaluate does when it has scored; without samples there are four, of an empty sequence no table."""
+    """What stage evaluate does when it has scored; without samples there are six, of an empty sequence no table."""
     level = {"merges": 0, "rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3}
     recomposition = {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "alpha_l1": 0.0}
     report = {

@@ -248,6 +248,8 @@ def test_a_start_that_no_epoch_beats_is_kept_to_the_last_bit(tmp_path, largest, 
 def test_a_score_that_is_no_number_is_beaten_by_any_and_beats_none(largest):
     assert _better(0.1, math.nan, largest) and not _better(math.nan, 0.1, largest)
     assert not _better(math.nan, math.nan, largest)
+    for infinite in (math.inf, -math.inf):
+        assert not _better(infinite, 0.1, largest) and _better(0.1, infinite, largest)
     assert _better(0.2, 0.1, True) and _better(0.1, 0.2, False) and not _better(0.1, 0.1, largest)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -52,8 +53,13 @@ def test_the_plan_of_the_preset(nowhere, capsys):
 def test_buckets_are_those_of_the_data_where_there_is_some(nowhere, monkeypatch):
     params = load_params(PRESET)
     assert planning.keys_of(params)[0] == [(640, 640, 20)]
-    (nowhere / params.prepare_buckets.output_root / MANIFEST).parent.mkdir(parents=True)
-    (nowhere / params.prepare_buckets.output_root / MANIFEST).touch()
+    path = nowhere / params.prepare_buckets.output_root / MANIFEST
+    path.parent.mkdir(parents=True)
+    made = params.prepare_buckets.model_dump()
+    path.write_text(json.dumps({"settings": made | {"max_side": 96}})[:-1] + ",\n")
+    found, which = planning.keys_of(params)
+    assert found == [(640, 640, 20)] and "was prepared with other parameters: the largest bucket" in which
+    path.write_text(json.dumps({"settings": made | {"train_count": 7}})[:-1] + ",\n")
     keys = [(64, 96, 3), (96, 64, 2)]
     monkeypatch.setattr(planning, "StackDataset", lambda root, split: SimpleNamespace(keys=keys))
     found, which = planning.keys_of(params)
@@ -84,8 +90,8 @@ def test_decompose_plans_the_model_it_is_given(capsys):
         (["--plan", "--model", "./nowhere"], "./nowhere: neither a folder nor the name owner/name of a repository"),
         (["--plan", "--layers", "40"], "--layers: got 40, expected auto or 1 to 20"),
         (["--plan", "--batch-size", "0"], "--batch-size: got 0, expected more"),
-        ([], "expected pictures, --layers and --out; without them there is only --plan"),
-        (["a.png", "--layers", "3"], "expected pictures, --layers and --out; without them there is only --plan"),
+        ([], "got no pictures and no --layers and no --out; expected pictures, --layers and --out, or --plan"),
+        (["a.png", "--layers", "3"], "got no --out; expected pictures, --layers and --out, or --plan"),
     ],
 )
 def test_what_decompose_refuses_is_one_line(arguments, message, capsys):

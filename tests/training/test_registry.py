@@ -90,7 +90,7 @@ def test_refine_makes_a_version_and_evaluate_gives_it_scores(params, store, monk
     assert found.scores.keys() == SCORES.keys()
     assert found.scores["alpha_iou"] == 0.7 and found.scores["psnr"] == 20.0 and found.scores["lpips"] == 0.1
     each = read_scores(Registry(params), version, found.runs["alpha_iou"], "alpha_iou")
-    assert each == {"picture0": 0.68, "picture1": 0.69, "picture2": 0.71, "picture3": 0.72}
+    assert list(each.values()) == [0.68, 0.69, 0.7, 0.7, 0.71, 0.72]
     tags = tags_of(1)
     assert tags["evaluated"] == "true" and tags["data.split"] == "val" and tags["data.md5"] == digest(bucketed_root)
 
