@@ -62,7 +62,6 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
         UserError: if one cannot be opened.
     """
     settings, block, limits = params.evaluate, params.prepare_buckets, model.trained_for.limits
-    check_flags(arguments)
     if arguments.count is not None and arguments.count < 1:
         raise ParamsError(f"--count: got {arguments.count}, expected a number of designs above 0")
     if arguments.source is not None:
@@ -88,7 +87,12 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
 
 
 def check_datasets(arguments: argparse.Namespace) -> None:
-    """Find, before models are loaded, that a folder of ``--dataset`` is missing, with a :class:`UserError`."""
+    """Refuse flags, and folders of ``--dataset`` that are missing, before models are loaded.
+
+    Raises:
+        UserError: if something is wrong.
+    """
+    check_flags(arguments)
     for name, folder in arguments.dataset:
         place = folder_data(Path(folder)).location
         if not find_input(place).is_dir():

@@ -145,6 +145,7 @@ RUN = {
     "python -m stages.refine": How(says="held out:", leaves="metrics/reports/refine.json"),
     "python -m stages.train_decompose --plan": How(says="8 x 80 GB"),
     "python -m stages.train_decompose --params presets/qwen.yaml --plan": How(says="20,430,407,232 parameters"),
+    "python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered": How(says="taken for the released model"),
     # Evaluation. theirs/ holds the true layers, crello/ designs in the form of the published files.
     "python -m stages.evaluate --model MODEL": How({"MODEL": "models/pretrained/model"}, "4 pictures, 0 merges"),
     "python -m stages.evaluate --other theirs=DIR --baseline name=MODEL": How(
@@ -235,6 +236,8 @@ NOT_RUN = {
     "python -m benchmarks.vae_full_size --size 640": "minutes and gigabytes; tests/models/test_full_size.py has a step",
     "CUDA_VISIBLE_DEVICES=3 python -m stages.tune": "needs GPUs",
     "accelerate launch --config_file presets/accelerate/multi_node.yaml": "needs a cluster",
+    "accelerate launch --config_file presets/accelerate/fsdp2.yaml": "needs GPUs; tests/stages/test_sharding.py has two",
+    "cp presets/qwen.yaml params.yaml": "tests/stages/test_rehearsal.py runs the preset's switches",
     "accelerate launch --num_processes 2 -m stages.train_vae": "tests/stages/test_processes.py has two processes",
     "accelerate launch --num_processes=2 scripts/train.py": "of the plan: the one beside it has taken its place",
     "python -m stages.decompose … --model Qwen/Qwen-Image-Layered": "needs a GPU and a hub; README's has a stand-in",

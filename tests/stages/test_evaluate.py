@@ -17,6 +17,7 @@ from stages.evaluate_summary import CURVES
 from tests.layers.sources.crello_designs import design, element, plain, save
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
+from training.digest import digest
 from training.params import flatten
 
 
@@ -335,7 +336,7 @@ def test_another_model_stands_beside_on_the_same_pictures_and_noise(project, mod
     assert "sampling steps: 1; offloaded to main memory: models" in (folder / "report.html").read_text()
     folder = project("--baseline", f"other={other}")
     report = report_of(folder)
-    assert report["setting"]["rows"] == {"other": {"model": str(other)}}
+    assert report["setting"]["rows"] == {"other": {"model": str(other), "weights_md5": digest(other)}}
     model_row, other_row = (report["at_0_merges"][name] for name in ("model", "other"))
     assert model_row != other_row
     for key, entry in report["difference"]["other"].items():

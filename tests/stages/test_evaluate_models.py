@@ -161,10 +161,9 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     def setting(**block):
         settings = settings_of(model=reader, **block)
         model, baselines = open_models(settings, CPU)
-        measured = [
-            SimpleNamespace(levels={MODEL: [], TOLD: []} if settings.captions == "both" else {}, bucket="64x64")
-        ]
-        return setting_of(NamedSet("", Pictures(), 20), measured, model, settings, baselines, {reader: "abc", mute: "def"})
+        measured = [SimpleNamespace(levels={TOLD: []} if settings.captions == "both" else {}, bucket="64x64")]
+        one, md5 = NamedSet("", Pictures(), 20), {reader: "abc", mute: "def"}
+        return setting_of(one, measured, model, settings, baselines, md5)
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
     found = setting(baselines={"released": released, "mute": mute, "same": reader})
