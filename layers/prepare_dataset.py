@@ -24,7 +24,8 @@ from layers.storage import SHARDS, present, remove_strays
 FILES_CHUNK = 2
 CHECK_CHUNK = 256
 # The modules of this package that decide what is written of a sample.
-PIXEL_MODULES = ("buckets", "cleaning", "compositing", "images", "patches", "prepare", "resampling", "storage")
+PIXEL_MODULES = ("buckets", "cleaning", "compositing", "images", "metadata", "patches", "prepare", "resampling")
+PIXEL_MODULES += ("storage",)
 
 
 class OutputError(UserError):

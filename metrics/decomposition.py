@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import PIL
 from joblib import Parallel, delayed
-from PIL import Image
 from tqdm import tqdm
 
+from layers.images import PictureError, opened
 from metrics.alignment import MIN_LAYERS
 from metrics.layer_pairs import EPSILON
 from metrics.stack_scores import MAX_MERGES, MergeLevel, aggregate, level_entry, score_sample
@@ -40,9 +40,9 @@ def read_stack(folder: Path) -> list[np.ndarray]:
     layers = []
     for path in sorted(folder.glob("*.png")):
         try:
-            with Image.open(path) as picture:
+            with opened(path.read_bytes(), path.name) as picture:
                 layers.append(np.asarray(picture.convert("RGBA")))
-        except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on broken files
+        except (OSError, PictureError) as error:
             raise ValueError(f"cannot read {folder.name}/{path.name}: {error}") from error
     return layers
 
