@@ -14,7 +14,8 @@ pipeline reads and writes, and lack what only the project has: weights and datas
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Container
+from pathlib import Path, PurePath
 
 # Set by whoever starts a stage in a folder that stands for the project (a trial, a pretraining).
 WORKSPACE = "QIL_WORKSPACE"
@@ -22,6 +23,30 @@ PARAMS = "params.yaml"
 PIPELINE = "dvc.yaml"
 # Outputs of stages: what one has not written here is never taken from elsewhere.
 OUTPUTS = tuple(Path("models") / "weights" / name for name in ("vae", "decompose", "refine"))
+# What file managers, archives and NAS boxes leave beside people's files; macOS and editors begin theirs with a dot.
+LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+
+
+def visible(name: str | os.PathLike) -> bool:
+    """Whether a person put this file there, by its name relative to the folder that was asked for.
+
+    ``.DS_Store``, AppleDouble's ``._poster.png``, ``Thumbs.db`` and whatever lies in a hidden folder are nobody's data.
+    """
+    parts = PurePath(name).parts
+    return not any(part.startswith(".") or part.lower() in LEFT_BEHIND for part in parts)
+
+
+def visible_files(folder: Path, suffixes: Container[str] | None = None, deep: bool = True) -> list[Path]:
+    """The :func:`visible` files of a folder, sorted by path.
+
+    Args:
+        folder: where to look; its own path may be hidden.
+        suffixes: in small letters; ``None`` for all.
+        deep: folders below too.
+    """
+    found = folder.rglob("*") if deep else folder.iterdir()
+    wanted = (path for path in found if suffixes is None or path.suffix.lower() in suffixes)
+    return sorted(path for path in wanted if visible(path.relative_to(folder)) and path.is_file())
 
 
 def _enclosing_project(folder: Path) -> Path | None:

@@ -6,6 +6,7 @@ picture decomposed, so what is in doubt is converted as every viewer does.
 
 from __future__ import annotations
 
+import glob
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from layers.images import FORMATS, MAX_PIXELS, PictureError, opened
+from layers.paths import LEFT_BEHIND, visible_files
 
 MIN_SIDE = 8  # pixels: less has no layers
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
@@ -77,7 +79,7 @@ def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def find_pictures(paths: list[str]) -> list[Path]:
-    """Files that arguments name: files, all pictures below folders, globs; each once, in order.
+    """Files that arguments name: files, all visible pictures below folders, globs; each once, in order.
 
     Raises:
         PictureError: if an argument names nothing.
@@ -86,13 +88,13 @@ def find_pictures(paths: list[str]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = visible_files(path, SUFFIXES)
         elif path.is_file():
             files = [path]
         else:
-            root = Path(path.anchor) if path.is_absolute() else Path()
-            pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else given
-            files = sorted(p for p in root.glob(pattern) if p.is_file()) if any(c in given for c in "*?[") else []
+            # As shells do, and unlike Path.glob, it passes over hidden files unless the pattern begins with a dot.
+            matching = glob.glob(given, recursive=True) if glob.has_magic(given) else ()  # noqa: PTH207
+            files = sorted(p for p in map(Path, matching) if p.is_file() and p.name.lower() not in LEFT_BEHIND)
         if not files:
             raise PictureError(f"{given}: no picture; expected a file, a folder with pictures or a pattern")
         found.update(dict.fromkeys(files))

@@ -24,6 +24,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from layers.images import PictureError, opened
+from layers.paths import visible, visible_files
 from metrics.alignment import MIN_LAYERS
 from metrics.layer_pairs import EPSILON
 from metrics.stack_scores import MAX_MERGES, MergeLevel, aggregate, level_entry, score_sample
@@ -38,7 +39,7 @@ def read_stack(folder: Path) -> list[np.ndarray]:
         ValueError: if a file cannot be read as a picture; names the file.
     """
     layers = []
-    for path in sorted(folder.glob("*.png")):
+    for path in visible_files(folder, {".png"}, deep=False):
         try:
             with opened(path.read_bytes(), path.name) as picture:
                 layers.append(np.asarray(picture.convert("RGBA")))
@@ -114,7 +115,7 @@ def evaluate_folders(
 
 
 def _sample_ids(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir())
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and visible(path.name))
 
 
 def _score_folder(pred: Path, gt: Path, max_merges: int, options: dict) -> list[MergeLevel] | str:
@@ -168,6 +169,14 @@ def _describe_protocol(
     }
 
 
+def nothing_counts(report: dict) -> str:
+    """One sentence on a report in which no sample counts."""
+    name, why = next(iter(report["skipped"].items()), (None, None))
+    if name is None:
+        return f"--pred holds no sample folder; expected those of --gt, {report['missing'][0]} among them"
+    return f"none of {len(report['skipped'])} samples can be scored; the first, {name}: {why}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m metrics.decomposition", description="Score predicted layer stacks against true ones."
@@ -187,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 if the report was written, 2 and one line on stderr if the user has to act."""
+    """Run the command line; 0 if something was scored, 2 and one line on stderr if the user has to act."""
     args = _parser().parse_args(arguments)
     try:
         if args.max_merges < 0:
@@ -210,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             alpha_threshold=args.snap_alpha,
         )
         args.out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if not report["mean"]:
+            raise ValueError(f"{nothing_counts(report)}; {args.out} says so of each")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from layers.errors import UserError
+from layers.paths import visible_files
 from models.folders import CONFIG_FILE, locate
 
 # Transformers takes seconds to import, which no network without text should wait for.
@@ -296,9 +297,8 @@ def _first_line(error: Exception) -> str:
 def _digest(folders: Sequence[Path]) -> str:
     sha256 = hashlib.sha256()
     for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".json", ".safetensors", ".txt"):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                sha256.update(f"{folder.name}/{path.name}:{content}\n".encode())
+        for path in visible_files(folder, {".json", ".safetensors", ".txt"}, deep=False):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256.update(f"{folder.name}/{path.name}:{content}\n".encode())
     return sha256.hexdigest()

@@ -100,6 +100,22 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
         read_picture_file(tmp_path / "gone.png")
 
 
+LEFT = ("._a.png", ".hidden.png", ".cache/a.png", "__MACOSX/a.png", "@eaDir/a.png", "Thumbs.db", ".DS_Store")
+
+
+@pytest.mark.parametrize("given", [".", "*", "**/*.png", "*.png"])
+def test_what_file_managers_leave_behind_is_no_picture(tmp_path, monkeypatch, given):
+    home = tmp_path / ".config" / "here"
+    for name in (*LEFT, "a.png", "deep/b.png"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"")
+    monkeypatch.chdir(home)
+    found = {str(path) for path in find_pictures([given])} - {"__MACOSX/a.png", "@eaDir/a.png"}
+    assert found == {"a.png", "deep/b.png"} - ({"deep/b.png"} if given in ("*", "*.png") else set())
+    assert find_pictures([str(home)])[0] == home / "a.png", "a folder that is asked for may be hidden itself"
+    assert find_pictures([".hidden.png"]) == [Path(".hidden.png")], "and so may a file"
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_metadata_never_decide_whether_a_picture_is_read(name):
     """For people who decompose it, for datasets alike."""
