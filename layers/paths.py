@@ -17,6 +17,8 @@ import os
 from collections.abc import Container
 from pathlib import Path, PurePath
 
+from layers.errors import UserError
+
 # Set by whoever starts a stage in a folder that stands for the project (a trial, a pretraining).
 WORKSPACE = "QIL_WORKSPACE"
 PARAMS = "params.yaml"
@@ -47,6 +49,31 @@ def visible_files(folder: Path, suffixes: Container[str] | None = None, deep: bo
     found = folder.rglob("*") if deep else folder.iterdir()
     wanted = (path for path in found if suffixes is None or path.suffix.lower() in suffixes)
     return sorted(path for path in wanted if visible(path.relative_to(folder)) and path.is_file())
+
+
+class PlaceError(UserError, OSError):
+    """What a flag names cannot be written; the message is one sentence."""
+
+
+def check_place(place: Path, key: str, *, folder: bool) -> None:
+    """Ask before the work whether its result can be written.
+
+    Args:
+        place: of the result; it and folders above it may be missing.
+        key: the flag that named it, for messages.
+        folder: whether a folder is to be written or a file.
+
+    Raises:
+        PlaceError: if it is the other of the two, lies below a file, or in a folder that cannot be written.
+    """
+    kinds = ("folder", "file") if folder else ("file", "folder")
+    if place.exists() and place.is_dir() != folder:
+        raise PlaceError(f"{key}: {place} is a {kinds[1]}, expected a {kinds[0]}")
+    above = next(path for path in (place, *place.absolute().parents) if path.exists())
+    if above != place and not above.is_dir():
+        raise PlaceError(f"{key}: {place} lies below {above}, which is a file, expected a folder")
+    if not os.access(above, os.W_OK):
+        raise PlaceError(f"{key}: {place} cannot be written: no permission to write {above}")
 
 
 def _enclosing_project(folder: Path) -> Path | None:

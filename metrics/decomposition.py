@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from layers.images import PictureError, opened
-from layers.paths import visible, visible_files
+from layers.paths import check_place, visible, visible_files
 from metrics.alignment import MIN_LAYERS
 from metrics.layer_pairs import EPSILON
 from metrics.stack_scores import MAX_MERGES, MergeLevel, aggregate, level_entry, score_sample
@@ -205,8 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--jobs must be at least 1, or -1, got {args.jobs}")
         if not 0 <= args.snap_alpha <= 255:
             raise ValueError(f"--snap-alpha must be within 1..255 (0: off), got {args.snap_alpha}")
-        if args.out.is_dir():
-            raise IsADirectoryError(f"--out {args.out} is a folder, expected a file")
+        check_place(args.out, "--out", folder=False)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = evaluate_folders(
             args.pred,

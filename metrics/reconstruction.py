@@ -28,7 +28,7 @@ from tqdm import tqdm
 from layers.compositing import resize, to_float, to_uint8
 from layers.errors import UserError
 from layers.images import PictureError, read_rgba
-from layers.paths import visible_files
+from layers.paths import check_place, visible_files
 from layers.tensors import to_tensor
 from metrics.perceptual import Perceptual, alexnet_distance, inception_distance
 from metrics.reconstruction_scores import Scores, grouped, left_out, mean_over_groups
@@ -218,8 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.size != "native" and not args.size.isdigit():
             raise ValueError(f"--size: got {args.size}, expected a number of pixels or native")
-        if args.out.is_dir():
-            raise IsADirectoryError(f"--out: {args.out} is a folder, expected a file")
+        check_place(args.out, "--out", folder=False)
         report = evaluate(
             args.images,
             args.vae,
