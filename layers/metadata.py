@@ -7,6 +7,7 @@ further pictures. None of that decides pixels, so none of it may decide whether 
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from typing import Any
 
@@ -24,13 +25,16 @@ XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 PNG_TEXTS = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}
 # An AVIF's entry of EXIF among its items, which libavif refuses where it is broken; turned a picture is by another box.
 AVIF_EXIF = re.compile(rb"(infe[\x02\x03].{7}(?:..)?)Exif", re.DOTALL)
+TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+# Tags of a TIFF that say where its EXIF, its place on earth and its interoperability are.
+TIFF_GROUPS = (0x8769, 0x8825, 0xA005)
 
 
 def without_metadata(data: bytes) -> tuple[bytes, dict[str, Any]]:
     """Take out of a file what does not decide its pixels.
 
     Args:
-        data: the file; only of PNG, JPEG and AVIF anything is taken, whose metadata are what is refused.
+        data: the file. Of PNG, JPEG, TIFF and AVIF metadata are refused; of other formats nothing is taken.
 
     Returns:
         The file without it, and what readers may want of it, by the names that Pillow has in ``info``: ``exif``,
@@ -40,6 +44,8 @@ def without_metadata(data: bytes) -> tuple[bytes, dict[str, Any]]:
         return _png(data)
     if data.startswith(JPEG_SIGNATURE):
         return _jpeg(data)
+    if order := TIFF_ORDERS.get(data[:4]):
+        return _tiff(data, order), {}
     return (AVIF_EXIF.sub(rb"\1skip", data) if data[4:8] == b"ftyp" else data), {}
 
 
@@ -112,3 +118,20 @@ def _jpeg(data: bytes) -> tuple[bytes, dict[str, Any]]:
         at = end
     kept.append(view[at:])
     return b"".join(kept), said
+
+
+def _tiff(data: bytes, order: str) -> bytes:
+    """The same with the first picture's :data:`TIFF_GROUPS` under numbers that say nothing; how it is turned stays."""
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        tags = {start + 2 + 12 * k: struct.unpack_from(f"{order}H", data, start + 2 + 12 * k)[0] for k in range(count)}
+    except struct.error:
+        return data
+    found = [(at, tag) for at, tag in tags.items() if tag in TIFF_GROUPS]
+    if not found:
+        return data
+    changed = bytearray(data)
+    for at, tag in found:
+        struct.pack_into(f"{order}H", changed, at, tag + 1)
+    return bytes(changed)

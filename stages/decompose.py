@@ -4,9 +4,9 @@
     python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
     python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered      # how much memory that would take
 
-PICTURE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at the picture's
-own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one that ships with
-the project, another folder such as models/weights/refine, or a hub repository in the released layout.
+PICTURE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at
+the picture's own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one
+that ships with the project, another folder such as models/weights/refine, or a hub repository in the released layout.
 """
 
 from __future__ import annotations

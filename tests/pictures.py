@@ -57,6 +57,18 @@ def avif_with_broken_exif():
     return data[: at + 6] + b"\xff" * 8 + data[at + 14 :]
 
 
+def tiff_with(tag, value):
+    """A number more in the directory, which is written anew at the end."""
+    data = bytearray(encoded(colours(), "TIFF"))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = [bytes(data[at : at + 12]) for at in range(start + 2, start + 2 + 12 * count, 12)]
+    entries.append(struct.pack("<HHII", tag, 4, 1, value))
+    struct.pack_into("<I", data, 4, len(data))
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
+    return bytes(data) + struct.pack("<H", count + 1) + b"".join(entries) + bytes(4)
+
+
 def mpo(**options):
     return encoded(colours(), "MPO", save_all=True, append_images=[colours((30, 20))], quality=95, **options)
 
@@ -75,6 +87,9 @@ GOOD = {
     "EXIF of garbage, PNG": png_with(b"eXIf", bytes(range(40))),
     "EXIF of garbage, WebP": encoded(colours(), "WEBP", lossless=True, exif=b"Exif\0\0" + bytes(range(40))),
     "EXIF of garbage, AVIF": avif_with_broken_exif(),
+    "EXIF nowhere, TIFF": tiff_with(0x8769, 999_999),
+    "EXIF in a circle, TIFF": tiff_with(0x8825, 8),
+    "EXIF of no kind, TIFF": tiff_with(0xA005, 8),
     "EXIF in hexadecimal that is none": png_with(b"tEXt", b"Raw profile type exif\0\nexif\n4\nzz"),
     "a JFIF header cut": jpeg_with(0xE0, b"JFIF\0\1"),
     "an Adobe marker cut": jpeg_with(0xEE, b"Adobe"),
