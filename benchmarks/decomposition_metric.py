@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from metrics.stack_scores import MAX_MERGES, score_sample
+from training.process_memory import process_peak
 
 Level = dict[str, float]
 
@@ -171,11 +171,11 @@ def _measure(side: str, seed: int, layers: int, size: int, max_merges: int) -> t
     """Return levels, CPU seconds, peak memory of the process in MiB and the peak before scoring."""
     rng = np.random.default_rng(seed)
     pred, gt = make_stack(rng, layers, size), make_stack(rng, layers, size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = process_peak() / 2**20
     start = time.process_time()
     levels = SIDES[side](pred, gt, max_merges)
     seconds = time.process_time() - start
-    return levels, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before
+    return levels, seconds, process_peak() / 2**20, before
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from layers.buckets import BucketLimits, place
+from layers.images import opened
 from layers.prepare import Preparation
 from layers.prepare_dataset import prepare_dataset
 from layers.sources.composer.writer import write_dataset
@@ -35,7 +36,7 @@ def pillow_loop(rendered: Path, limits: BucketLimits, out: Path, composite: bool
     for folder in sorted(rendered.iterdir()):
         flat = None
         for path in sorted(folder.glob("*.png")):
-            with Image.open(path) as picture:
+            with opened(path.read_bytes(), path.name) as picture:
                 height, width = place((picture.height, picture.width), limits).size
                 small = picture.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
             small.save(out / f"{folder.name}_{path.name}")

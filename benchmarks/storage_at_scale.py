@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from layers.manifest import Ledger
 from layers.prepare import Fitted, Preparation, fit_to_bucket
 from layers.sources.composer.compose import compose
 from layers.storage import FileWriter, Writer, open_shard
+from training.process_memory import process_peak
 
 SIDE, POOL, SHARD, READS = 64, 200, 256, 5000
 
@@ -147,8 +147,10 @@ def main() -> None:
             storage: measure(folder, storage, arguments.samples, designs, not arguments.no_dvc)
             for storage in ("files", "shards")
         }
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({"samples": arguments.samples, **rows, "peak_memory_megabytes": round(peak / 1024)}, indent=2))
+        peak = process_peak()
+        print(
+            json.dumps({"samples": arguments.samples, **rows, "peak_memory_megabytes": round(peak / 2**20)}, indent=2)
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

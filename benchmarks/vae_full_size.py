@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import torch
 
 from models.rgba_vae import RGBAVAE, VAEConfig
 from training.params import load_params
+from training.process_memory import process_peak
 from training.vae_objective import VAEObjective
 
 PRESET = "presets/qwen.yaml"
@@ -50,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> None:
         if cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if cuda else process_peak()
     seconds = statistics.median(times[1:])
     print(
         f"checkpointing {'on' if arguments.checkpointing else 'off'}: {seconds:.2f} s a step, "

@@ -16,6 +16,7 @@ from layers.dataset import create_component_dataloader, create_stack_dataloader
 from layers.errors import UserError
 from layers.images import write_png
 from layers.manifest import read_header
+from layers.paths import check_place
 from layers.tensors import to_image
 from layers.view import grid
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("data/contact_sheet.png"))
     arguments = parser.parse_args(argv)
     try:
+        check_place(arguments.out, "--out", folder=False)
         components = create_component_dataloader(arguments.root_dir, arguments.split, arguments.batch_size)
         stacks = create_stack_dataloader(arguments.root_dir, arguments.split, arguments.batch_size)
         counts = read_header(arguments.root_dir).get("counts", {})

@@ -8,11 +8,15 @@ import struct
 import tempfile
 import warnings
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from layers.metadata import PNG_SIGNATURE, without_metadata
 
 # A design of 64 megapixels is beyond every bucket; more is a decompression bomb, not data.
 MAX_PIXELS = 64_000_000
@@ -20,12 +24,58 @@ MAX_PIXELS = 64_000_000
 # Modes that turn into 8-bit RGBA without loss and without doubt. A palette's colours are quantised, 16 bits would be
 # cut, and CMYK means nothing without its profile: whoever wants them has to convert them first.
 MODES = ("RGBA", "RGB", "LA", "L")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# All that is opened. Pillow knows dozens more, some of which start other programs: Ghostscript for EPS.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _FILTER_UP = 2
 
 
 class PictureError(ValueError):
     """A file is no readable picture; the message names it and the reason."""
+
+
+@contextmanager
+def opened(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
+) -> Iterator[Image.Image]:
+    """Open a picture; nothing else in the project does, and whatever goes wrong meanwhile is one sentence.
+
+    Args:
+        data: the file's bytes.
+        name: for messages.
+        max_pixels: larger pictures are refused before they are decoded.
+        formats: of :data:`FORMATS`, those to be expected.
+
+    Yields:
+        The picture, not loaded; its metadata are in ``info``, as broken as they are (:mod:`layers.metadata`). Of a
+        JPEG that holds several pictures it is the first, the main one.
+
+    Raises:
+        PictureError: if it is empty, broken, of another format or too large.
+    """
+    if not data:
+        raise PictureError(f"{name}: not a readable picture (zero bytes)")
+    pixels, said = without_metadata(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(pixels), formats=formats) as picture:
+                if picture.width * picture.height > max_pixels:
+                    raise PictureError(f"{name}: {picture.width}x{picture.height} is above {max_pixels} pixels")
+                picture.info.update(said)
+                yield picture
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{name}: above {max_pixels} pixels") from None
+    except UnidentifiedImageError:
+        words = f"cannot identify its format, expected {', '.join(formats)}"
+        raise PictureError(f"{name}: not a readable picture ({words})") from None
+    except Exception as error:
+        # Of broken files Pillow raises what its parsers happen to stumble on. It names the buffer by its address,
+        # which would make every reason another one.
+        words = " ".join(str(error).split(" <_io.")[0].split()) or type(error).__name__
+        raise PictureError(f"{name}: not a readable picture ({words})") from None
 
 
 def _mode(picture: Image.Image, data: bytes) -> str:
@@ -49,32 +99,17 @@ def decode_rgba(data: bytes, name: str) -> np.ndarray:
     """Decode a picture to read-only ``(H, W, 4)`` uint8 with straight alpha; RGB and grey become opaque.
 
     Args:
-        data: the file's bytes, of any format Pillow reads.
+        data: the file's bytes, of one of :data:`FORMATS`.
         name: for messages.
 
     Raises:
         PictureError: if it is empty, truncated, no picture, of a mode beyond :data:`MODES`, or larger than
             :data:`MAX_PIXELS`.
     """
-    if not data:
-        raise PictureError(f"{name}: not a readable picture (zero bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise PictureError(f"{name}: {picture.width}x{picture.height} is above {MAX_PIXELS} pixels")
-                if (mode := _mode(picture, data)) not in MODES:
-                    raise PictureError(f"{name}: mode {mode}, expected 8-bit {', '.join(MODES)}")
-                return _pixels(picture if mode == "RGBA" else picture.convert("RGBA"))
-    except PictureError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{name}: above {MAX_PIXELS} pixels") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, zlib.error) as error:
-        # Pillow names the buffer by its address, which would make every reason another one.
-        words = str(error).split(" <_io.")[0]
-        raise PictureError(f"{name}: not a readable picture ({words})") from None
+    with opened(data, name) as picture:
+        if (mode := _mode(picture, data)) not in MODES:
+            raise PictureError(f"{name}: mode {mode}, expected 8-bit {', '.join(MODES)}")
+        return _pixels(picture if mode == "RGBA" else picture.convert("RGBA"))
 
 
 def read_rgba(path: Path) -> np.ndarray:

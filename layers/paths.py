@@ -14,7 +14,10 @@ pipeline reads and writes, and lack what only the project has: weights and datas
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Container
+from pathlib import Path, PurePath
+
+from layers.errors import UserError
 
 # Set by whoever starts a stage in a folder that stands for the project (a trial, a pretraining).
 WORKSPACE = "QIL_WORKSPACE"
@@ -22,6 +25,55 @@ PARAMS = "params.yaml"
 PIPELINE = "dvc.yaml"
 # Outputs of stages: what one has not written here is never taken from elsewhere.
 OUTPUTS = tuple(Path("models") / "weights" / name for name in ("vae", "decompose", "refine"))
+# What file managers, archives and NAS boxes leave beside people's files; macOS and editors begin theirs with a dot.
+LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+
+
+def visible(name: str | os.PathLike) -> bool:
+    """Whether a person put this file there, by its name relative to the folder that was asked for.
+
+    ``.DS_Store``, AppleDouble's ``._poster.png``, ``Thumbs.db`` and whatever lies in a hidden folder are nobody's data.
+    """
+    parts = PurePath(name).parts
+    return not any(part.startswith(".") or part.lower() in LEFT_BEHIND for part in parts)
+
+
+def visible_files(folder: Path, suffixes: Container[str] | None = None, deep: bool = True) -> list[Path]:
+    """The :func:`visible` files of a folder, sorted by path.
+
+    Args:
+        folder: where to look; its own path may be hidden.
+        suffixes: in small letters; ``None`` for all.
+        deep: folders below too.
+    """
+    found = folder.rglob("*") if deep else folder.iterdir()
+    wanted = (path for path in found if suffixes is None or path.suffix.lower() in suffixes)
+    return sorted(path for path in wanted if visible(path.relative_to(folder)) and path.is_file())
+
+
+class PlaceError(UserError, OSError):
+    """What a flag names cannot be written; the message is one sentence."""
+
+
+def check_place(place: Path, key: str, *, folder: bool) -> None:
+    """Ask before the work whether its result can be written.
+
+    Args:
+        place: of the result; it and folders above it may be missing.
+        key: the flag that named it, for messages.
+        folder: whether a folder is to be written or a file.
+
+    Raises:
+        PlaceError: if it is the other of the two, lies below a file, or in a folder that cannot be written.
+    """
+    kinds = ("folder", "file") if folder else ("file", "folder")
+    if place.exists() and place.is_dir() != folder:
+        raise PlaceError(f"{key}: {place} is a {kinds[1]}, expected a {kinds[0]}")
+    above = next(path for path in (place, *place.absolute().parents) if path.exists())
+    if above != place and not above.is_dir():
+        raise PlaceError(f"{key}: {place} lies below {above}, which is a file, expected a folder")
+    if not os.access(above, os.W_OK):
+        raise PlaceError(f"{key}: {place} cannot be written: no permission to write {above}")
 
 
 def _enclosing_project(folder: Path) -> Path | None:

@@ -6,56 +6,63 @@ picture decomposed, so what is in doubt is converted as every viewer does.
 
 from __future__ import annotations
 
+import glob
 import io
-import warnings
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
-from layers.images import MAX_PIXELS, PictureError
+from layers.images import FORMATS, MAX_PIXELS, PictureError, opened
+from layers.paths import LEFT_BEHIND, visible_files
 
 MIN_SIDE = 8  # pixels: less has no layers
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+# What undoes each orientation of EXIF; 1 is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode any still picture that Pillow reads.
+def decode_picture(
+    data: bytes,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    formats: Sequence[str] = FORMATS,
+    min_side: int = MIN_SIDE,
+) -> np.ndarray:
+    """Decode any still picture.
 
     Args:
         data: the file's bytes.
         name: for messages.
         max_pixels: larger pictures are refused before they are decoded.
+        formats: of :data:`layers.images.FORMATS`, those to be expected.
+        min_side: smaller pictures are refused.
 
     Returns:
         ``(H, W, 4)`` uint8 in sRGB, straight alpha, turned as EXIF says; 16 bits are rounded to 8, an embedded colour
-        profile is applied.
+        profile is applied. Of a JPEG that holds several pictures, as telephones write them, the main one.
 
     Raises:
         PictureError: one sentence: no picture, truncated, animated, too small or too large.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                width, height = picture.size
-                if width * height > max_pixels:
-                    raise PictureError(f"{name}: {width}x{height} pixels, expected at most {max_pixels}")
-                if min(width, height) < MIN_SIDE:
-                    raise PictureError(f"{name}: {width}x{height} pixels, expected at least {MIN_SIDE} a side")
-                if (frames := getattr(picture, "n_frames", 1)) > 1:
-                    raise PictureError(f"{name}: {frames} frames, expected a still picture")
-                picture.load()
-                return np.asarray(_rgba(ImageOps.exif_transpose(picture)))
-    except PictureError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{name}: more pixels than {max_pixels}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
-        words = str(error).split(" <_io.")[0] or type(error).__name__
-        raise PictureError(f"{name}: not a readable picture ({words})") from None
+    with opened(data, name, max_pixels, formats) as picture:
+        if min(picture.size) < min_side:
+            size = f"{picture.width}x{picture.height}"
+            raise PictureError(f"{name}: {size} pixels, expected at least {min_side} a side")
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise PictureError(f"{name}: {frames} frames, expected a still picture")
+        picture.load()
+        return np.asarray(_rgba(_upright(picture)))
 
 
 def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -72,7 +79,7 @@ def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def find_pictures(paths: list[str]) -> list[Path]:
-    """Files that arguments name: files, all pictures below folders, globs; each once, in order.
+    """Files that arguments name: files, all visible pictures below folders, globs; each once, in order.
 
     Raises:
         PictureError: if an argument names nothing.
@@ -81,17 +88,26 @@ def find_pictures(paths: list[str]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            files = visible_files(path, SUFFIXES)
         elif path.is_file():
             files = [path]
         else:
-            root = Path(path.anchor) if path.is_absolute() else Path()
-            pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else given
-            files = sorted(p for p in root.glob(pattern) if p.is_file()) if any(c in given for c in "*?[") else []
+            # As shells do, and unlike Path.glob, it passes over hidden files unless the pattern begins with a dot.
+            matching = glob.glob(given, recursive=True) if glob.has_magic(given) else ()  # noqa: PTH207
+            files = sorted(p for p in map(Path, matching) if p.is_file() and p.name.lower() not in LEFT_BEHIND)
         if not files:
             raise PictureError(f"{given}: no picture; expected a file, a folder with pictures or a pattern")
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF says; EXIF that cannot be read says nothing."""
+    try:
+        method = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # struct.error, AttributeError, SyntaxError: Pillow expects its EXIF to be whole
+        return picture
+    return picture if method is None else picture.transpose(method)
 
 
 def _rgba(picture: Image.Image) -> Image.Image:

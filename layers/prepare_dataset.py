@@ -15,6 +15,7 @@ from layers.errors import UserError
 from layers.fanout import fan_out
 from layers.images import write_whole
 from layers.manifest import MANIFEST, Ledger, journal_path
+from layers.paths import visible
 from layers.prepare import Chunk, Preparation, PrepareChunk, plain
 from layers.sources.source import Source
 from layers.splits import SPLITS
@@ -24,7 +25,8 @@ from layers.storage import SHARDS, present, remove_strays
 FILES_CHUNK = 2
 CHECK_CHUNK = 256
 # The modules of this package that decide what is written of a sample.
-PIXEL_MODULES = ("buckets", "cleaning", "compositing", "images", "patches", "prepare", "resampling", "storage")
+PIXEL_MODULES = ("buckets", "cleaning", "compositing", "images", "metadata", "patches", "prepare", "resampling")
+PIXEL_MODULES += ("storage",)
 
 
 class OutputError(UserError):
@@ -105,7 +107,7 @@ def check_output(root: Path) -> None:
         OutputError: naming it.
     """
     ours = (root / MANIFEST).is_file() or journal_path(root).is_file()
-    if root.is_dir() and any(root.iterdir()) and not ours:
+    if root.is_dir() and any(visible(path.name) for path in root.iterdir()) and not ours:
         raise OutputError(
             f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new folder or our own"
         )

@@ -130,6 +130,13 @@ def _open_tar(path: str, process: int) -> Any:
     return Path(path).open("rb", buffering=0)
 
 
+def _read_at(file: Any, size: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, offset)
+    file.seek(offset)  # Windows; threads of one process would move each other's position
+    return file.read(size)
+
+
 def read_picture(root: Path, place: Mapping[str, Any]) -> np.ndarray:
     """Read one picture of the manifest as ``(H, W, 4)`` uint8.
 
@@ -140,7 +147,7 @@ def read_picture(root: Path, place: Mapping[str, Any]) -> np.ndarray:
     try:
         if "range" in place:
             offset, size = place["range"]
-            data = os.pread(_open_tar(str(root / place["path"]), os.getpid()).fileno(), size, offset)
+            data = _read_at(_open_tar(str(root / place["path"]), os.getpid()), size, offset)
         else:
             data = (root / place["path"]).read_bytes()
     except OSError as error:

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 from joblib import Parallel, delayed
-from PIL import Image
 from tqdm import tqdm
 
+from layers.images import PictureError, opened
+from layers.paths import check_place, visible, visible_files
 from metrics.alignment import MIN_LAYERS
 from metrics.layer_pairs import EPSILON
 from metrics.stack_scores import MAX_MERGES, MergeLevel, aggregate, level_entry, score_sample
@@ -46,11 +47,11 @@ def read_stack(folder: Path) -> list[np.ndarray]:
         ValueError: if a file cannot be read as a picture; names the file.
     """
     layers = []
-    for path in sorted(folder.glob("*.png"), key=_by_number):
+    for path in sorted(visible_files(folder, {".png"}, deep=False), key=_by_number):
         try:
-            with Image.open(path) as picture:
+            with opened(path.read_bytes(), path.name) as picture:
                 layers.append(np.asarray(picture.convert("RGBA")))
-        except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on broken files
+        except (OSError, PictureError) as error:
             raise ValueError(f"cannot read {folder.name}/{path.name}: {error}") from error
     return layers
 
@@ -122,7 +123,7 @@ def evaluate_folders(
 
 
 def _sample_ids(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir())
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and visible(path.name))
 
 
 def _score_folder(pred: Path, gt: Path, max_merges: int, options: dict) -> list[MergeLevel] | str:
@@ -176,6 +177,14 @@ def _describe_protocol(
     }
 
 
+def nothing_counts(report: dict) -> str:
+    """One sentence on a report in which no sample counts."""
+    name, why = next(iter(report["skipped"].items()), (None, None))
+    if name is None:
+        return f"--pred holds no sample folder; expected those of --gt, {report['missing'][0]} among them"
+    return f"none of {len(report['skipped'])} samples can be scored; the first, {name}: {why}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m metrics.decomposition", description="Score predicted layer stacks against true ones."
@@ -195,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 if the report was written, 2 and one line on stderr if the user has to act."""
+    """Run the command line; 0 if something was scored, 2 and one line on stderr if the user has to act."""
     args = _parser().parse_args(arguments)
     try:
         if args.max_merges < 0:
@@ -204,8 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--jobs must be at least 1, or -1, got {args.jobs}")
         if not 0 <= args.snap_alpha <= 255:
             raise ValueError(f"--snap-alpha must be within 1..255 (0: off), got {args.snap_alpha}")
-        if args.out.is_dir():
-            raise IsADirectoryError(f"--out {args.out} is a folder, expected a file")
+        check_place(args.out, "--out", folder=False)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = evaluate_folders(
             args.pred,
@@ -218,6 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             alpha_threshold=args.snap_alpha,
         )
         args.out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if not report["mean"]:
+            raise ValueError(f"{nothing_counts(report)}; {args.out} says so of each")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

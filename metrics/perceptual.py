@@ -7,6 +7,7 @@ not, and are called ``fid_alexnet``.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import tempfile
 import warnings
@@ -15,16 +16,19 @@ from typing import TYPE_CHECKING, Literal
 
 import lpips
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layers.errors import UserError
+from layers.weight_files import read_weights, what_is_wrong
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
 ALEXNET_FILE = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "alexnet_features.safetensors"
+# Of the file that torch-fidelity names by its first digits, weights-inception-2015-12-05-6726825d.pth.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# What readers of weights raise of a file that is something else, or cut short.
+BROKEN = (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError)
 # First layer of each of the five slices of lpips' AlexNet, in torchvision's numbering.
 ALEXNET_SLICES = {"0": 1, "3": 2, "6": 3, "8": 4, "10": 5}
 Trunk = Literal["alex", "vgg", "squeeze"]
@@ -83,7 +87,7 @@ def _packaged_alexnet() -> lpips.LPIPS:
         warnings.simplefilter("ignore")
         model = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
     state = dict(model.scaling_layer.state_dict(prefix="scaling_layer."))
-    for name, tensor in load_file(ALEXNET_FILE).items():
+    for name, tensor in read_weights(ALEXNET_FILE).items():
         if name.startswith("features."):
             _, layer, kind = name.split(".")
             state[f"net.slice{ALEXNET_SLICES[layer]}.{layer}.{kind}"] = tensor
@@ -103,6 +107,10 @@ def _downloaded(trunk: str) -> lpips.LPIPS:
         raise TrunkError(
             f"LPIPS trunk {trunk} cannot be downloaded ({error}); expected a network, or the trunk alex, which is here"
         ) from error
+    except BROKEN as error:
+        # torchvision compares what it downloads with a hash, but not what an earlier download has left.
+        kept = Path(torch.hub.get_dir()) / "checkpoints"
+        raise TrunkError(f"LPIPS trunk {trunk} in {kept} is damaged ({first_line(error)}); delete it there") from error
 
 
 class AlexNetFeatures(nn.Module):
@@ -149,20 +157,12 @@ def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     if weights is None:
-        weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        if not weights.is_file():
-            try:
-                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), progress=False)
-            except OSError as error:
-                raise TrunkError(
-                    f"Inception weights cannot be downloaded ({error}); expected a network, or a path to the file"
-                ) from error
+        weights = _downloaded_inception(URL_INCEPTION_V3)
     if not weights.is_file():
         raise TrunkError(f"{weights}: no such file; expected torch-fidelity's Inception weights")
     try:
         if weights.suffix == ".safetensors":
-            state = load_file(weights)
+            state = read_weights(weights)
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         # torch-fidelity unpickles whatever path it is given, so it is given a file of ours.
@@ -171,6 +171,32 @@ def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
             return FrechetInceptionDistance(
                 2048, normalize=True, feature_extractor_weights_path=str(Path(folder) / "inception.pth")
             )
-    except (pickle.UnpicklingError, RuntimeError, SafetensorError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrunkError(f"{weights}: not torch-fidelity's Inception weights ({reason})") from error
+    except BROKEN as error:
+        said = what_is_wrong(weights, first_line(error), "torch-fidelity's Inception weights")
+        raise TrunkError(said) from error
+
+
+def _downloaded_inception(url: str) -> Path:
+    """Where torch keeps the download; it is compared with the known file each time, whoever has put it there."""
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    if not weights.is_file():
+        try:
+            torch.hub.download_url_to_file(url, str(weights), progress=False)
+        except OSError as error:
+            raise TrunkError(
+                f"Inception weights cannot be downloaded ({error}); expected a network, or a path to the file"
+            ) from error
+    with weights.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != INCEPTION_SHA256:
+        raise TrunkError(
+            f"{weights} has the sha256 {sha256}, expected {INCEPTION_SHA256} of torch-fidelity's Inception weights; "
+            "delete it, and it is downloaded anew"
+        )
+    return weights
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; what follows in torch's is advice to run what the file holds."""
+    return next(iter(str(error).splitlines()), "").partition(". ")[0] or type(error).__name__

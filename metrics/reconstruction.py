@@ -28,6 +28,7 @@ from tqdm import tqdm
 from layers.compositing import resize, to_float, to_uint8
 from layers.errors import UserError
 from layers.images import PictureError, read_rgba
+from layers.paths import check_place, visible_files
 from layers.tensors import to_tensor
 from metrics.perceptual import Perceptual, alexnet_distance, inception_distance
 from metrics.reconstruction_scores import Scores, grouped, left_out, mean_over_groups
@@ -70,7 +71,7 @@ def find_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"--images: {folder} is not a folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = visible_files(folder, SUFFIXES)
     if not found:
         raise ValueError(f"--images: no picture below {folder}; expected {', '.join(sorted(SUFFIXES))}")
     return found
@@ -166,7 +167,7 @@ def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarr
 def _describe(folder: Path, size: int | None, blends: str, inception: str | None, device, multiple: int) -> dict:
     """List every choice behind the numbers."""
     md5 = hashlib.md5(usedforsecurity=False)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in visible_files(folder, {".safetensors"}, deep=False):
         md5.update(path.read_bytes())
     return {
         "source": "AlphaVAE validation code, github.com/o0o0o00o0/AlphaVAE at 4415ef7; paper Table 3",
@@ -220,8 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.size != "native" and not args.size.isdigit():
             raise ValueError(f"--size: got {args.size}, expected a number of pixels or native")
-        if args.out.is_dir():
-            raise IsADirectoryError(f"--out: {args.out} is a folder, expected a file")
+        check_place(args.out, "--out", folder=False)
         report = evaluate(
             args.images,
             args.vae,

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from layers.images import opened
 from metrics.luma_ssim import ssim_y
 from metrics.rgba_scores import BACKGROUNDS, Distance, blend, psnr, ssim
 
@@ -39,7 +40,8 @@ def stored(images: Tensor, blends: str) -> Tensor:
     for image in pixels.to("cpu", torch.uint8).movedim(1, -1).numpy():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG")
-        rows.append(torch.from_numpy(np.array(Image.open(buffer))))
+        with opened(buffer.getvalue(), "a blend", formats=("JPEG",)) as picture:
+            rows.append(torch.from_numpy(np.array(picture)))
     return torch.stack(rows).movedim(-1, 1).to(images.device).float() / 255.0
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from layers.paths import check_place
 from models.rgba_vae import RGBAVAE, widen_to_rgba
 
 TOLERANCE = 1e-5
@@ -98,12 +99,12 @@ def convert(source: str, subfolder: str | None, output_dir: Path, alpha_bias_ini
     Raises:
         ConversionError: if a difference is above :data:`TOLERANCE`; nothing is written then.
         FileNotFoundError: if there is no such network.
+        PlaceError: if ``output_dir`` cannot be written.
         ValueError: if it is another model, or ``alpha_bias_init`` is out of range.
     """
     if not -1.0 <= alpha_bias_init <= 1.0:
         raise ValueError(f"--alpha-bias-init: got {alpha_bias_init}, expected a value in [-1, 1]")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise NotADirectoryError(f"--output-dir: {output_dir} is a file, expected a folder")
+    check_place(output_dir, "--output-dir", folder=True)
     original = RGBAVAE.from_pretrained(source, subfolder)
     converted = widen_to_rgba(original, alpha_bias_init)
     with tempfile.TemporaryDirectory() as folder:

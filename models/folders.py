@@ -9,13 +9,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from layers.paths import find_input
+from layers.weight_files import WeightsFileError, check_weights, read_json, read_weights
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+WEIGHTS_FILE = f"{STEM}.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
 # Before owner/name it says that the Hugging Face repository is meant, whatever folders there are.
@@ -23,7 +24,10 @@ HUB = "hf://"
 HUB_SECONDS = 10
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # The hub's patterns take a slash for any other letter: "*.json" would be the files of all folders.
-BESIDE_CONFIG = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "diffusion_pytorch_model-*.safetensors"]
+BESIDE_CONFIG = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, f"{STEM}-*.safetensors"]
+BESIDE_CONFIG += [f"{STEM}.*.safetensors", f"{WEIGHTS_FILE}.index.*.json"]
+# Some releases have their weights only under a name that says what they are kept in: diffusers' variants.
+VARIANTS = ("fp32", "bf16", "fp16")
 
 
 def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
@@ -143,23 +147,46 @@ def _say_once(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def load_safetensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, sharded or not.
+def weight_files(folder: Path, stem: str = STEM) -> tuple[str | None, list[Path]]:
+    """The files of a model's weights, sharded or not, each whole.
+
+    Args:
+        folder: of the model.
+        stem: how they begin: :data:`STEM` for diffusers, ``model`` for transformers.
+
+    Returns:
+        The variant: ``None``, or the first of :data:`VARIANTS` where there are no others; and the files.
 
     Raises:
         FileNotFoundError: if there are no safetensors; a ``.bin`` is never read.
-        ValueError: if the index names a file that is not beside it.
+        WeightsFileError: if one is something else or cut short, or the index names what is not beside it.
     """
-    if (folder / INDEX_FILE).is_file():
-        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        shards = sorted(set(index["weight_map"].values()))
+    for variant in (None, *VARIANTS):
+        mark = f".{variant}" if variant else ""
+        index, single = folder / f"{stem}.safetensors.index{mark}.json", folder / f"{stem}{mark}.safetensors"
+        if index.is_file() or single.is_file():
+            break
     else:
-        shards = [WEIGHTS_FILE]
-    state = {}
+        raise FileNotFoundError(f"no {stem}.safetensors in {folder}; weights are read from safetensors only")
+    shards = _shards(index) if index.is_file() else [single.name]
     for shard in shards:
-        if Path(shard).name != shard:
-            raise ValueError(f"{INDEX_FILE} in {folder} names {shard}; expected files beside it")
         if not (folder / shard).is_file():
             raise FileNotFoundError(f"no {shard} in {folder}; weights are read from safetensors only")
-        state.update(load_file(folder / shard))
-    return state
+        check_weights(folder / shard)
+    return variant, [folder / shard for shard in shards]
+
+
+def _shards(index: Path) -> list[str]:
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        raise WeightsFileError(f"{index} has no weight_map of names; expected the index of a model's weights")
+    for shard in sorted(set(named.values())):
+        if Path(shard).name != shard:
+            raise WeightsFileError(f"{index.name} in {index.parent} names {shard}; expected files beside it")
+    return sorted(set(named.values()))
+
+
+def load_safetensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, see :func:`weight_files`."""
+    _, files = weight_files(folder)
+    return {name: tensor for file in files for name, tensor in read_weights(file).items()}

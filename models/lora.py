@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusers import QwenImageTransformer2DModel as Transformer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from layers.errors import UserError
+from layers.weight_files import WeightsFileError, check_weights, read_weights
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
@@ -103,9 +103,12 @@ def adapted_base(folder: str | Path, rank: int, alpha: float) -> str | None:
     if not path.is_file():
         return None
     try:
+        check_weights(path)
         with safe_open(path, "pt") as file:
             said = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (SafetensorError, ValueError) as error:
+    except WeightsFileError as error:
+        raise LoRAError(str(error)) from error
+    except ValueError as error:
         raise LoRAError(f"{path}: expected safetensors with metadata: {error}") from error
     fits = (said.get("transformer.r"), said.get("transformer.lora_alpha")) == (rank, alpha)
     return said.get("transformer.base_model_name_or_path") if fits else None
@@ -142,9 +145,9 @@ def merge_lora(transformer: Transformer) -> None:
 def _read(path: Path, transformer: nn.Module) -> dict[str, Tensor]:
     """Tensors of a LoRA file, all of them adapters of linear layers of this transformer."""
     try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise LoRAError(f"{path}: expected safetensors: {error}") from error
+        tensors = read_weights(path)
+    except WeightsFileError as error:
+        raise LoRAError(str(error)) from error
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     wanted = {}
     for name, layer in transformer.named_modules():

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from layers.weight_files import WeightsFileError, read_json
 from models.folders import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, load_safetensors, locate, locate_model
 from models.precision import MixedPrecision, at_least_float32
 from models.vae_blocks import AttentionBlock, Decoder, Encoder, FrameConv, Resample, ResidualBlock, RMSNorm
@@ -242,12 +243,16 @@ class RGBAVAE(MixedPrecision):
 
         Raises:
             FileNotFoundError: if folder, repository, config or safetensors are missing; a ``.bin`` is never read.
-            ValueError: if the files are of another model.
+            WeightsFileError: if a file is cut short or something else, or the model is another one.
         """
         folder = locate(source, subfolder) if subfolder else locate_model(source, "vae", CLASS_NAME)
         if not (folder / CONFIG_FILE).is_file():
             raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}" + ("" if subfolder else ", nor in its folder vae"))
-        vae = cls(VAEConfig.from_diffusers(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
+        config = read_json(folder / CONFIG_FILE)
+        try:
+            vae = cls(VAEConfig.from_diffusers(config))
+        except (ValueError, TypeError) as error:
+            raise WeightsFileError(f"{folder / CONFIG_FILE}: {error}") from error
         own = vae.state_dict()
         state = {}
         for name, tensor in load_safetensors(folder).items():
@@ -258,7 +263,9 @@ class RGBAVAE(MixedPrecision):
             {n for n, t in state.items() if n not in own or t.shape != own[n].shape} | (own.keys() - state.keys())
         )
         if wrong:
-            raise ValueError(f"weights and {CONFIG_FILE} in {folder} do not fit: {len(wrong)} tensors, as {wrong[0]}")
+            raise WeightsFileError(
+                f"weights and {CONFIG_FILE} in {folder} do not fit: {len(wrong)} tensors, as {wrong[0]}"
+            )
         vae.load_state_dict(state)
         return vae
 

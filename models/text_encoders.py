@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from layers.errors import UserError
-from models.folders import CONFIG_FILE, locate
+from layers.paths import visible_files
+from models.folders import CONFIG_FILE, locate, weight_files
 
 # Transformers takes seconds to import, which no network without text should wait for.
 if TYPE_CHECKING:
@@ -268,9 +269,9 @@ def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreT
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if model_type != kind.config_class.model_type:
             raise ValueError(f"config.json says {model_type}, expected {kind.config_class.model_type}")
-        model, report = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        variant, _ = weight_files(folder, "model")
+        how = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "variant": variant}
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TextEncoderError(f"{folder}: no {kind.__name__} in safetensors ({_first_line(error)})") from error
     # Transformers fills what is missing with random weights and only warns.
@@ -296,9 +297,8 @@ def _first_line(error: Exception) -> str:
 def _digest(folders: Sequence[Path]) -> str:
     sha256 = hashlib.sha256()
     for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".json", ".safetensors", ".txt"):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                sha256.update(f"{folder.name}/{path.name}:{content}\n".encode())
+        for path in visible_files(folder, {".json", ".safetensors", ".txt"}, deep=False):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256.update(f"{folder.name}/{path.name}:{content}\n".encode())
     return sha256.hexdigest()

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from layers.paths import visible
 from models.rgba_vae import QWEN_LATENTS_MEAN, QWEN_LATENTS_STD
 from models.text_encoders import QWEN_TEMPLATE
 
@@ -201,7 +202,7 @@ def write_release(root: Path, seed: int = 0) -> Path:
     Raises:
         FileExistsError: if something is there.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or any(visible(path.name) for path in root.iterdir())):
         raise FileExistsError(f"{root} is there and is not an empty folder; expected a new or an empty one")
     from diffusers import __version__
 

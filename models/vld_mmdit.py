@@ -20,7 +20,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DMod
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.folders import locate
+from layers.weight_files import WeightsFileError, read_json
+from models.folders import CONFIG_FILE, locate, weight_files
 from models.precision import MixedPrecision, at_least_float32
 
 # The released pipeline always passes 0; the name `is_rgb` there suggests that 1 stood for RGB output in stage 1.
@@ -196,12 +197,24 @@ class VLDMMDiT(MixedPrecision):
             dtype: of the weights in memory, whatever the file has; where it is not float32, computed in too.
 
         Raises:
-            FileNotFoundError: if there is no such folder.
+            FileNotFoundError: if there is no such folder, or no safetensors in it.
+            WeightsFileError: if a file is cut short or something else, or the model is another one.
         """
         path = locate(source, "transformer")
-        if not (path / "config.json").is_file():
+        if not (path / CONFIG_FILE).is_file():
             raise FileNotFoundError(f"{path}: no config.json; expected a transformer in the diffusers format")
-        network = cls(QwenImageTransformer2DModel.from_pretrained(path, torch_dtype=dtype, use_safetensors=True))
+        read_json(path / CONFIG_FILE)
+        variant, _ = weight_files(path)
+        how = {"torch_dtype": dtype, "use_safetensors": True, "variant": variant, "output_loading_info": True}
+        try:
+            transformer, report = QwenImageTransformer2DModel.from_pretrained(path, **how)
+            # Diffusers fills what is missing with random weights and only warns.
+            if missing := sorted(report["missing_keys"]):
+                raise ValueError(f"{len(missing)} tensors are missing, as {missing[0]}")
+            network = cls(transformer)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise WeightsFileError(f"{path}: no transformer of this kind in the diffusers format ({said})") from error
         network.compute_dtype = None if dtype == torch.float32 else dtype
         return network
 

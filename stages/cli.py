@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -39,6 +40,10 @@ def command(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if add_arguments:
         add_arguments(parser)
+    # File names are bytes; one that the terminal's encoding lacks must not end the command that names it.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         run(parser.parse_args(argv))
         sys.stdout.flush()

@@ -4,16 +4,18 @@
     python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
     python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered      # how much memory that would take
 
-PICTURE is a file, a folder or a pattern; any mode and size of picture that Pillow reads. Layers come at the picture's
-own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one that ships with
-the project, another folder such as models/weights/refine, or a hub repository in the released layout.
+PICTURE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at
+the picture's own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one
+that ships with the project, another folder such as models/weights/refine, or a hub repository in the released layout.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from tqdm import tqdm
 
 from layers.compositing import flattened
 from layers.errors import UserError
-from layers.export import FORMATS, export
+from layers.export import FORMATS, export, outputs
 from layers.images import PictureError
+from layers.paths import check_place
 from layers.picture_files import find_pictures, read_picture_file
 from stages.cli import command
 from training.decomposer import Decomposer
@@ -85,13 +88,24 @@ def checked(arguments: argparse.Namespace) -> list[str]:
 
 
 def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the layers of each picture go: ``<out>/<stem>``; pictures of one stem are numbered."""
-    taken: dict[str, int] = {}
+    """Where the layers of each picture go: ``<out>/<stem>``; a stem that is taken gets a number that is not."""
+    stems = {_same(path.stem) for path in paths}
+    taken: set[str] = set()
     found = {}
     for path in paths:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        found[path] = out / (path.stem if count == 1 else f"{path.stem}_{count}")
+        numbered = (f"{path.stem}_{number}" for number in itertools.count(2))
+        for name in itertools.chain([path.stem], (name for name in numbered if _same(name) not in stems)):
+            written = {_same(place.name) for place in outputs(out / name, FORMATS)}
+            if taken.isdisjoint(written):
+                break
+        taken |= written
+        found[path] = out / name
     return found
+
+
+def _same(name: str) -> str:
+    """Equal for names that some file systems take for one: those of macOS and Windows."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], list[np.ndarray], dict[Path, str]]]:
@@ -160,8 +174,9 @@ def run(arguments: argparse.Namespace) -> None:
         places = targets(find_pictures(arguments.pictures), arguments.out)
     except PictureError as error:
         raise DecomposeError(str(error)) from None
-    if arguments.out.is_file():
-        raise DecomposeError(f"--out {arguments.out} is a file, expected a folder")
+    for place in places.values():
+        for written in outputs(place, formats):
+            check_place(written, "--out", folder=written == place)
     model = open_model(arguments)
     layers_asked(model, count)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
-import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from training.decomposer import Decomposer, GuidanceError
 from training.digest import digests
 from training.params import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate, Params, parse_params
 from training.precision import name_of, weights_dtype
+from training.process_memory import process_peak
 from training.registry import register_evaluation
 from training.tracking import Run, stage_run
 
@@ -102,7 +102,7 @@ def peak_memory(device: torch.device) -> float:
     """MiB: of the GPU if there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return process_peak() / 2**20
 
 
 def open_models(settings: Evaluate, device: torch.device) -> tuple[Decomposer, dict[str, Decomposer]]:

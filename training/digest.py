@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from layers.manifest import MANIFEST
-from layers.paths import find_input
+from layers.paths import find_input, visible_files
 
 
 def digest(path: str | Path) -> str:
@@ -29,7 +29,7 @@ def digest(path: str | Path) -> str:
             while chunk := file.read(1 << 20):
                 md5.update(chunk)
         return md5.hexdigest()
-    for file_path in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file_path in visible_files(path):
         md5.update(f"{file_path.relative_to(path)}:{digest(file_path)}\n".encode())
     return md5.hexdigest()
 

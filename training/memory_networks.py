@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from layers.weight_files import read_json
 from models.folders import CONFIG_FILE
 from models.rgba_vae import RGBAVAE, VAEConfig
 from training.captions import read_text_condition
@@ -129,14 +129,15 @@ def networks_in(folder: Path) -> Networks:
 
     Raises:
         FileNotFoundError: if one of them is missing.
-        PlanError: if one of them is something else.
+        PlanError: if one of them is of something else.
+        WeightsFileError: if one is no config.
     """
     found = {}
     for part in ("transformer", "vae"):
         path = folder / part / CONFIG_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not there; expected a folder of a model")
-        found[part] = json.loads(path.read_text(encoding="utf-8"))
+        found[part] = read_json(path)
     try:
         transformer = found["transformer"]
         shape = {name: transformer[name] for name in SHAPE} | {"latent_channels": transformer["out_channels"]}

@@ -27,7 +27,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
-from layers.paths import WORKSPACE, in_workspace, project_root
+from layers.paths import WORKSPACE, in_workspace, project_root, visible
 from training.captions import read_text_condition
 from training.digest import digest
 from training.params import Params
@@ -42,7 +42,7 @@ NOTHING_KNOWN: Mapping[str, str] = MappingProxyType({})
 def count_parameters(folder: Path) -> int:
     """Parameters of the networks in a model folder; only the headers of the safetensors are read."""
     total = 0
-    for path in folder.glob("*/*.safetensors"):
+    for path in (found for found in folder.glob("*/*.safetensors") if visible(found.relative_to(folder))):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))

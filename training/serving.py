@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import logging
 import threading
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from PIL import Image
 
+from layers import picture_files
 from layers.errors import UserError
-from layers.images import PictureError, decode_rgba, encode_png
+from layers.images import PictureError, encode_png
 from training.decomposer import Decomposer, GuidanceError
 from training.offloading import OFFLOADS
 from training.picture_layers import layers_of
@@ -63,7 +62,7 @@ class RequestError(MlflowException):
 
 
 def decode_picture(text: str, name: str) -> np.ndarray:
-    """Decode a base64 PNG or JPEG to ``(H, W, 4)`` uint8.
+    """Decode a base64 PNG or JPEG to ``(H, W, 4)`` uint8, as ``stages.decompose`` does: turned as its EXIF says.
 
     Raises:
         RequestError: if it is none, or above :data:`MAX_BYTES` or :data:`MAX_PIXELS`.
@@ -77,15 +76,7 @@ def decode_picture(text: str, name: str) -> np.ndarray:
     except (binascii.Error, ValueError):
         raise RequestError(f"{name}: not base64; expected a PNG or JPEG file in base64") from None
     try:
-        # Nothing is decoded yet: a small file can hold a picture that fills the memory.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            width, height = header.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise RequestError(f"{name}: not a PNG or JPEG file, or too large a picture") from None
-    if width * height > MAX_PIXELS:
-        raise RequestError(f"{name}: {width}x{height} is above {MAX_PIXELS} pixels")
-    try:
-        return decode_rgba(data, name)
+        return picture_files.decode_picture(data, name, MAX_PIXELS, formats=FORMATS, min_side=1)
     except PictureError as error:
         raise RequestError(str(error)) from None
 

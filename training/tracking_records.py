@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from PIL import Image
 
+from layers.images import PictureError, opened
 from training.tracking_pipeline import MAX_METRICS, settle
 
 Record = dict[str, Any]
@@ -66,7 +67,7 @@ def send(client: MlflowClient, record: Record) -> None:
         for first in range(0, len(entries), MAX_METRICS):
             client.log_batch(run_id, metrics=entries[first : first + MAX_METRICS], synchronous=True)
     elif kind == "picture":
-        image = record["image"] if "image" in record else np.asarray(Image.open(record["file"]))
+        image = record["image"] if "image" in record else _read(Path(record["file"]))
         client.log_image(
             run_id, image, key=record["name"], step=record["step"], timestamp=record["time"], synchronous=True
         )
@@ -77,6 +78,15 @@ def send(client: MlflowClient, record: Record) -> None:
         client.set_terminated(run_id, record["status"], record["time"])
     else:
         settle(client, run_id)
+
+
+def _read(path: Path) -> np.ndarray:
+    """A picture that was kept; raises OSError if it cannot be read."""
+    try:
+        with opened(path.read_bytes(), path.name) as image:
+            return np.asarray(image)
+    except PictureError as error:
+        raise OSError(str(error)) from None
 
 
 def portable(record: Record, files: Path, number: int) -> Record:

@@ -6,6 +6,7 @@ written in one rename, so a failure leaves nothing half.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ ENCODERS: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], bytes]] = {
     "zip": encode_zip,
 }
 FORMATS = ("png", *ENCODERS)
+# Files of layers that we have named, :func:`layer_names` or the parts of a layer that was split again.
+OURS = re.compile(r"[0-9]{2,}_(background|layer(_[0-9]+)+)\.png")
 
 
 def layer_names(count: int) -> list[str]:
@@ -40,7 +43,7 @@ def export(
     Args:
         layers: at least one, bottom to top.
         target: path without a suffix; ``png`` makes a folder of that name, with a file a layer on the whole canvas.
-        formats: of :data:`FORMATS`.
+        formats: of :data:`FORMATS`. Layers that an earlier export has left in the folder of ``png`` are removed.
         names: of the layers; ``None`` for those of :func:`layer_names`.
 
     Returns:
@@ -54,18 +57,28 @@ def export(
         raise UserError(f"format {unknown[0]!r}: expected one of {', '.join(FORMATS)}")
     check_stack(layers)
     names = layer_names(len(layers)) if names is None else list(names)
-    written = []
-    for name in formats:
+    places = outputs(target, formats)
+    for name, place in zip(formats, places, strict=True):
         if name == "png":
-            written.append(target)
-            target.mkdir(parents=True, exist_ok=True)
-            for index, (layer, said) in enumerate(zip(layers, names, strict=True)):
-                write_whole(target / png_name(index, said), encode_png(layer))
+            _write_folder(place, layers, names)
         else:
-            written.append(target.with_name(f"{target.name}.{name}"))
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            write_whole(written[-1], ENCODERS[name](layers, names))
-    return written
+            write_whole(place, ENCODERS[name](layers, names))
+    return places
+
+
+def outputs(target: Path, formats: Sequence[str]) -> list[Path]:
+    """What :func:`export` writes: ``target`` itself, a folder, for ``png``; beside it a file for each other format."""
+    return [target if name == "png" else target.with_name(f"{target.name}.{name}") for name in formats]
+
+
+def _write_folder(folder: Path, layers: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """A file a layer; those of an earlier stack that was larger, or split otherwise, would be layers of this one."""
+    files = [png_name(index, name) for index, name in enumerate(names)]
+    for file, layer in zip(files, layers, strict=True):
+        write_whole(folder / file, encode_png(layer))
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name not in files:
+            path.unlink()
 
 
 def check_stack(layers: Sequence[np.ndarray]) -> None:

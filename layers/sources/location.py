@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from layers.errors import SampleError, UserError
 from layers.images import PictureError, decode_rgba
-from layers.paths import find_input
+from layers.paths import find_input, visible
 
 # What a listing says of a file besides its size; which of them there is depends on the file system.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "blob_id", "checksum", "mtime", "LastModified")
@@ -92,7 +92,7 @@ class Location:
     def _names(self, name: str, kind: str) -> list[str]:
         wanted = (entry for entry in self._listing(name) if self._kind(entry) == kind)
         found = (PurePosixPath(entry["name"].rstrip("/")).name for entry in wanted)
-        return sorted(found)
+        return sorted(filter(visible, found))
 
     def _kind(self, entry: dict[str, Any]) -> str:
         # fsspec calls a local link to a folder a link; where it leads is asked when it is read.
@@ -101,19 +101,19 @@ class Location:
         return entry["type"]
 
     def folders(self, under: str = "") -> list[str]:
-        """Names of the folders directly below, sorted; none if there is no such folder."""
+        """Names of the visible folders directly below, sorted; none if there is no such folder."""
         return self._names(under, "directory")
 
     def files(self, under: str = "") -> list[str]:
-        """Names of the files directly below, sorted; none if there is no such folder."""
+        """Names of the visible files directly below, sorted; none if there is no such folder."""
         return self._names(under, "file")
 
     def find(self, suffixes: Iterable[str], under: str = "") -> list[str]:
-        """Relative names of all files below with one of these suffixes (``.psd``; case does not matter), sorted."""
+        """Relative names of the visible files below that have one of these suffixes (``.psd``, in any case), sorted."""
         endings = tuple(suffix.lower() for suffix in suffixes)
         base = self.path(under)
         names = (name for name in self.files_system.find(base) if name.lower().endswith(endings))
-        return sorted(name[len(self.root) :].lstrip("/") for name in names)
+        return sorted(filter(visible, (name[len(self.root) :].lstrip("/") for name in names)))
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""

@@ -15,6 +15,12 @@ def test_it_says_what_a_batch_holds_and_draws_a_sheet(bucketed_root, tmp_path, c
         assert sheet.height > 2 * 128 and np.asarray(sheet).std() > 10
 
 
+def test_a_sheet_below_a_file_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--root-dir", str(tmp_path), "--out", str(tmp_path / "file" / "sheet.png")]) == 2
+    assert "which is a file, expected a folder" in capsys.readouterr().err
+
+
 def test_a_missing_dataset_is_one_line(tmp_path, capsys):
     assert main(["--root-dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

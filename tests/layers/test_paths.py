@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from layers.paths import WORKSPACE, find_input, in_project, in_workspace, project_root, resume_root, workspace
+from layers.paths import (
+    WORKSPACE,
+    find_input,
+    in_project,
+    in_workspace,
+    project_root,
+    resume_root,
+    visible_files,
+    workspace,
+)
 from layers.paths import sqlite_in_project as sqlite
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -123,3 +132,22 @@ def test_outputs_of_stages_are_never_taken_from_the_project(project, elsewhere):
         (project / "models" / "weights" / name).mkdir(parents=True)
     assert find_input("models/weights/refine") == Path("models/weights/refine")
     assert find_input("models/weights/mine").samefile(project / "models" / "weights" / "mine")
+
+
+def test_files_that_nobody_put_there_are_not_visible(tmp_path):
+    names = (
+        "b.png",
+        "deep/a.PNG",
+        "notes.txt",
+        "._b.png",
+        ".git/a.png",
+        "deep/@eaDir/a.png",
+        "thumbs.DB",
+        "Desktop.ini",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(path.relative_to(tmp_path)) for path in visible_files(tmp_path)]
+    assert found == ["b.png", "deep/a.PNG", "notes.txt"]
+    assert visible_files(tmp_path, {".png"}, deep=False) == [tmp_path / "b.png"]

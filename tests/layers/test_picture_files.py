@@ -1,17 +1,14 @@
-import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from layers.images import PictureError
+from layers.images import PictureError, decode_rgba
 from layers.picture_files import decode_picture, find_pictures, read_picture_file
-
-
-def encoded(picture, kind="PNG", **options):
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
+from tests import pictures
+from tests.pictures import GOOD, encoded
 
 
 def colours(mode="RGB", size=(20, 12)):
@@ -76,7 +73,7 @@ def test_a_colour_profile_is_applied_and_alpha_kept():
         (b"no picture at all", "x: not a readable picture"),
         (encoded(colours())[:90], "x: not a readable picture"),
         (encoded(Image.new("RGB", (1, 1))), "x: 1x1 pixels, expected at least 8 a side"),
-        (encoded(Image.new("1", (20000, 20000))), "x: more pixels than 64000000"),
+        (encoded(Image.new("1", (20000, 20000))), "x: above 64000000 pixels"),
         (
             encoded(colours(), "GIF", save_all=True, append_images=[colours("L").convert("RGB")]),
             "x: 2 frames, expected a still picture",
@@ -101,3 +98,71 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
             find_pictures([given])
     with pytest.raises(PictureError, match=r"gone\.png: not a readable picture"):
         read_picture_file(tmp_path / "gone.png")
+
+
+LEFT = ("._a.png", ".hidden.png", ".cache/a.png", "__MACOSX/a.png", "@eaDir/a.png", "Thumbs.db", ".DS_Store")
+
+
+@pytest.mark.parametrize("given", [".", "*", "**/*.png", "*.png"])
+def test_what_file_managers_leave_behind_is_no_picture(tmp_path, monkeypatch, given):
+    home = tmp_path / ".config" / "here"
+    for name in (*LEFT, "a.png", "deep/b.png"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"")
+    monkeypatch.chdir(home)
+    found = {str(path) for path in find_pictures([given])} - {"__MACOSX/a.png", "@eaDir/a.png"}
+    assert found == {"a.png", "deep/b.png"} - ({"deep/b.png"} if given in ("*", "*.png") else set())
+    assert find_pictures([str(home)])[0] == home / "a.png", "a folder that is asked for may be hidden itself"
+    assert find_pictures([".hidden.png"]) == [Path(".hidden.png")], "and so may a file"
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_metadata_never_decide_whether_a_picture_is_read(name):
+    """For people who decompose it, for datasets alike."""
+    shown = np.asarray(pictures.colours()).astype(int)
+    for read in (decode_picture, decode_rgba):
+        found = read(GOOD[name], "x")
+        assert found.shape == (40, 60, 4) and np.abs(found[..., :3] - shown).mean() < 3.0
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda exif: pictures.mpo(exif=exif),
+        lambda exif: encoded(pictures.colours(), "JPEG", exif=exif),
+        lambda exif: encoded(pictures.colours(), "WEBP", exif=exif),
+        lambda exif: encoded(pictures.colours(), "TIFF", exif=exif),
+        lambda exif: encoded(pictures.colours(), "AVIF", exif=exif),
+        lambda exif: pictures.png_with(b"tEXt", b"Raw profile type exif\0\nexif\n8\n" + exif.tobytes().hex().encode()),
+        lambda exif: pictures.png_with(
+            b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="%d"/>' % exif[0x0112]
+        ),
+        lambda exif: pictures.jpeg_with(
+            0xE1, b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="%d"/>' % exif[0x0112]
+        ),
+        # The orientation can be read, what follows cannot.
+        lambda exif: pictures.jpeg_with(0xE1, exif.tobytes().replace(b"\0\x01\x01\x12", b"\0\x09\x01\x12")),
+    ],
+)
+def test_wherever_the_orientation_is_said(make, orientation):
+    found = decode_picture(make(pictures.turned(orientation)), "x").astype(int)
+    upright = np.rot90(np.asarray(pictures.colours()), 1 if orientation == 8 else -1)
+    assert found.shape == (60, 40, 4) and np.abs(found[..., :3] - upright).mean() < 5.0
+
+
+@pytest.mark.parametrize("read", [decode_picture, decode_rgba])
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO", "PDF", "PSD"])
+def test_formats_that_nobody_meant_are_not_opened(read, kind, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("another program was started"))
+    data = b"8BPS\0\1" + bytes(100) if kind == "PSD" else encoded(pictures.colours(), kind)
+    with pytest.raises(PictureError, match=r"^x: not a readable picture .*expected PNG, JPEG, WEBP, TIFF"):
+        read(data, "x")
+
+
+def test_one_place_opens_pictures():
+    root = Path(__file__).parents[2]
+    rooms = ("benchmarks", "layers", "metrics", "models", "stages", "training")
+    files = [path for room in rooms for path in (root / room).rglob("*.py")]
+    found = {str(path.relative_to(root)) for path in files if re.search(r"\bImage\.open\b", path.read_text())}
+    assert found == {"layers/images.py"}

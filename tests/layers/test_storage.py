@@ -1,3 +1,4 @@
+import os
 import tarfile
 
 import numpy as np
@@ -16,7 +17,10 @@ def record(name):
     return {"id": name, "split": "train", "bucket": "w6-h8", "layers": [{"kind": "image"}] * 2, "caption": "hello"}
 
 
-def test_webdataset_reads_what_is_written_and_so_do_ranges(tmp_path):
+@pytest.mark.parametrize("system", ["unix", "windows"])
+def test_webdataset_reads_what_is_written_and_so_do_ranges(tmp_path, monkeypatch, system):
+    if system == "windows":
+        monkeypatch.delattr(os, "pread")
     places = {}
     with open_shard(tmp_path, "train", 7) as writer:
         for seed, name in enumerate(("one", "two.with.dots", "x" * 90)):

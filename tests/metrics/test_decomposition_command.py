@@ -42,6 +42,38 @@ def folders(tmp_path):
     return pred, gt
 
 
+@pytest.mark.parametrize("name", ["._0000.png", ".hidden.png"])
+def test_what_file_managers_leave_behind_is_no_layer_and_no_sample(folders, name):
+    before = evaluate_folders(*folders)
+    for root in folders:
+        (root / ".ipynb_checkpoints").mkdir()
+        (root / "__MACOSX").mkdir()
+        (root / ".DS_Store").write_bytes(b"")
+        for sample in ("good", "perfect"):
+            (root / sample / name).write_bytes(b"\0\5\x16\7")
+            (root / sample / "Thumbs.db").write_bytes(b"")
+    assert evaluate_folders(*folders) == before
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        ("broken", "none of 1 samples can be scored; the first, broken: cannot read broken/0001.png"),
+        ("short", "none of 1 samples can be scored; the first, short: fewer than 2 layers"),
+        (None, "--pred holds no sample folder; expected those of --gt, broken among them"),
+    ],
+)
+def test_nothing_scored_is_no_success(folders, tmp_path, capsys, kept, sentence):
+    for folder in folders[0].iterdir():
+        if folder.is_dir() and folder.name != kept:
+            folder.rename(tmp_path / folder.name)
+    out = tmp_path / "report.json"
+    assert main(["--pred", str(folders[0]), "--gt", str(folders[1]), "--out", str(out)]) == 2
+    assert f"error: {sentence}" in capsys.readouterr().err
+    report = json.loads(out.read_text())
+    assert (report["samples"], report["mean"]) == ({}, []) and len(report["missing"]) >= 6
+
+
 class TestCommandLine:
     def run(self, folders, out, *options):
         pred, gt = folders
@@ -101,12 +133,6 @@ class TestCommandLine:
 
     def test_jobs_do_not_matter(self, folders):
         assert evaluate_folders(*folders, jobs=2) == evaluate_folders(*folders, jobs=1)
-
-    def test_nothing_scored(self, folders, tmp_path):
-        (tmp_path / "empty").mkdir()
-        report = self.run((tmp_path / "empty", folders[1]), tmp_path / "report.json")
-        assert (report["samples"], report["mean"]) == ({}, [])
-        assert len(report["missing"]) == 7
 
     @pytest.mark.parametrize(
         ("change", "words"),

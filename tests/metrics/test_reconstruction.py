@@ -120,6 +120,7 @@ def test_stored_blends():
 
 def test_what_a_user_can_get_wrong_is_one_line(folders, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
     base = {"--images": str(folders / "pictures"), "--vae": str(folders / "vae"), "--out": str(tmp_path / "out.json")}
     for change, sentence in [
         ({"--images": str(tmp_path / "none")}, "is not a folder"),
@@ -128,6 +129,7 @@ def test_what_a_user_can_get_wrong_is_one_line(folders, tmp_path, capsys):
         ({"--size": "33"}, "got 33, expected at least 32 and a multiple of 4"),
         ({"--size": "big"}, "got big, expected a number of pixels or native"),
         ({"--out": str(tmp_path)}, "is a folder, expected a file"),
+        ({"--out": str(tmp_path / "file" / "deep" / "out.json")}, "which is a file, expected a folder"),
         ({"--inception": str(tmp_path / "none.pth")}, "no such file"),
     ]:
         assert main([part for pair in (base | change).items() for part in pair]) == 2

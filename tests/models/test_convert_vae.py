@@ -84,6 +84,7 @@ def test_what_a_user_can_get_wrong_is_one_line(rgb, tmp_path, capsys):
         (["--source", str(root), "--subfolder", "unet", "--output-dir", "x"], "no folder unet in"),
         (["--source", str(root / "vae"), "--output-dir", "x", "--alpha-bias-init", "2"], "got 2.0, expected a value"),
         (["--source", str(root / "vae"), "--output-dir", str(tmp_path / "file")], "is a file, expected a folder"),
+        (["--source", str(root / "vae"), "--output-dir", str(tmp_path / "file" / "x")], "lies below"),
     ]:
         assert main(arguments) == 2
         error = capsys.readouterr().err.strip()

@@ -203,7 +203,7 @@ def test_bad_input_is_a_sentence_and_changes_nothing(browser, address, poster, t
         "words.png": "not a readable picture",
         "empty.png": "not a readable picture",
         "dot.png": "1x1 pixels, expected at least 8 a side",
-        "huge.png": "more pixels than 12000000",
+        "huge.png": "above 12000000 pixels",
         "animated.gif": "2 frames, expected a still picture",
         "cut.png": "not a readable picture",
         "heavy.png": "too large; expected at most 32 MiB",

@@ -1,7 +1,11 @@
 """The command, in one process, with networks of a few thousand random weights: out come layers of the picture."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +13,12 @@ from PIL import Image
 from psd_tools import PSDImage
 
 from layers.compositing import flattened
-from stages.decompose import main
+from layers.errors import UserError
+from layers.paths import check_place
+from stages.decompose import main, targets
 from tests.networks import save_tiny
-from tests.stages.workspace import make_workspace
+from tests.pictures import GOOD
+from tests.stages.workspace import environment, make_workspace
 from training.decomposer import Decomposer
 from training.picture_layers import Effort, effort_of, layers_of
 from training.trained_for import RELEASED, read_trained_for, save_trained_for
@@ -64,6 +71,92 @@ def test_folders_and_equal_names(decompose, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["a", "a_2", "b"]
     alone = decompose(tmp_path / "in" / "b.png", "--layers", 2, "--out", "alone").with_name("alone")
     assert all(np.array_equal(one, two) for one, two in zip(read(out / "b"), read(alone / "b"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.jpg", "a.png", "a_2.png"], ["a", "a_3", "a_2"]),
+        (["a_2.png", "a.png", "a.jpg", "a.gif"], ["a_2", "a", "a_3", "a_4"]),
+        (["A.png", "a.png"], ["A", "a_2"]),  # one folder on macOS and Windows
+        (["caf\u00e9.png", "cafe\u0301.png"], ["caf\u00e9", "cafe\u0301_2"]),
+        (["a.png", "a.psd.png", "b.zip.png", "b.png"], ["a", "a.psd_2", "b.zip", "b_2"]),  # a.psd is a file of a.png
+    ],
+)
+def test_no_picture_is_written_over_another(names, expected):
+    places = targets([Path("in", name) for name in names], Path("out"))
+    assert [place.name for place in places.values()] == expected
+
+
+def test_layers_of_an_earlier_stack_do_not_stay(decompose, tmp_path):
+    source = picture(tmp_path / "in")
+    out = decompose(source, "--layers", 4, "--out", "out")
+    mine = [out / "poster" / name for name in ("05_sketch.png", "layer_3.png", "notes.txt")]
+    for path in mine:
+        path.write_bytes(b"a person's own")
+    assert len(list((out / "poster").glob("0?_layer*"))) == 3
+    decompose(source, "--layers", 2, "--out", "out")
+    names = {"00_background.png", "01_layer_1.png", *(path.name for path in mine)}
+    assert {path.name for path in (out / "poster").iterdir()} == names
+    for path in mine:
+        path.unlink()
+    error = np.abs(flattened(read(out / "poster")).astype(int)[..., :3] - np.asarray(Image.open(source)))
+    assert error.max() <= 2
+    decompose(source, "--layers", 2, "--out", "out", "--recursive", 1)
+    assert all("layer" in path.name for path in (out / "poster").iterdir()), "the ground's own file is gone as well"
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "sentence"),
+    [
+        ("file", [], "--out: file/poster lies below {}, which is a file, expected a folder"),
+        ("file/deep/er", [], "--out: file/deep/er/poster lies below {}, which is a file"),
+        ("taken", [], "--out: taken/poster is a file, expected a folder"),
+        ("folder", ["--format", "zip"], "--out: folder/poster.zip is a folder, expected a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    decompose, tmp_path, capsys, monkeypatch, out, options, sentence
+):
+    monkeypatch.setattr("stages.decompose.open_model", lambda _: pytest.fail("the work began"))
+    Path("file").write_text("")
+    Path("folder/poster.zip").mkdir(parents=True)
+    Path("taken").mkdir()
+    Path("taken/poster").write_text("")
+    decompose(picture(tmp_path / "in"), "--layers", 2, "--out", out, *options, expect=2)
+    assert f"error: {sentence.format(Path('file').absolute())}" in capsys.readouterr().err
+
+
+def test_a_folder_without_permission_is_found_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match=r"--out: .* cannot be written: no permission"):
+        check_place(tmp_path / "new" / "poster", "--out", folder=True)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"\xff\xfe.png", "猫.png".encode()])
+def test_a_name_that_the_terminal_cannot_show_ends_nothing(model, tmp_path, name):
+    """In a process of its own, whose terminal knows ASCII alone, or UTF-8."""
+    good = picture(tmp_path / "in", "z.png")
+    Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "in"), name))).write_bytes(good.read_bytes())  # noqa: PTH118
+    (tmp_path / "in" / "._z.png").write_bytes(b"\0\5\x16\7")
+    for number, encoding in enumerate(("ascii", "utf-8")):
+        out = tmp_path / f"out{number}"
+        command = [sys.executable, "-m", "stages.decompose", tmp_path / "in", "--layers", "2", "--out", out]
+        effort = ["--model", model, "--steps", "1", "--tries", "1"]
+        env = environment(tmp_path, PYTHONIOENCODING=encoding)
+        done = subprocess.run([*command, *effort], cwd=tmp_path, env=env, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert {os.fsencode(path.name) for path in out.iterdir()} == {name[:-4], b"z"}
+        assert done.stdout.count(b"recomposed within") == 2
+
+
+def test_good_pictures_with_bad_metadata_are_taken_apart(decompose, tmp_path):
+    names = ("EXIF twice", "EXIF of garbage", "several pictures, as of a telephone", "a profile of 2 MB")
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "in" / f"{number}.png").write_bytes(GOOD[name])
+    out = decompose(tmp_path / "in", "--layers", 2, "--out", "out")
+    assert sorted(path.name for path in out.iterdir()) == ["0", "1", "2", "3"]
 
 
 def test_a_layer_is_split_again_and_all_parts_flatten_to_the_picture(decompose, tmp_path):

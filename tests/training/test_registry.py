@@ -38,6 +38,14 @@ def params(tmp_path, bucketed_root, monkeypatch):
     return enter_project(tmp_path / "project", bucketed_root, monkeypatch)
 
 
+def test_hidden_files_are_no_part_of_a_model(tmp_path):
+    save_tiny(tmp_path)
+    before = digest(tmp_path), count_parameters(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "vae" / "._diffusion_pytorch_model.safetensors").write_bytes(b"\0\5\x16\7")
+    assert (digest(tmp_path), count_parameters(tmp_path)) == before
+
+
 def tags_of(number):
     return mlflow.MlflowClient(tracking_uri()).get_model_version(NAME, str(number)).tags
 

@@ -19,6 +19,7 @@ from PIL import Image
 from layers.compositing import flattened
 from layers.images import decode_rgba, encode_png
 from stages.serve import CONFIG
+from tests import pictures
 from tests.servers import serving
 from tests.stages.imports import ROOT
 from tests.stages.workspace import environment, run
@@ -26,7 +27,7 @@ from tests.training.registered import FOLDER, enter_project, evaluate, save_tiny
 from training import picture_layers
 from training.decomposer import Decomposer
 from training.digest import digest
-from training.serving import ConfigError, ServedDecomposer
+from training.serving import ConfigError, RequestError, ServedDecomposer, decode_picture
 from training.tracking import tracking_uri
 from training.versions import Registry, WeightsError
 
@@ -119,6 +120,24 @@ def test_layers_over_http_are_those_of_the_decomposer(server, project):
     assert status == 200 and len(answer["predictions"][0]["layers"]) == 4
 
 
+@pytest.mark.parametrize("make", [pictures.mpo, lambda **said: pictures.encoded(pictures.colours(), "PNG", **said)])
+def test_photographs_are_turned_as_their_exif_says(make):
+    found = decode_picture(encoded(make(exif=pictures.turned(6))), "picture 0").astype(int)
+    upright = np.rot90(np.asarray(pictures.colours()), -1)
+    assert found.shape == (60, 40, 4) and np.abs(found[..., :3] - upright).mean() < 3.0
+
+
+@pytest.mark.parametrize("name", ["EXIF of garbage, PNG", "a profile of 2 MB", "EXIF twice"])
+def test_metadata_do_not_decide_what_is_served(name):
+    assert decode_picture(encoded(pictures.GOOD[name]), "picture 0").shape == (40, 60, 4)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF"])
+def test_no_other_format_is_opened(kind):
+    with pytest.raises(RequestError, match="expected PNG, JPEG"):
+        decode_picture(encoded(pictures.encoded(pictures.colours(), kind)), "picture 0")
+
+
 def bomb():
     file = io.BytesIO()
     Image.new("L", (6000, 6000)).save(file, "PNG")
@@ -127,7 +146,7 @@ def bomb():
 
 BAD = {
     "not base64": (["?"], {}, "picture 0: not base64; expected a PNG or JPEG file in base64"),
-    "no picture": ([encoded(b"hello")], {}, "picture 0: not a PNG or JPEG file, or too large a picture"),
+    "no picture": ([encoded(b"hello")], {}, "picture 0: not a readable picture (cannot identify its format"),
     "a path": (["/etc/passwd"], {}, "picture 0: not base64"),
     "too many pixels": ([bomb()], {}, "picture 0: 6000x6000 is above 16777216 pixels"),
     "too many bytes": (["A" * (45 * 2**20)], {}, "picture 0: above 33554432 bytes"),

@@ -70,6 +70,16 @@ def test_a_local_folder_and_another_file_system_give_the_same_answers(location):
         assert file.read(2) == b"rd"
 
 
+def test_hidden_files_and_those_of_file_managers_are_not_listed(location):
+    before = [location.files("b"), location.folders(), location.find([".png"])]
+    for name in ("b/._two.png", "b/Thumbs.db", ".cache/x.png", "__MACOSX/b/two.png", "b/@eaDir/two.png"):
+        path = f"{location.root}/{name}"
+        location.files_system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        location.files_system.pipe_file(path, png(9))
+    assert [location.files("b"), location.folders(), location.find([".png"])] == before
+    assert location.exists("b/._two.png"), "who names one gets it"
+
+
 @pytest.mark.parametrize("name", ["../data/top.txt", "a/../../data/top.txt", "/etc/passwd", "a\\..\\b", "a\0b", ".."])
 def test_names_never_lead_out(location, name):
     for use in (location.read, location.open, location.exists, location.files, location.read_rgba):

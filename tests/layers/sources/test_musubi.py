@@ -82,6 +82,8 @@ def test_a_number_left_out_is_noted(tmp_path):
         ("a.png a_0.png a_b.png a_b_0.png a_b_1.png", {"a": 1, "a_b": 2}),
         ("shot_2024_05.JPG shot_2024_05_1.webp", {"shot_2024_05": 1}),
         ("a.png a_0.png a_0.txt.png", {"a": 1, "a_0.txt": 0}),
+        # What file managers leave behind is nobody's.
+        ("a.png a_0.png ._a.png ._a_0.png ._a.txt .b.png .b_0.png", {"a": 1}),
     ],
 )
 def test_which_pictures_are_samples(tmp_path, files, expected):
