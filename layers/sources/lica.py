@@ -25,12 +25,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
 import numpy as np
 
 from layers.compositing import to_uint8
 from layers.errors import SampleError, UserError
 from layers.images import MAX_PIXELS, PictureError, decode_rgba
+from layers.sources.download import fetch
 from layers.sources.lica_css import colour, px, shown
 from layers.sources.lica_element import Element
 from layers.sources.lica_fonts import Fonts
@@ -56,13 +56,14 @@ class LicaSource(Source):
     Args:
         root: the folder that holds ``layouts/``.
         fonts: a folder or URL with TTF and OTF files, named as their families; ``None`` sets every text in a stand-in.
+        download: whether pictures without a copy in ``assets/`` are fetched from their addresses.
 
     Raises:
         UserError: if there is no ``layouts/``, ``metadata.csv`` is no such table, or ``fonts`` is no folder.
     """
 
-    def __init__(self, root: Location, *, fonts: str | None) -> None:
-        self.root = root
+    def __init__(self, root: Location, *, fonts: str | None, download: bool) -> None:
+        self.root, self.download = root, download
         key = ".".join([*root.key.split(".")[:-1], "fonts"])
         self.fonts = Fonts(Location(fonts, key) if fonts is not None else None)
         self._known: dict[str, str] | None = None
@@ -198,6 +199,10 @@ class LicaSource(Source):
             raise SampleError(f"{where}.src: {shown(src)} is no address of {', '.join(PROTOCOLS)}")
         if base_name and self.root.exists(f"assets/{base_name}"):
             data = self.root.read(f"assets/{base_name}")
+        elif not self.download:
+            raise SampleError(
+                f"{where}.src: {shown(src)} has no copy in assets/; expected one, or prepare_buckets.lica.download true"
+            )
         else:
             data = _download(src, where)
         try:
@@ -222,8 +227,9 @@ def _base_name(src: str) -> str | None:
 
 def _download(src: str, where: str) -> bytes:
     try:
-        with fsspec.open(src, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = fetch(src, MAX_BYTES)
+    except SampleError as error:
+        raise SampleError(f"{where}.src: {src} is not read: {error}") from None
     except Exception as error:  # each file system has errors of its own
         raise SampleError(f"{where}.src: {src} cannot be read ({type(error).__name__})") from None
     if len(data) > MAX_BYTES:
