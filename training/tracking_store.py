@@ -88,18 +88,20 @@ def store_lock() -> Iterator[None]:
         yield
 
 
-def tables_of(url: str) -> set[str]:
-    """Names of the tables of a database; of a SQLite file that is not there, none, and it is not made.
+@contextlib.contextmanager
+def inspected(url: str) -> Iterator[sqlalchemy.Inspector | None]:
+    """Look at the tables of a database; of a SQLite file that is not there, ``None``, and it is not made.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: if it does not answer, or is no database.
     """
     parsed = sqlalchemy.make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        return set()
+        yield None
+        return
     engine = sqlalchemy.create_engine(parsed)
     try:
-        return set(sqlalchemy.inspect(engine).get_table_names())
+        yield sqlalchemy.inspect(engine)
     finally:
         engine.dispose()
 
@@ -115,8 +117,8 @@ def open_store() -> str:
     """
     uri = tracking_uri()
     if uri.partition(":")[0].split("+")[0] in STORES[:4]:
-        with answering():
-            tables = tables_of(uri)
+        with answering(), inspected(uri) as inspector:
+            tables = set(inspector.get_table_names()) if inspector else set()
         if tables and (not tables >= TABLES or "studies" in tables):
             raise TrackingError(
                 f"MLFLOW_TRACKING_URI: {store_name()} holds tables of something else "

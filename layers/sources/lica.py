@@ -90,7 +90,7 @@ class LicaSource(Source):
         return template
 
     def signature(self, sample_id: str) -> str:
-        """Over the layout, its words, its render, the pictures mirrored in ``assets/`` and the user's fonts."""
+        """Over the layout, its words, its render, the pictures mirrored in ``assets/``, the user's fonts and whether others are fetched."""
         try:
             name = self._name(sample_id)
             layout = self.root.read_json(f"layouts/{name}.json")
@@ -98,7 +98,8 @@ class LicaSource(Source):
             return hashlib.sha256(str(error).encode(errors="replace")).hexdigest()[:32]
         names = [f"layouts/{name}.json", f"annotations/{name}.json", f"images/{name}.png", f"images/{name}.mp4"]
         signature = self.root.signature([*names, *(f"assets/{_base_name(src)}" for src in _sources(layout))])
-        return hashlib.sha256(f"{signature}:{self.fonts.signature()}".encode()).hexdigest()[:32]
+        fetched = ":download" if self.download else ""
+        return hashlib.sha256(f"{signature}:{self.fonts.signature()}{fetched}".encode()).hexdigest()[:32]
 
     def read(self, sample_id: str) -> LayeredSample:
         """Read and render one layout: the page's colour, then a layer a component.

@@ -237,6 +237,7 @@ def test_a_picture_without_a_mirror_is_read_from_its_address(root, monkeypatch):
     with pytest.raises(SampleError, match=r"dog.png\?size=1' has no copy in assets/; expected one, or prepare_buckets"):
         read(root, layout)
     assert not asked
+    assert source(root).signature("L1") != source(root, download=True).signature("L1"), "so that it is tried again"
     sample = read(root, layout, download=True)
     assert asked == [f"{URL}dog.png?size=1"]
     assert sample.layers[1].image[6, 8].tolist() == [0, 0, 255, 255]
