@@ -90,7 +90,7 @@ class LicaSource(Source):
         return template
 
     def signature(self, sample_id: str) -> str:
-        """Over the layout, its words, its render, the pictures mirrored in ``assets/``, the user's fonts and whether others are fetched."""
+        """Over the layout, its words, its render, its pictures in ``assets/``, fonts, and if others are fetched."""
         try:
             name = self._name(sample_id)
             layout = self.root.read_json(f"layouts/{name}.json")

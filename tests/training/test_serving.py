@@ -36,7 +36,7 @@ MODEL = "models:/smoke-decomposer@champion"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, bucketed_root):
     """A project whose champion is a tiny model."""
-    root = tmp_path_factory.mktemp("served") / "project"
+    root = tmp_path_factory.mktemp("served") / "my project"
     with pytest.MonkeyPatch.context() as patch:
         params = enter_project(root, bucketed_root, patch)
         evaluate(params)
