@@ -2,9 +2,9 @@
 # make ui      the runs in MLflow                             make tune   a small Optuna study
 # make serve   the promoted model over HTTP, on loopback      make app   a page to decompose and edit pictures, on loopback
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
 READY := .venv/.ready
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: repro test lint ui serve app tune setup requirements clean
@@ -21,6 +21,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 ui: $(READY)
+	@MLFLOW_TRACKING_URI= $(BIN)/python -m training.tracking_spool
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
 
 serve: $(READY)

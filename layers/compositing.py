@@ -15,6 +15,7 @@ from layers.resampling import axes, filtered
 CHECKER_CELL = 8
 # Names how pictures are resized, for whatever is cached of them.
 RESIZING = "premultiplied lanczos3 1"
+WHOLE = slice(None), slice(None)
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
@@ -87,9 +88,26 @@ def resize(
     Colours are premultiplied, filtered in float and unpremultiplied, so what hides under alpha 0 never
     bleeds into an edge. ``box`` (left, top, right, bottom; fractions of a pixel allowed) crops in the same pass.
     """
-    premultiplied = np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1).astype(np.float32)
+    return resampled(premultiplied(image), size, box)
+
+
+def premultiplied(image: np.ndarray) -> np.ndarray:
+    """Straight-alpha ``(..., 4)`` floats with colours times alpha, float32."""
+    return np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1).astype(np.float32)
+
+
+def resampled(
+    image: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+    window: tuple[slice, slice] = WHOLE,
+) -> np.ndarray:
+    """The second half of :func:`resize`: from :func:`premultiplied` to straight alpha.
+
+    ``window`` (rows, columns) of the result is all that is made; it is bit for bit that part of the whole.
+    """
     rows, columns = axes(image.shape[:2], size, box)
-    out = filtered(premultiplied, rows.weights, columns.weights)
+    out = filtered(image, rows.weights[window[0]], columns.weights[window[1]])
     # Lanczos rings: below half an 8-bit step alpha is noise, and dividing by it would blow colours up. Above 1 it is
     # divided by as it came, since colours overshoot with it.
     visible = out[..., 3:] >= 0.5 / 255.0

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter
 
+from layers.compositing import WHOLE
+
 RADIUS = 2  # of the window that alpha is explained in, pixels of the small picture
 EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
 PRIOR = 0.3  # weight of the predicted alpha beside the squared error of the flattened colours
@@ -25,9 +27,6 @@ def guided_alpha(
 ) -> np.ndarray:
     """Alpha along the edges of a picture, enlarged where that is larger: fast guided filter (arXiv 1505.00996).
 
-    In each window alpha is explained as an affine function of the colours (He et al. 2013, eq. 14 to 16); the
-    coefficients are averaged, enlarged and applied to the large picture.
-
     Args:
         alpha: ``(h, w)``.
         guide: ``(h, w, 3)``, the picture as small as ``alpha``.
@@ -38,6 +37,21 @@ def guided_alpha(
     Returns:
         ``(H, W)`` in [0, 1].
     """
+    return guided(explained(alpha, guide, radius, epsilon), large_guide, large_guide.shape[:2])
+
+
+def explained(alpha: np.ndarray, guide: np.ndarray, radius: int = RADIUS, epsilon: float = EPSILON) -> np.ndarray:
+    """Alpha of each window as an affine function of the colours (He et al. 2013, eq. 14 to 16).
+
+    Args:
+        alpha: ``(h, w)``.
+        guide: ``(h, w, 3)``.
+        radius: of the window.
+        epsilon: see :data:`EPSILON`.
+
+    Returns:
+        ``(h, w, 4)``: three slopes and an offset, averaged over the windows that a pixel lies in.
+    """
     guide, alpha = guide.astype(np.float64), alpha.astype(np.float64)
     centre, level = _window_mean(guide, radius), _window_mean(alpha, radius)
     covariance = _window_mean(guide[..., :, None] * guide[..., None, :], radius)
@@ -45,20 +59,36 @@ def guided_alpha(
     shared = _window_mean(guide * alpha[..., None], radius) - centre * level[..., None]
     slope = np.linalg.solve(covariance + epsilon * np.eye(3), shared[..., None])[..., 0]
     offset = level - (slope * centre).sum(-1)
-    coefficients = np.concatenate([_window_mean(slope, radius), _window_mean(offset, radius)[..., None]], axis=-1)
-    large = _enlarged(coefficients, large_guide.shape[:2])
-    return np.clip((large[..., :3] * large_guide).sum(-1) + large[..., 3], 0.0, 1.0).astype(np.float32)
+    return np.concatenate([_window_mean(slope, radius), _window_mean(offset, radius)[..., None]], axis=-1)
+
+
+def guided(
+    coefficients: np.ndarray, guide: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = WHOLE
+) -> np.ndarray:
+    """Alpha of a part of the large picture.
+
+    Args:
+        coefficients: of :func:`explained`; they are enlarged.
+        guide: ``(rows, columns, 3)``, that part.
+        size: of the whole.
+        window: rows and columns of the part.
+
+    Returns:
+        ``(rows, columns)`` in [0, 1].
+    """
+    large = _enlarged(coefficients, size, window)
+    return np.clip((large[..., :3] * guide).sum(-1) + large[..., 3], 0.0, 1.0).astype(np.float32)
 
 
 def _window_mean(values: np.ndarray, radius: int) -> np.ndarray:
     return uniform_filter(values, (2 * radius + 1,) * 2 + (0,) * (values.ndim - 2), mode="nearest")
 
 
-def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _enlarged(values: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
     """Bilinear, ends held: coefficients beyond their range would be edges that the picture has not."""
     for axis, length in enumerate(size):
         given = values.shape[axis]
-        places = np.clip((np.arange(length) + 0.5) * given / length - 0.5, 0.0, given - 1.0)
+        places = np.clip((np.arange(length)[window[axis]] + 0.5) * given / length - 0.5, 0.0, given - 1.0)
         low = np.minimum(places.astype(int), max(given - 2, 0))
         share = (places - low).reshape([-1 if k == axis else 1 for k in range(values.ndim)])
         upper = np.minimum(low + 1, given - 1)

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 LOBES = 3.0
+PART = 2**22  # pixels between the two products: 64 MB
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,12 @@ def axes(
 def filtered(picture: np.ndarray, rows: csr_array, columns: csr_array) -> np.ndarray:
     """Apply both matrices to ``(h, w, 4)`` float32; gives contiguous ``(rows, columns, 4)``."""
     height, width, channels = picture.shape
-    tall = rows @ np.ascontiguousarray(picture).reshape(height, width * channels)
+    picture, step = np.ascontiguousarray(picture), max(1, PART // width)
+    if rows.shape[0] > step:
+        # A wide and low picture would be made high before it is made narrow.
+        parts = (filtered(picture, rows[k : k + step], columns) for k in range(0, rows.shape[0], step))
+        return np.concatenate(list(parts))
+    tall = rows @ picture.reshape(height, width * channels)
     wide = columns @ _turned(tall.reshape(-1, width, channels)).reshape(width, -1)
     return _turned(wide.reshape(columns.shape[0], -1, channels))
 

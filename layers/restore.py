@@ -9,16 +9,44 @@ Arrays are float in [0, 1], channels last, straight alpha.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from layers.compositing import resize, to_float
-from layers.matting import guided_alpha, matted, without_haze
+from layers.compositing import premultiplied, resampled, resize, to_float
+from layers.errors import UserError
+from layers.matting import explained, guided, matted, without_haze
 
 TOLERANCE = 1.0 / 255.0
 FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
 EMPTY = 0.03  # share of the picture that a layer has to be seen in
+PART = 2**20  # pixels times layers that are worked on at once, at some 100 bytes each
+MOST_PIXELS = 120_000_000  # of all layers together that somebody else may ask for: 480 MB
+
+
+class RoomError(UserError):
+    """The layers that are asked for would take more memory than is given to anybody."""
+
+
+def check_room(sizes: Sequence[tuple[int, int]], layers: int) -> None:
+    """Refuse what would be more than :data:`MOST_PIXELS`.
+
+    Args:
+        sizes: (height, width) of the pictures of a request.
+        layers: of each.
+
+    Raises:
+        RoomError: saying how many layers there could be.
+    """
+    pixels = sum(height * width for height, width in sizes)
+    if layers * pixels > MOST_PIXELS:
+        what = "{1}x{0} pixels".format(*sizes[0]) if len(sizes) == 1 else f"{len(sizes)} pictures of {pixels} pixels"
+        raise RoomError(
+            f"{layers} layers of {what}; expected at most {MOST_PIXELS // pixels} of this size"
+            if pixels <= MOST_PIXELS
+            else f"{what}; expected at most {MOST_PIXELS}"
+        )
 
 
 def visible_weights(alphas: np.ndarray) -> np.ndarray:
@@ -149,6 +177,9 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) ->
 def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarray]:
     """Bring layers to a picture's resolution and make them flatten to it.
 
+    What needs a neighbourhood is done at the layers' own size; the rest is done a part of the picture at a time, so
+    that all layers are whole only as the uint8 that comes back.
+
     Args:
         layers: ``(h, w, 4)`` uint8, bottom to top, of the whole picture at any size.
         picture: ``(H, W, 4)`` uint8.
@@ -157,18 +188,41 @@ def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarra
         ``(H, W, 4)`` uint8 each. Under alpha 0 they keep the predicted colours: who widens a mask sees them, and the
         evaluation compares them where the true layer is.
     """
-    size, target = picture.shape[:2], to_float(picture)
-    small_size = layers[0].shape[:2]
-    small = target if size == small_size else resize(target, small_size)
+    size, small_size = picture.shape[:2], layers[0].shape[:2]
+    small = to_float(picture) if size == small_size else resize(to_float(picture), small_size)
     floats = np.stack([to_float(layer) for layer in layers])
-    alphas, colours = matted(floats[..., 3], floats[..., :3], small), floats[..., :3]
+    alphas = matted(floats[..., 3], floats[..., :3], small)
     if size != small_size:
-        guides = small[..., :3] * small[..., 3:], target[..., :3] * target[..., 3:]
-        alphas = without_haze(np.stack([guided_alpha(alpha, *guides) for alpha in alphas]))
-        colours = np.stack([resize(layer, size)[..., :3] for layer in floats])
+        guide = small[..., :3] * small[..., 3:]
+        coefficients = [explained(alpha, guide) for alpha in alphas]
+        floats = np.stack([premultiplied(layer) for layer in floats])
+    found = np.empty((len(layers), *size, 4), np.uint8)
+    for window in _parts(size, len(layers)):
+        target = to_float(picture[window])
+        if size == small_size:
+            part, colours = alphas[:, *window], floats[:, *window, :3]
+        else:
+            guide = target[..., :3] * target[..., 3:]
+            part = without_haze(np.stack([guided(layer, guide, size, window) for layer in coefficients]))
+            colours = np.stack([resampled(layer, size, window=window)[..., :3] for layer in floats])
+        found[:, *window] = _fitted(part, colours, target)
+    return list(found)
+
+
+def _fitted(alphas: np.ndarray, colours: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Layers ``(L, H, W, 4)`` uint8 that flatten to ``target``; every pixel is on its own."""
     alphas = opaque_enough(cover(alphas, target[..., 3]), colours, target)
     # Rounded before colours are fitted, so that they make up for it.
     alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
     colours = fit_colours(colours, alphas, target)
-    found = np.concatenate([colours, alphas[..., None]], axis=-1)
-    return list(np.rint(found * 255.0).astype(np.uint8))
+    return np.rint(np.concatenate([colours, alphas[..., None]], axis=-1) * 255.0).astype(np.uint8)
+
+
+def _parts(size: tuple[int, int], layers: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of about equal size that cover a picture, of at most :data:`PART` pixels times layers each."""
+    height, width = size
+    columns = -(-width * layers // PART)
+    rows = -(-height * -(-width // columns) * layers // PART)
+    for top, bottom in pairwise(np.linspace(0, height, min(rows, height) + 1).astype(int)):
+        for left, right in pairwise(np.linspace(0, width, columns + 1).astype(int)):
+            yield slice(top, bottom), slice(left, right)

@@ -15,6 +15,7 @@ import sys
 
 from stages.cli import command
 from stages.decompose import add_effort_arguments, add_model_arguments, check_effort, open_model
+from stages.ports import HOST, listen
 from training.picture_layers import effort_of
 
 
@@ -23,13 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
     # Gradio reads these when it is imported, which takes seconds: not before arguments are looked at.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     from stages.app_page import looks, make_page
-    from stages.app_server import HOST, build_server, listen, serve
-    from stages.app_session import PageError
+    from stages.app_server import build_server, serve
 
-    if not 0 <= arguments.port < 65536:
-        raise PageError(f"--port: got {arguments.port}, expected 1 to 65535, or 0 for any that is free")
     check_effort(arguments)
-    with listen(arguments.port) as opened:
+    with listen(arguments.port, any_free=True) as opened:
         model = open_model(arguments)
         effort = effort_of(model, arguments.steps, arguments.tries)
         blocks, page = make_page(model, effort, arguments.guidance, arguments.seed)

@@ -19,6 +19,7 @@ import gradio as gr
 import numpy as np
 
 from layers.errors import UserError
+from layers.restore import check_room
 from stages.app_server import Shelf
 from stages.app_session import (
     AUTO,
@@ -36,7 +37,7 @@ from stages.app_session import (
 from stages.app_view import canvas, layer_list, note
 from training.decomposer import Decomposer
 from training.param_types import MOST_LAYERS
-from training.picture_layers import Effort, layers_of
+from training.picture_layers import Effort, layers_asked, layers_of
 
 HERE = Path(__file__)
 FORMATS = {
@@ -116,6 +117,7 @@ class Page:
         self, progress: gr.Progress, caption: str = ""
     ) -> Callable[[np.ndarray, int | None], list[np.ndarray]]:
         def decompose(picture: np.ndarray, count: int | None) -> list[np.ndarray]:
+            check_room([picture.shape[:2]], layers_asked(self.model, count))
             said = {"captions": [caption], "guidance": self.guidance}
             # Where the network chooses the number, it is asked again for what it has chosen; guided, twice each time.
             passes = (2 if count is None else 1) * (2 if self.model.guides(self.guidance, [caption]) else 1)

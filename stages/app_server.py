@@ -20,9 +20,9 @@ from starlette.responses import PlainTextResponse, Response
 from layers.images import PictureError
 from layers.picture_files import decode_picture
 from stages.app_guard import Guard
-from stages.app_session import MAX_BYTES, MAX_PIXELS, PageError
+from stages.app_session import MAX_BYTES, MAX_PIXELS
+from stages.ports import HOST
 
-HOST = "127.0.0.1"
 SESSIONS = 6  # whose layers are kept; the one not used for longest makes room
 SHELF = 4
 
@@ -103,23 +103,6 @@ def build_server(blocks: gr.Blocks, uploads: Shelf, downloads: Shelf, looks: dic
         mcp_server=False,
         **looks,
     )
-
-
-def listen(port: int) -> socket.socket:
-    """Open a port of loopback; 0 is any free one.
-
-    Raises:
-        PageError: if it is taken or not to be had.
-    """
-    opened = socket.socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        opened.bind((HOST, port))
-        opened.listen()
-    except OSError as error:
-        opened.close()
-        raise PageError(f"--port {port}: {error.strerror.lower()}") from None
-    return opened
 
 
 class _Server(uvicorn.Server):

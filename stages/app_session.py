@@ -28,12 +28,12 @@ from layers.edit import (
 )
 from layers.errors import UserError
 from layers.export import ENCODERS
+from layers.restore import check_room
 from training.param_types import MOST_LAYERS
 
 AUTO = "auto"
 MAX_BYTES = 32 * 2**20  # of an upload
 MAX_PIXELS = 12_000_000  # of a picture: a telephone's
-MAX_STACK_PIXELS = 120_000_000  # of all layers together: 480 MB
 MAX_ENTRIES = 40
 MAX_CAPTION = 500  # characters
 
@@ -208,10 +208,9 @@ def _stack(session: Session) -> Stack:
 
 
 def _check_room(picture: np.ndarray, layers: int) -> None:
-    height, width = picture.shape[:2]
-    if layers > MAX_ENTRIES or layers * height * width > MAX_STACK_PIXELS:
-        most = min(MAX_ENTRIES, MAX_STACK_PIXELS // (height * width))
-        raise PageError(f"{layers} layers of {width}x{height} pixels; expected at most {most} of this size")
+    if layers > MAX_ENTRIES:
+        raise PageError(f"the stack would have {layers} layers; expected at most {MAX_ENTRIES}")
+    check_room([picture.shape[:2]], layers)
 
 
 def _whole(said: Mapping[str, Any], name: str) -> int:

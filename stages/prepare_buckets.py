@@ -254,7 +254,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 jobs=settings.jobs,
                 cluster=settings.cluster,
                 # Not what does not change the result, so that equal datasets have equal manifests.
-                settings=settings.model_dump(exclude={"jobs", "cluster"}),
+                # Of pictures that are fetched or not the samples' signatures tell.
+                settings=settings.model_dump(exclude={"jobs": True, "cluster": True, "lica": {"download"}}),
                 progress=bar.update,
             )
         if not summary.samples["train"]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from stages.cli import stage_command
+from stages.ports import HOST, listen
 from training.param_types import Offload, Precision
 from training.params import Params
 from training.tracking import tracking_uri
@@ -32,9 +33,11 @@ def config_of(registry: Registry, number: int, arguments: argparse.Namespace) ->
     """
     asked = {name: getattr(arguments, name) for name in ("precision", "offload")}
     asked = {name: value for name, value in asked.items() if value is not None}
+    # Asked in any case: of files that are gone MLflow would say so in a traceback.
+    known = registry.config(number).keys()
     if not asked:
         return {}
-    if unknown := asked.keys() - registry.config(number).keys():
+    if unknown := asked.keys() - known:
         flags = ", ".join(f"--{name}" for name in sorted(unknown))
         raise RegistryError(f"{flags}: version {number} of {registry.name} was registered before there was a choice")
     try:
@@ -52,8 +55,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     (version,) = (version for version in registry.versions() if version.number == number)
     # MLflow would say the same between tracebacks.
     open_weights(version.path, version.md5)
-    if not 0 < arguments.port < 65536:
-        raise RegistryError(f"--port: got {arguments.port}, expected 1 to 65535")
+    listen(arguments.port).close()
     config = config_of(registry, number, arguments)
     command = [
         sys.executable,
@@ -65,10 +67,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         "--model-uri",
         f"models:/{registry.name}/{number}",
     ]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(arguments.port)]
+    command += ["--env-manager", "local", "--host", HOST, "--port", str(arguments.port)]
     # MLflow starts uvicorn by name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    print(f"serve: version {number} of {registry.name} on http://127.0.0.1:{arguments.port}/invocations", flush=True)
+    print(f"serve: version {number} of {registry.name} on http://{HOST}:{arguments.port}/invocations", flush=True)
     env = os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}
     os.execve(command[0], command, env | config)
 

@@ -8,6 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 
 from training.param_types import COSMETIC
 from training.params import Params, ParamsError, flatten
@@ -151,3 +158,37 @@ def fixed_part(params: Params, stage: str) -> dict[str, Any]:
         **{path: value for path, value in block.items() if path not in space and path.split(".")[-1] not in COSMETIC},
         **{f"tune.objectives.{path}": direction for path, direction in objectives.items()},
     }
+
+
+def check_kinds(space: Mapping[str, SearchRange], study: optuna.Study) -> None:
+    """Refuse entries that are of another kind than when a study was begun; other bounds are no matter.
+
+    Raises:
+        ParamsError: naming the entry, what it was and what it is.
+    """
+    for trial in study.get_trials(deepcopy=False):
+        for path in trial.distributions.keys() & space.keys():
+            before, now = trial.distributions[path], _distribution(space[path])
+            try:
+                check_distribution_compatibility(before, now)
+            except ValueError:
+                raise ParamsError(
+                    f"tune.space: {path}: {_kind(before)} when {study.study_name} was begun, {_kind(now)} now, which "
+                    "one study cannot mix; expected it as it was, or another tune.study"
+                ) from None
+
+
+def _distribution(bounds: SearchRange) -> BaseDistribution:
+    """What :func:`_draw` asks for, as Optuna keeps it."""
+    if bounds.choices is not None:
+        return CategoricalDistribution(bounds.choices)
+    if bounds.integer:
+        return IntDistribution(int(bounds.low), int(bounds.high), log=bounds.log, step=int(bounds.step or 1))
+    return FloatDistribution(bounds.low, bounds.high, log=bounds.log, step=bounds.step)
+
+
+def _kind(found: BaseDistribution) -> str:
+    """What of an entry may not change within a study."""
+    if isinstance(found, CategoricalDistribution):
+        return f"choices {list(found.choices)}"
+    return f"{'integers' if isinstance(found, IntDistribution) else 'numbers'} with log {str(found.log).lower()}"

@@ -8,6 +8,7 @@ process of its own machine that is gone need not wait for a heartbeat to run out
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import sys
@@ -22,13 +23,16 @@ import psutil
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
 from layers.errors import UserError
 from layers.paths import in_project, sqlite_in_project
 from training.params import ParamsError
 from training.study_runs import close_trial
+from training.tracking_store import inspected, tracking_uri
 
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 120
@@ -117,11 +121,22 @@ class Database(RDBStorage):
         return sorted({*super()._get_stale_trial_ids(study_id), *_abandoned(self, study_id)})
 
 
+class _WholeLines(JournalFileBackend):
+    """Drops the end of a line that a kill or a full disk has torn, which the next one would be written onto."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with get_lock_file(self._lock), Path(self._file_path).open("r+b") as file:
+            if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        super().append_logs(logs)
+
+
 class Journal(JournalStorage, BaseHeartbeat):
     """An append-only file, also on NFS, where SQLite must not be."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(JournalFileBackend(str(path)))
+        super().__init__(_WholeLines(str(path)))
         self._beats = path.with_name(f"{path.name}.heartbeats")
         self._beats.mkdir(exist_ok=True)
 
@@ -170,9 +185,7 @@ def open_storage(url: str) -> BaseStorage:
         StorageError: if it does not answer.
     """
     if url.startswith(JOURNAL):
-        path = in_project(url.removeprefix(JOURNAL))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Journal(path)
+        return _open_journal(in_project(url.removeprefix(JOURNAL)))
     url = sqlite_in_project(url)
     try:
         parsed = sqlalchemy.make_url(url)
@@ -182,11 +195,15 @@ def open_storage(url: str) -> BaseStorage:
         ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    _refuse_others(url)
     for attempt in range(1, OPEN_ATTEMPTS + 1):
         try:
             return Database(url)
         except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
             raise ParamsError(f"tune.storage: {shown(url)}: no driver for it is installed ({error})") from None
+        except RuntimeError as error:
+            # Optuna's own sentence on tables of another of its versions.
+            raise StorageError(f"tune.storage: {shown(url)}: {' '.join(str(error).split())}") from None
         except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
             # Workers that start together create the same tables, and all but one fail at it.
             if attempt == OPEN_ATTEMPTS:
@@ -194,3 +211,64 @@ def open_storage(url: str) -> BaseStorage:
                 raise StorageError(f"tune.storage: {shown(url)} does not answer: {reason}") from None
             time.sleep(0.5 * attempt)
     raise AssertionError("unreachable")
+
+
+def _open_journal(path: Path) -> Journal:
+    """Open or create a journal.
+
+    Raises:
+        StorageError: if the file is none, or cannot be had.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Journal(path)
+    except OSError as error:
+        raise StorageError(f"tune.storage: {path} cannot be opened ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        with path.open("rb") as file:
+            number = next((number for number, line in enumerate(file, 1) if not _is_record(line)), 0)
+        raise StorageError(
+            f"tune.storage: {path}: line {number} is no record of a study's journal; expected a journal: if a crash "
+            "has torn the line remove it, else name another file"
+        ) from None
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+def _refuse_others(url: str) -> None:
+    """Refuse a database that holds, or will hold, something else than studies: Optuna would make its tables beside it.
+
+    Raises:
+        StorageError: naming what it is.
+    """
+    asked, ours = (sqlalchemy.make_url(each) for each in (url, tracking_uri()))
+    if _place(asked) == _place(ours):
+        raise StorageError(
+            f"tune.storage: {shown(url)} is the database of MLflow's runs, which both would break; expected one of its "
+            "own, such as sqlite:///mlruns/optuna.db"
+        )
+    own = models.BaseModel.metadata.tables
+    try:
+        with inspected(url) as inspector:
+            found = inspector.get_multi_columns() if inspector else {}
+    except (ImportError, sqlalchemy.exc.SQLAlchemyError):
+        return  # said where it is opened
+    columns = {name: {column["name"] for column in table} for (_, name), table in found.items()}
+    columns.pop("alembic_version", None)
+    other = [name for name, names in columns.items() if name not in own or names != set(own[name].columns.keys())]
+    if other:
+        raise StorageError(
+            f"tune.storage: {shown(url)} holds tables of something else ({', '.join(sorted(other)[:4])}); expected a "
+            "database of Optuna alone or a new one, such as sqlite:///mlruns/optuna.db"
+        )
+
+
+def _place(url: sqlalchemy.URL) -> tuple[Any, ...]:
+    """Which database a URL names, whoever asks by whichever driver."""
+    database = os.path.realpath(url.database or "") if url.get_backend_name() == "sqlite" else url.database
+    return url.get_backend_name(), url.host, url.port, database

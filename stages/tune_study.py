@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from layers.errors import UserError
-from stages.tune_space import SWITCH, budgeted, first_trial, fixed_part
+from stages.tune_space import SWITCH, budgeted, check_kinds, first_trial, fixed_part
 from stages.tune_storage import RUN_ID, VALUES, open_storage, shown
 from stages.tune_trial import EARLIER
 from training.digest import digests
@@ -203,10 +203,11 @@ def _is_ready(study: optuna.Study) -> bool:
 
 
 def check_same(study: optuna.Study, plan: Plan) -> None:
-    """Refuse to go on with a study under other conditions.
+    """Refuse to go on with a study under other conditions, or with other kinds of values: other ranges are no matter.
 
     Raises:
         StudyError: naming what differs.
+        ParamsError: if it is a parameter that is searched.
     """
     fixed: Mapping[str, Any] = study.user_attrs[FIXED]
     # Studies of an earlier version did not keep the md5 of the weights that a stage starts from.
@@ -221,6 +222,7 @@ def check_same(study: optuna.Study, plan: Plan) -> None:
             f"tune.study: {plan.name} was begun under other conditions, so its trials would not compare: "
             f"{shown_keys}{more}; expected the same ones, or another tune.study"
         )
+    check_kinds(plan.space, study)
 
 
 def load_study(params: Params, name: str) -> optuna.Study:

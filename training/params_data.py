@@ -32,6 +32,7 @@ class Lica(Block):
     """Reader of LICA's public release."""
 
     fonts: InputPath | None
+    download: bool
 
 
 class PrismLayers(Block):

@@ -13,23 +13,26 @@ import numpy as np
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from layers import picture_files
 from layers.errors import UserError
 from layers.images import PictureError, encode_png
+from layers.restore import RoomError, check_room
 from training.decomposer import Decomposer, GuidanceError
 from training.offloading import OFFLOADS
+from training.param_types import MOST_LAYERS
 from training.picture_layers import layers_of
 from training.precision import PRECISIONS, weights_dtype
+from training.scoring import RequestError, guard
 from training.versions import open_weights
 
 MAX_PICTURES = 8
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 4096 * 4096
 MAX_CAPTION = 4000
-BOUNDS = {"layers": (1, 20), "steps": (1, 200), "tries": (1, 64), "seed": (0, 2**63 - 1), "guidance": (0, 100)}
+BOUNDS = {"layers": (1, MOST_LAYERS), "steps": (1, 200), "tries": (1, 64), "seed": (0, 2**63 - 1), "guidance": (0, 100)}
 # How weights are kept, of the model_config of a version. One that was registered before there was a choice has neither.
 KEPT = {"precision": PRECISIONS, "offload": OFFLOADS}
 USUAL = {"precision": "auto", "offload": "none"}
@@ -40,25 +43,6 @@ logger = logging.getLogger(__name__)
 
 class ConfigError(UserError):
     """The model_config that a version is loaded with holds what is no choice; the message is one sentence."""
-
-
-class RequestError(MlflowException):
-    """What was asked for cannot be done; HTTP 400 with one sentence.
-
-    The scoring server writes the data of the request before every message; a picture in base64 is no help there.
-    """
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
-
-    @property
-    def message(self) -> str:
-        """The sentence, whatever else is assigned."""
-        return str(self.args[0])
-
-    @message.setter
-    def message(self, value: str) -> None:
-        del value
 
 
 def decode_picture(text: str, name: str) -> np.ndarray:
@@ -88,7 +72,7 @@ def checked(params: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: if one is out of bounds.
     """
     for name, (low, high) in BOUNDS.items():
-        if name in params and not low <= params[name] <= high:
+        if name in params and (params[name] is None or not low <= params[name] <= high):
             raise RequestError(f"{name}: got {params[name]}, expected {low} to {high}")
     if len(params["caption"]) > MAX_CAPTION:
         raise RequestError(f"caption: got {len(params['caption'])} characters, expected at most {MAX_CAPTION}")
@@ -118,6 +102,7 @@ class ServedDecomposer(PythonModel):
             ConfigError: if that is no choice.
             WeightsError: if the weights are not what was registered.
         """
+        guard(ServedDecomposer)
         config = context.model_config
         how = kept(config)
         folder = open_weights(config["weights"], config["md5"])
@@ -150,10 +135,15 @@ class ServedDecomposer(PythonModel):
         except GuidanceError as error:
             raise RequestError(str(error)) from None
         # A dictionary of lists, MLflow's form "inputs", comes as one row that holds the list.
-        pictures = [text for cell in model_input["picture"] for text in ([cell] if isinstance(cell, str) else cell)]
+        rows = ([cell] if isinstance(cell, str) or not np.iterable(cell) else cell for cell in model_input["picture"])
+        pictures = [text for row in rows for text in row]
         if not 1 <= len(pictures) <= MAX_PICTURES:
             raise RequestError(f"got {len(pictures)} pictures, expected 1 to {MAX_PICTURES}")
         decoded = [decode_picture(text, f"picture {index}") for index, text in enumerate(pictures)]
+        try:
+            check_room([picture.shape[:2] for picture in decoded], asked["layers"])
+        except RoomError as error:
+            raise RequestError(str(error)) from None
         try:
             return [self._decompose(picture, **asked) for picture in decoded]
         except Exception as error:

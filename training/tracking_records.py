@@ -90,7 +90,10 @@ def _read(path: Path) -> np.ndarray:
 
 
 def portable(record: Record, files: Path, number: int) -> Record:
-    """The record without what may change or go before it is sent: files are copied below ``files``."""
+    """The record without what may change or go before it is sent: files are copied below ``files``.
+
+    Their paths are relative to the folder that holds ``files``, since the project may be moved before.
+    """
     if record["kind"] not in ("picture", "artifact"):
         return record
     folder = files / f"{number:06d}"
@@ -99,13 +102,15 @@ def portable(record: Record, files: Path, number: int) -> Record:
     if record["kind"] == "picture":
         path = folder / "picture.png"
         Image.fromarray(record["image"]).save(path)
-        return {key: value for key, value in record.items() if key != "image"} | {"file": str(path)}
+        return {key: value for key, value in record.items() if key != "image"} | {
+            "file": str(path.relative_to(files.parent))
+        }
     source, path = Path(record["path"]), folder / Path(record["path"]).name
     if source.is_dir():
         shutil.copytree(source, path)
     else:
         shutil.copy2(source, path)
-    return record | {"path": str(path)}
+    return record | {"path": str(path.relative_to(files.parent))}
 
 
 def joined(records: Sequence[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:

@@ -32,6 +32,7 @@ from training.tracking_store import (
     STORE_ERRORS,
     answering,
     is_outage,
+    open_store,
     reachable,
     reason,
     store_name,
@@ -85,7 +86,9 @@ class Spool:
             file.seek(sent)
             while line := file.readline():
                 try:
-                    yield json.loads(line), file.tell()
+                    record = json.loads(line)
+                    placed = {key: str(self.path.parent / record[key]) for key in ("file", "path") if key in record}
+                    yield record | placed, file.tell()
                 except ValueError:
                     # Cut short by a kill; resumed, the run has done and told that step again.
                     continue
@@ -224,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     try:
         with answering():
-            MlflowClient(tracking_uri()).search_experiments(max_results=1)
+            MlflowClient(open_store()).search_experiments(max_results=1)
         delivered, waiting = deliver_left_over()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,8 +2,9 @@
 
 Verified behaviour this rests on: MLflow 3 refuses file stores, so the default is a SQLite database; two processes that
 create it at once break it, so a lock lets one do it; artifact locations are frozen at an experiment's creation, so they
-are made absolute; inside ``dvc exp run --temp`` DVC_ROOT names the parent repository, so runs land there and not in the
-temporary folder.
+are made absolute, and written anew where the project was moved or copied; inside ``dvc exp run --temp`` DVC_ROOT names
+the parent repository, so runs land there and not in the temporary folder. Optuna in MLflow's database, or MLflow in
+Optuna's, breaks both, because each keeps the version of its tables in one of the same name.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
+import sqlalchemy
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
@@ -27,6 +32,18 @@ from layers.paths import project_root, sqlite_in_project
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
+STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "databricks-uc")
+TABLES = frozenset({"experiments", "runs"})
+# Where the store says where files are: (table, column).
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+# Files of an experiment in a project's own store: ours, and the one that MLflow makes itself.
+HOME = re.compile(r"(.*/mlruns)/(?:artifacts/.+|\d+)")
 PROBE_SECONDS = 2
 # requests' errors are OSErrors; artifacts raise them as they are.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError)
@@ -38,8 +55,23 @@ class TrackingError(UserError, ConnectionError):
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI`` if set, else ``mlruns/mlflow.db``; the file of a SQLite store is one of the project."""
-    return sqlite_in_project(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
+    """``MLFLOW_TRACKING_URI`` if set, else ``mlruns/mlflow.db``; the file of a SQLite store is one of the project.
+
+    Raises:
+        TrackingError: if it is a folder or a file, and neither a database nor a server.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    scheme, _, rest = uri.partition(":")
+    kind = scheme.split("+")[0]
+    if kind not in STORES or (kind == "sqlite" and not re.match("///.", rest)):
+        path = (uri if kind not in ("file", "sqlite") else re.sub("^//(?=[^/]|/[^/])", "", rest)).removeprefix("./")
+        path = path if path.endswith((".db", ".sqlite", ".sqlite3")) else f"{path.rstrip('/')}/mlflow.db"
+        better = DEFAULT_STORE if "://" in path or "@" in path else f"sqlite:///{path}"
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI: got {without_password(uri)}, which is neither a database nor a server; "
+            f"expected such as {better} or http://127.0.0.1:5000"
+        )
+    return sqlite_in_project(uri)
 
 
 def is_server(uri: str) -> bool:
@@ -56,15 +88,98 @@ def store_lock() -> Iterator[None]:
         yield
 
 
-def open_experiment(name: str) -> str:
-    """Select the store and make sure that it and the experiment exist, whoever else is starting; returns the id."""
+@contextlib.contextmanager
+def inspected(url: str) -> Iterator[sqlalchemy.Inspector | None]:
+    """Look at the tables of a database; of a SQLite file that is not there, ``None``, and it is not made.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: if it does not answer, or is no database.
+    """
+    parsed = sqlalchemy.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        yield None
+        return
+    engine = sqlalchemy.create_engine(parsed)
+    try:
+        yield sqlalchemy.inspect(engine)
+    finally:
+        engine.dispose()
+
+
+def open_store() -> str:
+    """Select the store, made if it is not there; what it says of files follows a project that was moved or copied.
+
+    Returns:
+        Its URI.
+
+    Raises:
+        TrackingError: if it is a database of something else.
+    """
     uri = tracking_uri()
+    if uri.partition(":")[0].split("+")[0] in STORES[:4]:
+        with answering(), inspected(uri) as inspector:
+            tables = set(inspector.get_table_names()) if inspector else set()
+        if tables and (not tables >= TABLES or "studies" in tables):
+            raise TrackingError(
+                f"MLFLOW_TRACKING_URI: {store_name()} holds tables of something else "
+                f"({', '.join(sorted(tables - TABLES)[:4])}); expected MLflow's alone, or a new database"
+            )
     mlflow.set_tracking_uri(uri)
+    with store_lock():
+        try:
+            mlflow.MlflowClient()
+        except MlflowException as error:
+            if is_outage(error):
+                raise
+            raise TrackingError(f"MLflow store {store_name()} cannot be opened ({reason(error)})") from None
+        if uri == sqlite_in_project(DEFAULT_STORE):
+            _follow(project_root() / "mlruns")
+    return uri
+
+
+def _follow(home: Path) -> None:
+    """Write down where files are now, if the project is not where it was.
+
+    What is still there alone stays as it is said: a copy may be of the database and not of the files.
+    """
+    database = sqlite3.connect(home / "mlflow.db", timeout=20, isolation_level=None)
+    with contextlib.closing(database), database:
+        found = {
+            HOME.fullmatch(location or "")
+            for (location,) in database.execute("SELECT artifact_location FROM experiments")
+        }
+        before = {Path(match[1]) for match in found if match}
+        moved = [old for old in before if old != home and not (old.exists() and old.samefile(home))]
+        if not moved:
+            return
+        database.execute("BEGIN IMMEDIATE")
+        for old in moved:
+            for table, column in LOCATIONS:
+                rows = f"SELECT rowid, {column} FROM {table} WHERE substr({column}, 1, ?) = ?"
+                for row, location in database.execute(rows, (len(f"{old}/"), f"{old}/")).fetchall():
+                    now = home / Path(location).relative_to(old)
+                    if table == "experiments" or now.exists() or not Path(location).exists():
+                        database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (str(now), row))
+
+
+def open_experiment(name: str) -> str:
+    """Select the store and make sure that it and the experiment exist, whoever else is starting; returns the id.
+
+    Raises:
+        TrackingError: if the experiment is deleted, or the store is none.
+    """
+    uri = open_store()
     with store_lock():
         experiment = mlflow.get_experiment_by_name(name)
         if experiment is None:
             location = None if is_server(uri) else str(project_root() / "mlruns" / "artifacts" / name)
             mlflow.create_experiment(name, artifact_location=location)
+        elif experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"tracking.experiment: {name} is deleted in {store_name()}; expected another name, or restore it: "
+                f"MLFLOW_TRACKING_URI='{store_name()}' mlflow experiments restore --experiment-id "
+                f"{experiment.experiment_id}"
+            )
         return mlflow.set_experiment(name).experiment_id
 
 
@@ -116,5 +231,10 @@ def reachable(uri: str) -> bool:
 
 def store_name() -> str:
     """The store for messages, without user and password."""
-    scheme, _, rest = tracking_uri().partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    return without_password(tracking_uri())
+
+
+def without_password(uri: str) -> str:
+    """An address without user and password."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else uri

@@ -25,6 +25,7 @@ from layers.paths import project_root
 from training.digest import digest
 from training.params import Params
 from training.tracking import tracking_uri
+from training.tracking_store import open_store, without_password
 
 SOURCE = "models:/"
 # A server that is gone would be asked again for four minutes; a bar for a file of some kilobytes says nothing.
@@ -170,7 +171,7 @@ def _asked() -> Iterator[None]:
         with impatient():
             yield
     except MlflowException as error:
-        raise RegistryError(f"the model registry in {tracking_uri()}: {reason_of(error)}") from None
+        raise RegistryError(f"the model registry in {without_password(tracking_uri())}: {reason_of(error)}") from None
 
 
 class Registry:
@@ -190,7 +191,7 @@ class Registry:
         # Asking a database that is not there would make one.
         if not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file():
             with _asked():
-                mlflow.set_tracking_uri(uri)
+                open_store()
                 self._client = mlflow.MlflowClient()
 
     def versions(self) -> list[Version]:
@@ -216,9 +217,19 @@ class Registry:
         return None if number is None else int(number)
 
     def config(self, number: int) -> dict[str, Any]:
-        """The model_config that a version was registered with."""
-        with _asked():
-            flavors = mlflow.models.get_model_info(f"models:/{self.name}/{number}").flavors
+        """The model_config that a version was registered with.
+
+        Raises:
+            RegistryError: if the store does not answer, or has lost the version's files.
+        """
+        try:
+            with impatient():
+                flavors = mlflow.models.get_model_info(f"models:/{self.name}/{number}").flavors
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"version {number} of {self.name}: {without_password(tracking_uri())} does not give its files "
+                f"({reason_of(error)}); expected them where it was registered, such as in mlruns/artifacts"
+            ) from None
         return flavors["python_function"].get("config") or {}
 
     def artifact(self, run_id: str, name: str) -> str | None:

@@ -8,11 +8,6 @@ import numpy as np
 from PIL import Image
 
 
-def premultiplied(image: np.ndarray) -> np.ndarray:
-    """Straight ``(h, w, 4)`` in [0, 1] with its colours multiplied by alpha, float32."""
-    return np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1).astype(np.float32)
-
-
 def sampled(picture: np.ndarray, matrix: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """Sample a premultiplied ``(h, w, 4)`` float32 picture with a bicubic filter.
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layers.compositing import resize, to_uint8
-from layers.sources.affine import premultiplied, sampled
+from layers.compositing import premultiplied, resize, to_uint8
+from layers.sources.affine import sampled
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
 import numpy as np
 
 from layers.compositing import to_uint8
 from layers.errors import SampleError, UserError
 from layers.images import MAX_PIXELS, PictureError, decode_rgba
+from layers.sources.download import fetch
 from layers.sources.lica_css import colour, px, shown
 from layers.sources.lica_element import Element
 from layers.sources.lica_fonts import Fonts
@@ -56,13 +56,14 @@ class LicaSource(Source):
     Args:
         root: the folder that holds ``layouts/``.
         fonts: a folder or URL with TTF and OTF files, named as their families; ``None`` sets every text in a stand-in.
+        download: whether pictures without a copy in ``assets/`` are fetched from their addresses.
 
     Raises:
         UserError: if there is no ``layouts/``, ``metadata.csv`` is no such table, or ``fonts`` is no folder.
     """
 
-    def __init__(self, root: Location, *, fonts: str | None) -> None:
-        self.root = root
+    def __init__(self, root: Location, *, fonts: str | None, download: bool) -> None:
+        self.root, self.download = root, download
         key = ".".join([*root.key.split(".")[:-1], "fonts"])
         self.fonts = Fonts(Location(fonts, key) if fonts is not None else None)
         self._known: dict[str, str] | None = None
@@ -89,7 +90,7 @@ class LicaSource(Source):
         return template
 
     def signature(self, sample_id: str) -> str:
-        """Over the layout, its words, its render, the pictures mirrored in ``assets/`` and the user's fonts."""
+        """Over the layout, its words, its render, its pictures in ``assets/``, fonts, and if others are fetched."""
         try:
             name = self._name(sample_id)
             layout = self.root.read_json(f"layouts/{name}.json")
@@ -97,7 +98,8 @@ class LicaSource(Source):
             return hashlib.sha256(str(error).encode(errors="replace")).hexdigest()[:32]
         names = [f"layouts/{name}.json", f"annotations/{name}.json", f"images/{name}.png", f"images/{name}.mp4"]
         signature = self.root.signature([*names, *(f"assets/{_base_name(src)}" for src in _sources(layout))])
-        return hashlib.sha256(f"{signature}:{self.fonts.signature()}".encode()).hexdigest()[:32]
+        fetched = ":download" if self.download else ""
+        return hashlib.sha256(f"{signature}:{self.fonts.signature()}{fetched}".encode()).hexdigest()[:32]
 
     def read(self, sample_id: str) -> LayeredSample:
         """Read and render one layout: the page's colour, then a layer a component.
@@ -198,6 +200,10 @@ class LicaSource(Source):
             raise SampleError(f"{where}.src: {shown(src)} is no address of {', '.join(PROTOCOLS)}")
         if base_name and self.root.exists(f"assets/{base_name}"):
             data = self.root.read(f"assets/{base_name}")
+        elif not self.download:
+            raise SampleError(
+                f"{where}.src: {shown(src)} has no copy in assets/; expected one, or prepare_buckets.lica.download true"
+            )
         else:
             data = _download(src, where)
         try:
@@ -222,8 +228,9 @@ def _base_name(src: str) -> str | None:
 
 def _download(src: str, where: str) -> bytes:
     try:
-        with fsspec.open(src, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = fetch(src, MAX_BYTES)
+    except SampleError as error:
+        raise SampleError(f"{where}.src: {src} is not read: {error}") from None
     except Exception as error:  # each file system has errors of its own
         raise SampleError(f"{where}.src: {src} cannot be read ({type(error).__name__})") from None
     if len(data) > MAX_BYTES:

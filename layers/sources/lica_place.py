@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from layers.compositing import resize
-from layers.sources.affine import premultiplied, sampled
+from layers.compositing import premultiplied, resize
+from layers.sources.affine import sampled
 from layers.sources.lica_clip import coverage, rectangle
 from layers.sources.lica_css import shift, stretch
 

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from layers.compositing import resize
 from layers.resampling import axes, filtered, lanczos
 
 
@@ -43,3 +45,11 @@ def test_reach_names_exactly_the_outputs_that_see_an_input(n_in, n_out, data):
     touched = np.flatnonzero(np.abs(axis.weights.toarray()[:, start:stop]).sum(1) > 0)
     assert touched.size == 0 or (first <= touched[0] and touched[-1] < last)
     assert np.allclose(axis.weights.sum(axis=1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "to"), [((9, 700), (64, 31)), ((1, 500), (40, 500)), ((50, 11), (7, 90))])
+def test_rows_made_a_few_at_a_time_are_the_same(monkeypatch, size, to):
+    picture = np.random.default_rng(0).random((*size, 4), np.float32)
+    at_once = resize(picture, to)
+    monkeypatch.setattr("layers.resampling.PART", 1500)
+    assert np.array_equal(resize(picture, to), at_once)

@@ -1,11 +1,22 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layers.compositing import composite, resize, to_float, to_uint8
-from layers.matting import guided_alpha
-from layers.restore import cover, fit_colours, opaque_enough, restore, visible_weights, without_empty
+from layers.matting import guided_alpha, matted, without_haze
+from layers.restore import (
+    RoomError,
+    check_room,
+    cover,
+    fit_colours,
+    opaque_enough,
+    restore,
+    visible_weights,
+    without_empty,
+)
 
 
 def psnr(one, other):
@@ -200,3 +211,53 @@ def test_layers_that_show_nowhere_are_left_out():
     kept = without_empty([bottom, hidden, disc, dust, haze, np.zeros_like(bottom)])
     assert [layer is given for layer, given in zip(kept, (bottom, disc), strict=True)] == [True, True]
     assert without_empty([np.zeros_like(bottom)])[0].max() == 0, "the bottom stays"
+
+
+def whole(layers, picture):
+    """What :func:`restore` does, of the whole picture at once."""
+    size, target, floats = picture.shape[:2], to_float(picture), np.stack([to_float(layer) for layer in layers])
+    small = target if size == layers[0].shape[:2] else resize(target, layers[0].shape[:2])
+    alphas, colours = matted(floats[..., 3], floats[..., :3], small), floats[..., :3]
+    if size != layers[0].shape[:2]:
+        guides = small[..., :3] * small[..., 3:], target[..., :3] * target[..., 3:]
+        alphas = without_haze(np.stack([guided_alpha(alpha, *guides) for alpha in alphas]))
+        colours = np.stack([resize(layer, size)[..., :3] for layer in floats])
+    alphas = opaque_enough(cover(alphas, target[..., 3]), colours, target)
+    alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
+    colours = fit_colours(colours, alphas, target)
+    return np.rint(np.concatenate([colours, alphas[..., None]], axis=-1) * 255.0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("small", [None, (20, 16), (80, 90)])
+@pytest.mark.parametrize("count", [1, 4, 9])
+@pytest.mark.parametrize("size", [(37, 53), (64, 64), (129, 7), (1, 300), (300, 1)])
+def test_a_picture_in_parts_is_the_whole_bit_for_bit(monkeypatch, size, count, small):
+    monkeypatch.setattr("layers.restore.PART", 700)
+    rng = np.random.default_rng(0)
+    layers = rng.choice(np.array([0, 1, 40, 128, 254, 255], np.uint8), (count, *(small or size), 4))
+    picture = rng.integers(0, 256, (*size, 4), dtype=np.uint8)
+    picture[..., 3] = rng.choice(np.array([0, 3, 255, 255], np.uint8), size)
+    assert np.array_equal(restore(list(layers), picture), whole(layers, picture))
+
+
+@pytest.mark.parametrize("size", [(513, 511), (8, 32768), (32768, 8)])
+def test_memory_is_a_few_times_what_comes_back(monkeypatch, size):
+    monkeypatch.setattr("layers.restore.PART", 2**14)
+    monkeypatch.setattr("layers.resampling.PART", 2**16)
+    picture, layers = np.full((*size, 4), 200, np.uint8), [np.full((64, 64, 4), 90, np.uint8)] * 8
+    tracemalloc.start()
+    restore(layers, picture)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / (size[0] * size[1] * len(layers)) < 16, "bytes a pixel and layer, 4 of them the result"
+
+
+def test_layers_that_would_fill_the_memory_are_refused():
+    check_room([(3000, 4000)], 10)
+    check_room([(3000, 4000), (3000, 4000)], 5)
+    with pytest.raises(RoomError, match=r"^11 layers of 4000x3000 pixels; expected at most 10 of this size$"):
+        check_room([(3000, 4000)], 11)
+    with pytest.raises(RoomError, match=r"^6 layers of 2 pictures of 24000000 pixels; expected at most 5 of this"):
+        check_room([(3000, 4000), (4000, 3000)], 6)
+    with pytest.raises(RoomError, match=r"^8 pictures of 134217728 pixels; expected at most 120000000$"):
+        check_room([(4096, 4096)] * 8, 1)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from layers import restore
 from layers.edit import stacked
 from layers.errors import UserError
-from stages import app_session
 from stages.app_guard import names_a_file
 from stages.app_session import Session, decomposed, edited, layer_choice, packed, split
 from stages.app_view import canvas, layer_list, note
@@ -74,7 +74,7 @@ def test_nothing_is_asked_of_the_networks_that_would_not_fit(session, monkeypatc
     def never(picture, count):
         raise AssertionError("too late")
 
-    monkeypatch.setattr(app_session, "MAX_STACK_PIXELS", 5 * 20 * 30)
+    monkeypatch.setattr(restore, "MOST_PIXELS", 5 * 20 * 30)
     with pytest.raises(UserError, match="6 layers of 30x20 pixels; expected at most 5 of this size"):
         decomposed(session, "6", never)
     with pytest.raises(UserError, match="expected at most 5"):

@@ -105,7 +105,9 @@ READERS = {
     "prepare_buckets.layout_root": lambda params, path: _read_source(
         params, source="rendered", rendered_root=path, layout_root=path
     ),
-    "prepare_buckets.lica.fonts": lambda params, path: LicaSource(Location(path, "location"), fonts=path),
+    "prepare_buckets.lica.fonts": lambda params, path: LicaSource(
+        Location(path, "location"), fonts=path, download=False
+    ),
     **{
         f"prepare_buckets.{key}": lambda params, path, key=key: _listed(
             key, params.prepare_buckets.model_copy(update={key: f"{path}/list.txt"})

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.pipeline
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
     """A repository with this checkout's files, its parameters but for sizes, and one finished ``dvc repro``."""
-    root = make_clone(tmp_path_factory.mktemp("clone"))
+    root = make_clone(tmp_path_factory.mktemp("clone") / "a clone")
     dvc(root, "repro")
     commit(root, "first repro")
     return root

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,11 @@ def test_it_hands_over_only_what_is_there(tmp_path, bucketed_root, monkeypatch, 
     assert refused() == nobody
     Registry(params).set_alias("champion", 1)
     assert refused("--port", "0") == "error: --port: got 0, expected 1 to 65535"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert (
+            refused("--port", str(port)) == f"error: --port {port}: address already in use; expected one that is free"
+        )
     with pytest.raises(Started) as started:
         main(["--port", "5005"])
     command, env = started.value.args
@@ -46,6 +53,9 @@ def test_it_hands_over_only_what_is_there(tmp_path, bucketed_root, monkeypatch, 
     monkeypatch.setenv(CONFIG, "bf16")
     said = "error: MLFLOW_PYFUNC_INFERENCE_CONFIG: got 'bf16', expected a JSON object"
     assert refused("--precision", "bf16") == said
+    files = Path("mlruns/artifacts").rename("kept")
+    assert refused().startswith("error: version 1 of smoke-decomposer: sqlite:///")
+    files.rename("mlruns/artifacts")
     monkeypatch.setattr(Registry, "config", lambda self, number: {"weights": "w", "md5": "m"})
     said = "error: --offload, --precision: version 1 of smoke-decomposer was registered before there was a choice"
     assert refused("--precision", "bf16", "--offload", "models") == said

@@ -207,3 +207,43 @@ def test_flags_that_do_not_go_together_are_refused(root, tuned, capsys):
     ):
         assert tuned(params, *arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def searched(**entry):
+    return {"train_vae.loss.kl": {"low": 1.0e-12, "high": 1.0e-4, "log": True} | entry}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({}, {"log": False}, "numbers with log true when train_vae-NAME was begun, numbers with log false now"),
+        (
+            {"choices": [1.0e-5, 1.0e-6]},
+            {"choices": [1.0e-5, 1.0e-7]},
+            "choices [1e-05, 1e-06] when train_vae-NAME was begun, choices [1e-05, 1e-07] now",
+        ),
+        (
+            {"choices": [1.0e-5, 1.0e-6]},
+            {"choices": [1.0e-6, 1.0e-5]},
+            "choices [1e-05, 1e-06] when train_vae-NAME was begun, choices [1e-06, 1e-05] now",
+        ),
+        (
+            {"choices": [1.0e-5, 1.0e-6]},
+            {},
+            "choices [1e-05, 1e-06] when train_vae-NAME was begun, numbers with log true",
+        ),
+    ],
+)
+def test_a_parameter_of_another_kind_is_another_study(root, tuned, capsys, request, before, now, said):
+    def space(entry):
+        return {"train_vae.loss.kl": entry} if "choices" in entry else searched(**entry)
+
+    name = f"kind{request.node.callspec.indices['before']}"
+    assert tuned(params_file(root, name, space=space(before)), "--trials", "1") == 0
+    capsys.readouterr()
+    assert tuned(params_file(root, name, space=space(now)), "--trials", "1") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert f"tune.space: train_vae.loss.kl: {said}".replace("NAME", name) in line
+    assert line.endswith("which one study cannot mix; expected it as it was, or another tune.study")
+    if not before:
+        assert tuned(params_file(root, name, space=searched(high=1.0e-3)), "--trials", "1") == 0, "bounds may change"

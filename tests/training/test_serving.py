@@ -37,7 +37,7 @@ MODEL = "models:/smoke-decomposer@champion"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, bucketed_root):
     """A project whose champion is a tiny model."""
-    root = tmp_path_factory.mktemp("served") / "project"
+    root = tmp_path_factory.mktemp("served") / "my project"
     with pytest.MonkeyPatch.context() as patch:
         params = enter_project(root, bucketed_root, patch)
         evaluate(params)
@@ -82,8 +82,11 @@ def ask(uri, *pictures, **params):
     rows = {"dataframe_records": [{"picture": text} for text in pictures]}
     if pictures and isinstance(pictures[0], dict):
         rows = {"inputs": pictures[0]}
-    body = json.dumps(rows | {"params": params}).encode()
-    request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
+    return post(uri, json.dumps(rows | {"params": params}).encode())
+
+
+def post(uri, body, kind="application/json"):
+    request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": kind})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -164,11 +167,24 @@ BAD = {
         {"guidance": -1},
         "guidance: got -1.0, expected 0 to 100",
     ),
+    "too much together": (
+        [encoded(encode_png(np.zeros((3000, 4000, 4), np.uint8)))] * 2,
+        {"layers": 20},
+        "20 layers of 2 pictures of 24000000 pixels; expected at most 5 of this size",
+    ),
+    "a parameter that is none": (
+        [encoded(encode_png(picture()))],
+        {"layerz": 3},
+        "params: unknown layerz; expected layers, steps, tries, seed, caption, guidance",
+    ),
+    "nothing for a number": ([encoded(encode_png(picture()))], {"layers": None}, "layers: got None, expected a long"),
+    "part of a layer": ([encoded(encode_png(picture()))], {"layers": 3.5}, "layers: got 3.5, expected a long"),
+    "a number for a column": ([{"picture": 7}], {}, "picture 0: not base64"),
     "no picture at all": ([], {}, None),
     "too many": ([encoded(encode_png(picture()))] * 9, {}, "got 9 pictures, expected 1 to 8"),
-    "another column": ([{"image": ["x"]}], {}, None),
+    "another column": ([{"image": ["x"]}], {}, "inputs: unknown image; expected picture"),
     "a number": ([{"picture": [3]}], {}, None),
-    "words for numbers": ([encoded(encode_png(picture()))], {"layers": "many"}, None),
+    "words for numbers": ([encoded(encode_png(picture()))], {"layers": "many"}, "layers: got 'many', expected a long"),
 }
 
 
@@ -181,6 +197,31 @@ def test_a_bad_request_is_one_sentence_and_the_server_lives(server, case):
         assert answer["message"].startswith(sentence) and "\n" not in answer["message"]
     assert "stack_trace" not in answer
     assert urllib.request.urlopen(f"{server}/ping", timeout=5).status == 200
+
+
+NO_FORM = "the request: expected a JSON object with one of dataframe_records, dataframe_split, inputs, instances"
+GOOD = json.dumps([{"picture": encoded(encode_png(picture()))}])
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "sentence"),
+    [
+        ('{"picture": 7}', "application/json", NO_FORM),
+        ("[" * 100_000, "application/json", NO_FORM),
+        ("{", "application/json", NO_FORM),
+        ('{"messages": 7}', "application/json", NO_FORM),
+        ('{"inputs": 7}', "application/json", "the request cannot be read: Model is missing inputs"),
+        ('{"dataframe_split": 7}', "application/json", "the request cannot be read: Dataframe split format must be"),
+        (f'{{"dataframe_records": {GOOD}, "layerz": 3}}', "application/json", "the request: unknown layerz; expected"),
+        (f'{{"dataframe_records": {GOOD}, "params": 7}}', "application/json", "params: got int, expected an object"),
+        ("a,b\n1,2\n3,4,5", "text/csv", "the request cannot be read: "),
+        ("no table", "application/vnd.apache.parquet", "the request cannot be read: "),
+    ],
+)
+def test_a_request_of_another_form_is_one_sentence_without_paths(server, body, kind, sentence):
+    status, answer = post(server, body.encode(), kind)
+    assert status == 400 and answer["message"].startswith(sentence) and "\n" not in answer["message"]
+    assert not {"stack_trace", "traceback"} & answer.keys() and "/site-packages/" not in json.dumps(answer)
 
 
 def test_a_fault_of_ours_is_not_the_requests_and_shows_no_traceback(here, monkeypatch):

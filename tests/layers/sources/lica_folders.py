@@ -62,14 +62,14 @@ def picture(colour, size=(8, 10)):
     return encode_png(np.broadcast_to(np.uint8(colour), (*size, 4)).copy())
 
 
-def source(root, fonts=None):
-    return LicaSource(Location(root, "prepare_buckets.root"), fonts=fonts)
+def source(root, fonts=None, download=False):
+    return LicaSource(Location(root, "prepare_buckets.root"), fonts=fonts, download=download)
 
 
-def read(root, layout=None, fonts=None):
+def read(root, layout=None, fonts=None, download=False):
     if layout is not None:
         write(root / "layouts/T1/L1.json", layout)
-    return source(root, fonts).read("L1")
+    return source(root, fonts, download).read("L1")
 
 
 def only(*components, **more):

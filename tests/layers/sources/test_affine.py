@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from layers.sources.affine import premultiplied, sampled
+from layers.compositing import premultiplied
+from layers.sources.affine import sampled
 from layers.sources.lica_css import rotation, shift
 from layers.sources.lica_place import place
 

@@ -4,7 +4,6 @@ import io
 import pickle
 import shutil
 
-import fsspec
 import matplotlib
 import numpy as np
 import pytest
@@ -229,13 +228,18 @@ def test_a_mirror_s_link_out_of_the_root_is_not_followed(root, tmp_path):
 def test_a_picture_without_a_mirror_is_read_from_its_address(root, monkeypatch):
     asked = []
 
-    def fetch(src, mode):
-        asked.append((src, mode))
-        return io.BytesIO(picture((0, 0, 255, 255)))
+    def fetch(src, most):
+        asked.append(src)
+        return picture((0, 0, 255, 255))
 
-    monkeypatch.setattr(fsspec, "open", fetch)
-    sample = read(root, only(IMAGE | {"src": f"{URL}dog.png?size=1"}))
-    assert asked == [(f"{URL}dog.png?size=1", "rb")]
+    monkeypatch.setattr("layers.sources.lica.fetch", fetch)
+    layout = only(IMAGE | {"src": f"{URL}dog.png?size=1"})
+    with pytest.raises(SampleError, match=r"dog.png\?size=1' has no copy in assets/; expected one, or prepare_buckets"):
+        read(root, layout)
+    assert not asked
+    assert source(root).signature("L1") != source(root, download=True).signature("L1"), "so that it is tried again"
+    sample = read(root, layout, download=True)
+    assert asked == [f"{URL}dog.png?size=1"]
     assert sample.layers[1].image[6, 8].tolist() == [0, 0, 255, 255]
 
 
@@ -251,15 +255,15 @@ def test_a_picture_without_a_mirror_is_read_from_its_address(root, monkeypatch):
     ],
 )
 def test_a_picture_that_cannot_be_had_is_named(root, monkeypatch, answer, reason):
-    def fetch(src, mode):
+    def fetch(src, most):
         if isinstance(answer, Exception):
             raise answer
-        return io.BytesIO(answer)
+        return answer
 
-    monkeypatch.setattr(fsspec, "open", fetch)
+    monkeypatch.setattr("layers.sources.lica.fetch", fetch)
     monkeypatch.setattr("layers.sources.lica.MAX_BYTES", 100)
     with pytest.raises(SampleError, match=rf"components\[0\]\.src: .*{reason}"):
-        read(root, only(IMAGE | {"src": f"{URL}dog.png"}))
+        read(root, only(IMAGE | {"src": f"{URL}dog.png"}), download=True)
 
 
 def test_a_broken_mirrored_picture_is_named(root):

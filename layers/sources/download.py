@@ -1,0 +1,106 @@
+"""Pictures that a dataset names by address: never from this machine, nor from one that is not on the internet.
+
+Who wrote a dataset chooses its addresses, and this machine may reach what they may not: pages of services on loopback,
+of a company, of a cloud that hands out keys. So every connection is made to an address that was looked at, whatever
+name led to it, redirects included. Proxies are not used: they would connect in our place.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import ipaddress
+import socket
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from layers.errors import SampleError
+
+SECONDS = 30
+WEB = ("http", "https")
+
+
+def fetch(src: str, most: int) -> bytes:
+    """The bytes at an address, at most ``most`` and one more.
+
+    Args:
+        src: an address of a protocol that fsspec knows; those of :data:`WEB` are looked at as above, others lead to
+            stores that the machine's own settings name.
+        most: what is wanted.
+
+    Raises:
+        SampleError: if the address is private.
+        Exception: what else the file system raises.
+    """
+    if urlsplit(src).scheme not in WEB:
+        with fsspec.open(src, "rb") as file:
+            return file.read(most + 1)
+    with _opener().open(src, timeout=SECONDS) as answer:
+        return answer.read(most + 1)
+
+
+def connect(place: tuple[str, int], timeout: float | None = SECONDS, source_address: Any = None) -> socket.socket:
+    """As :func:`socket.create_connection`, to none but public addresses.
+
+    Raises:
+        SampleError: if the name stands for one that is not.
+        OSError: if nothing answers.
+    """
+    host, port = place
+    error: OSError = OSError(f"{host} has no address")
+    for *_, found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        if not is_public(found[0]):
+            raise SampleError(f"{host} is {found[0]}, an address of this machine or of a private network")
+        try:
+            return socket.create_connection(found[:2], timeout, source_address)
+        except OSError as failed:
+            error = failed
+    raise error
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet: not loopback, private, link-local, shared, multicast."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found.is_global and not found.is_multicast
+
+
+class _Http(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self._create_connection = connect
+        super().connect()
+
+
+class _Https(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        self._create_connection = connect
+        super().connect()
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Http, request)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Https, request)
+
+
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    """No proxies, no ftp: nothing that would connect by itself."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        _HttpHandler,
+        _HttpsHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
