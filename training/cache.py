@@ -30,8 +30,8 @@ class DamagedCacheError(UserError):
     """What was read is not what was written; the shard has been removed."""
 
 
-class UnreadableCacheError(UserError):
-    """A shard cannot be read now, for want of handles, rights or a healthy disk; it is left alone."""
+class UnreadableError(UserError):
+    """A file cannot be read now, for want of handles, rights or a healthy disk; it is left alone."""
 
 
 def text_key(text: str) -> str:
@@ -53,7 +53,7 @@ class TensorCache:
             template, a resize policy, a dtype. It is hashed to the folder's name and written into the folder.
 
     Raises:
-        UnreadableCacheError: if the folder or a shard cannot be read now.
+        UnreadableError: if the folder or a shard cannot be read now.
 
     A shard is written whole or not at all; a damaged one counts as absent when the cache is opened, and every tensor's
     checksum is compared when it is read. Only what is proven damaged is removed.
@@ -71,13 +71,13 @@ class TensorCache:
         try:
             paths = sorted(self.folder.glob("*.safetensors"))
         except OSError as error:
-            raise UnreadableCacheError(f"{self.folder}: cannot be read now ({error.strerror})") from None
+            raise UnreadableError(f"{self.folder}: cannot be read now ({error.strerror})") from None
         for path in paths:
             self._learn(path)
 
     def _learn(self, path: Path) -> None:
         try:
-            with _shard(path) as file:
+            with open_tensors(path) as file:
                 names = file.keys()
                 keys = {name.rsplit("/", 1)[0] for name in names}
         except FileNotFoundError:  # another process has just removed it
@@ -122,7 +122,7 @@ class TensorCache:
         Raises:
             KeyError: if there is none.
             DamagedCacheError: if a checksum differs; the shard is removed, so that the same command makes it anew.
-            UnreadableCacheError: if the shard cannot be opened.
+            UnreadableError: if the shard cannot be opened.
         """
         path = self._shards[key]
         entry, damaged = self._read(path, key)
@@ -142,19 +142,19 @@ class TensorCache:
         except SafetensorError:
             return {}, "the header"
         except FileNotFoundError:
-            raise UnreadableCacheError(f"{path}: is gone; run the same command again") from None
+            raise UnreadableError(f"{path}: is gone; run the same command again") from None
         entry = {name: file.get_tensor(f"{key}/{name}") for name in names[key]}
         damaged = (name for name, tensor in entry.items() if _checksum(tensor) != checksums.get(f"{key}/{name}"))
         return entry, next(damaged, None)
 
 
-def _shard(path: Path) -> safe_open:
-    """Open a shard.
+def open_tensors(path: Path) -> safe_open:
+    """Open a safetensors file, and tell a broken one from one that does not open now.
 
     Raises:
         SafetensorError: if it is proven broken.
         FileNotFoundError: if it is not there.
-        UnreadableCacheError: if that cannot be said now.
+        UnreadableError: if that cannot be said now.
     """
     try:
         return safe_open(path, "pt")
@@ -169,12 +169,12 @@ def _shard(path: Path) -> safe_open:
             reason = error.strerror
         else:
             reason = "it does not map"
-        raise UnreadableCacheError(f"{path}: cannot be read now ({reason}); nothing was removed") from None
+        raise UnreadableError(f"{path}: cannot be read now ({reason}); nothing was removed") from None
 
 
 def _opened(path: str, process: int) -> tuple[safe_open, dict[str, str], dict[str, list[str]]]:
     del process  # Each process maps the file itself.
-    file = _shard(Path(path)).__enter__()
+    file = open_tensors(Path(path)).__enter__()
     names: dict[str, list[str]] = {}
     for full in file.keys():  # noqa: SIM118 (no mapping)
         key, name = full.rsplit("/", 1)
