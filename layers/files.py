@@ -20,10 +20,11 @@ class LockedError(UserError):
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":  # which does not open folders
+    folder, windows = path.is_dir(), os.name == "nt"
+    if folder and windows:  # which does not open folders
         return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    # Windows wants a handle to write with; elsewhere files that DVC has made read-only can be waited for too.
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
@@ -41,7 +42,7 @@ def whole_file(path: Path, *, alone: bool = False, sync: bool = True) -> Iterato
         path: the file.
         alone: whether no other process writes it now. What a kill leaves then has one name, which the next write takes.
         sync: whether the file is on the disk before it gets its name. ``False`` for thousands of small files, whose
-            writer calls :func:`os.sync` once before it relies on them.
+            writer calls :func:`sync_all` once before it relies on them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if alone:
@@ -69,11 +70,18 @@ def write_whole(path: Path, data: bytes, *, alone: bool = False, sync: bool = Tr
         part.write_bytes(data)
 
 
+def sync_all() -> None:
+    """Wait until all that was written is on the disk: for many small files far cheaper than one by one."""
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until all that is below a folder is on the disk."""
     for place, _, names in os.walk(folder):
-        for name in names:
-            _to_disk(Path(place, name))
+        for path in (Path(place, name) for name in names):
+            if path.is_file():  # no link that leads nowhere
+                _to_disk(path)
         _to_disk(Path(place))
 
 

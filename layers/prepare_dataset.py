@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from layers.errors import UserError
 from layers.fanout import fan_out
-from layers.files import locked, write_whole
+from layers.files import locked, sync_all, write_whole
 from layers.manifest import MANIFEST, Ledger, journal_path, states_paths
 from layers.prepare import Chunk, Preparation, PrepareChunk, plain
 from layers.sources.source import Source
@@ -187,7 +186,7 @@ def prepare_dataset(
             progress(len(chunk.sample_ids))
         counts = {"samples": dict(sorted(summary.samples.items())), "dropped": summary.dropped}
         remove_strays(root, _pictures(ledger))
-        os.sync()  # pictures were not waited for one by one
+        sync_all()  # pictures were not waited for one by one
         ledger.finish({"settings": settings or {}, "counts": counts})
     return summary
 

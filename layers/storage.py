@@ -53,7 +53,7 @@ class Writer(Protocol):
 
 
 class FileWriter:
-    """One PNG a picture, each complete or absent; whoever lists them in a manifest calls :func:`os.sync` before."""
+    """One PNG a picture, each complete or absent; :func:`layers.files.sync_all` before a manifest lists them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

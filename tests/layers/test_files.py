@@ -109,8 +109,10 @@ def test_processes_forked_from_a_killed_one_do_not_hold_its_lock(tmp_path):
         "import os, sys, time; from pathlib import Path\n"
         "from layers.files import locked\n"
         "with locked(Path(sys.argv[1]), 'x'):\n"
+        "    ready, tell = os.pipe()\n"
         "    child = os.fork()\n"
-        "    if child == 0: time.sleep(30); os._exit(0)\n"
+        "    if child == 0: os.write(tell, b'x'); time.sleep(30); os._exit(0)\n"
+        "    os.read(ready, 1)\n"
         "    print(child, flush=True); os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "a")], stdout=subprocess.PIPE)

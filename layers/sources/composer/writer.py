@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -23,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from layers.fanout import fan_out
-from layers.files import locked, put_folder
+from layers.files import locked, put_folder, sync_all
 from layers.sources.composer import assets
 from layers.sources.composer.compose import Design, design, sample_id
 from layers.sources.composer.element import Element, Part
@@ -85,7 +84,7 @@ def write_dataset(
 
 def _write_samples(root: Path, indices: list[int], *, seed: int, size: int, pool: str) -> None:
     drafts = [_write_sample(root, design(index, seed=seed, size=size, pool=pool)) for index in indices]
-    os.sync()  # once for all: a layout says that its pictures are there
+    sync_all()  # once for all: a layout says that its pictures are there
     for draft in drafts:
         draft.replace(root / "layouts" / draft.name)
 
