@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ import numpy as np
 import pyarrow
 from PIL import Image, UnidentifiedImageError
 
+from layers.files import write_whole
 from layers.metadata import PNG_SIGNATURE, without_metadata
 
 # A design of 64 megapixels is beyond every bucket; more is a decompression bomb, not data.
@@ -152,20 +151,6 @@ def encode_png(image: np.ndarray) -> bytes:
     colour_type = 6 if channels == 4 else 2
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, complete or not at all; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

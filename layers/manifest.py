@@ -7,6 +7,8 @@ journal; a killed stage goes on from there.
 
 from __future__ import annotations
 
+import glob
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +17,14 @@ from typing import Any, BinaryIO
 import orjson
 
 from layers.errors import UserError
+from layers.files import whole_file
 
 MANIFEST = Path("metadata") / "manifest.json"
 FORMAT = 2
 _RECORD = b'{"id":'
+_DIGITS = 16
+# What a record has in the journal only.
+_OURS = ("state", "mark")
 
 
 class DatasetError(UserError, ValueError):
@@ -55,11 +61,23 @@ def read_header(root: str | Path) -> dict[str, Any]:
         return {}
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
+
+
+def states_paths(root: str | Path) -> list[Path]:
+    """Files of states of manifests that have been written to this root."""
+    journal = journal_path(root)
+    return sorted(journal.parent.glob(f"{glob.escape(journal.stem)}.{'[0-9a-f]' * _DIGITS}.states"))
+
+
 class Ledger:
     """What is known of each sample while a dataset is being prepared: earlier records and those of this run.
 
     What a sample's source files looked like (``state``) is not in the manifest: times of files differ from machine to
     machine, and equal datasets shall have equal manifests. States and the journal lie beside the dataset's folder.
+    DVC may put an earlier dataset there, so the name of the states holds the digest of the manifest they belong to.
 
     Args:
         root: of the bucketed dataset.
@@ -70,13 +88,11 @@ class Ledger:
     def __init__(self, root: str | Path, recipe: str) -> None:
         self.root, self.recipe = Path(root), recipe
         self.manifest, self.journal = self.root / MANIFEST, journal_path(root)
-        self.states_path = self.journal.with_suffix(".states")
         self.known: dict[str, tuple[int, int, int]] = {}
         self.states: dict[str, str] = {}
-        if read_header(root).get("recipe") == recipe and self.states_path.is_file():
-            for _, body in _records(self.states_path):
-                entry = orjson.loads(body)
-                self.states[entry["id"]] = entry["state"]
+        if read_header(root).get("recipe") == recipe and (states := self._states_path(self.manifest)).is_file():
+            entries = (orjson.loads(body) for _, body in _records(states))
+            self.states = {entry["id"]: entry["state"] for entry in entries}
             self._learn(0, self.manifest)
         if self.journal.is_file():
             with self.journal.open("rb") as file:
@@ -93,6 +109,9 @@ class Ledger:
         self._appended.flush()
         self._readers = [path.open("rb") if path.is_file() else None for path in (self.manifest, self.journal)]
 
+    def _states_path(self, manifest: Path) -> Path:
+        return self.journal.with_suffix(f".{_digest(manifest)}.states")
+
     def _learn(self, which: int, path: Path) -> None:
         for offset, body in _records(path):
             record = orjson.loads(body)
@@ -108,7 +127,10 @@ class Ledger:
         return orjson.loads(reader.read(size))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Note a finished sample with its ``state``; it survives a kill from here on."""
+        """Note a finished sample with its ``state``; it survives a kill from here on.
+
+        A ``mark`` (:func:`layers.storage.mark`) says later whether its pictures are still those.
+        """
         body = orjson.dumps(record)
         self.known[record["id"]] = (1, self._appended.tell(), len(body))
         self.states[record["id"]] = record["state"]
@@ -130,27 +152,28 @@ class Ledger:
             record = self.record(sample_id)
             order.append(("reason" in record, record["split"], sample_id))
         order.sort()
-        part = self.manifest.with_suffix(".part")
-        with part.open("wb") as file:
-            first = orjson.dumps({"format": FORMAT, "recipe": self.recipe, **head})
-            file.write(first[:-1] + b',\n"samples": [\n')
-            self._write_lines(file, [name for dropped, _, name in order if not dropped])
-            file.write(b'],\n"dropped": [\n')
-            self._write_lines(file, [name for dropped, _, name in order if dropped])
-            file.write(b"]}\n")
-        states_part = self.states_path.with_suffix(".part")
-        with states_part.open("wb") as file:
-            file.writelines(orjson.dumps({"id": name, "state": self.states[name]}) + b"\n" for _, _, name in order)
-        self.close()
-        part.replace(self.manifest)
-        states_part.replace(self.states_path)
+        with whole_file(self.manifest, alone=True) as part:
+            with part.open("wb") as file:
+                first = orjson.dumps({"format": FORMAT, "recipe": self.recipe, **head})
+                file.write(first[:-1] + b',\n"samples": [\n')
+                self._write_lines(file, [name for dropped, _, name in order if not dropped])
+                file.write(b'],\n"dropped": [\n')
+                self._write_lines(file, [name for dropped, _, name in order if dropped])
+                file.write(b"]}\n")
+            # Before the manifest gets its name: killed in between, neither the old states nor the new ones are lost.
+            states = self._states_path(part)
+            with whole_file(states, alone=True) as states_part, states_part.open("wb") as file:
+                file.writelines(orjson.dumps({"id": name, "state": self.states[name]}) + b"\n" for _, _, name in order)
+            self.close()
+        for path in states_paths(self.root):
+            if path != states:
+                path.unlink()
         self.journal.unlink()
         return self.manifest
 
     def _write_lines(self, file: BinaryIO, names: Sequence[str]) -> None:
         for index, name in enumerate(names):
-            record = self.record(name)
-            record.pop("state", None)
+            record = {key: value for key, value in self.record(name).items() if key not in _OURS}
             file.write(orjson.dumps(record) + (b",\n" if index + 1 < len(names) else b"\n"))
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any, Literal
 
 from layers.errors import UserError
 from layers.fanout import fan_out
-from layers.images import write_whole
-from layers.manifest import MANIFEST, Ledger, journal_path
+from layers.files import locked, sync_all, write_whole
+from layers.manifest import MANIFEST, Ledger, journal_path, states_paths
 from layers.paths import visible
 from layers.prepare import Chunk, Preparation, PrepareChunk, plain
 from layers.sources.source import Source
 from layers.splits import SPLITS
-from layers.storage import SHARDS, present, remove_strays
+from layers.storage import SHARDS, mark, present, remove_strays
 
 # Small, so that at the end no process is left with much to do; handing out a chunk costs about a millisecond.
 FILES_CHUNK = 2
@@ -127,6 +128,8 @@ class _Check:
             for record, state in records
             if self.source.signature(record["id"]) == state
             and ("reason" in record or present(self.root, record, sizes))
+            # Of a killed run: DVC may have put other pictures there since, and a power cut may have emptied them.
+            and ("mark" not in record or record["mark"] == mark(self.root, record))
         ]
 
 
@@ -163,13 +166,12 @@ def prepare_dataset(
 
     Raises:
         OutputError: if ``root`` holds what is not ours.
+        LockedError: if another run writes to it.
     """
     root = Path(root).resolve()
-    check_output(root)
-    _forget_other_code(root)
-    ledger = Ledger(root, f"{preparation.recipe()}:{storage}:{_code(source)}")
+    lock = locked(journal_path(root).with_suffix(".lock"), f"prepare_buckets.output_root: another run into {root}")
     summary = Summary()
-    try:
+    with lock, closing(_ledger(root, f"{preparation.recipe()}:{storage}:{_code(source)}")) as ledger:
         kept = _still_valid(ledger, source, splits, root, jobs, cluster)
         if storage == "shards":
             kept = _whole_shards(ledger, kept)
@@ -189,15 +191,20 @@ def prepare_dataset(
         work = PrepareChunk(source, preparation, root)
         for chunk, records in fan_out(work, chunks, jobs=jobs, cluster=cluster):
             for record in records:
-                ledger.add(record)
+                ledger.add(record if "reason" in record else {**record, "mark": mark(root, record)})
                 summary.add(record, preparation.preview_tolerance)
             progress(len(chunk.sample_ids))
         counts = {"samples": dict(sorted(summary.samples.items())), "dropped": summary.dropped}
         remove_strays(root, _pictures(ledger))
+        sync_all()  # pictures were not waited for one by one
         ledger.finish({"settings": settings or {}, "counts": counts})
-    finally:
-        ledger.close()
     return summary
+
+
+def _ledger(root: Path, recipe: str) -> Ledger:
+    check_output(root)
+    _forget_other_code(root)
+    return Ledger(root, recipe)
 
 
 def _forget_other_code(root: Path) -> None:
@@ -208,11 +215,11 @@ def _forget_other_code(root: Path) -> None:
     text = b"".join(module.read_bytes() for module in modules)
     digest = hashlib.sha256(text).hexdigest()
     journal = journal_path(root)
-    mark = journal.with_suffix(".code")
-    if not mark.is_file() or mark.read_text() != digest:
-        journal.unlink(missing_ok=True)
-        journal.with_suffix(".states").unlink(missing_ok=True)
-        write_whole(mark, digest.encode())
+    code = journal.with_suffix(".code")
+    if not code.is_file() or code.read_text() != digest:
+        for path in (journal, *states_paths(root)):
+            path.unlink(missing_ok=True)
+        write_whole(code, digest.encode(), alone=True)
 
 
 def _code(source: Source) -> str:

@@ -9,8 +9,8 @@ SPLITS = ("train", "val", "test")
 
 
 def position(key: str, seed: int) -> float:
-    """Where a key falls in [0, 1), by a hash of seed and key alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:7]) / 2**56
+    """Where a key falls in [0, 1), by a hash of seed and key alone; names of files that are no UTF-8 have one too."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest()[:7]) / 2**56
 
 
 def assign_splits(

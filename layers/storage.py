@@ -15,7 +15,6 @@ import io
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,7 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from layers.images import PictureError, decode_rgba, encode_png, write_whole
+from layers.files import whole_file, write_whole
+from layers.images import PictureError, decode_rgba, encode_png
 from layers.splits import SPLITS
 
 SHARDS = Path("shards")
@@ -53,7 +53,7 @@ class Writer(Protocol):
 
 
 class FileWriter:
-    """One PNG a picture, each complete or absent."""
+    """One PNG a picture, each complete or absent; :func:`layers.files.sync_all` before a manifest lists them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,7 +67,7 @@ class FileWriter:
         places = [{"path": str(folder / f"{stem}_comp{k:03d}.png")} for k in range(len(layers))]
         flat = {"path": str(folder / f"{stem}_composite.png")}
         for place, image in zip([*places, flat], [*layers, composite], strict=True):
-            write_whole(self.root / place["path"], encode_png(image))
+            write_whole(self.root / place["path"], encode_png(image), sync=False)
         return places, flat
 
 
@@ -109,19 +109,10 @@ def shard_path(split: str, number: int) -> Path:
 @contextmanager
 def open_shard(root: Path, split: str, number: int) -> Iterator[ShardWriter]:
     """A tar to write samples into; killed in between, it leaves nothing under its name."""
-    target = root / shard_path(split, number)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            writer = ShardWriter(file, shard_path(split, number))
-            yield writer
-            writer.close()
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(root / shard_path(split, number)) as part, part.open("wb") as file:
+        writer = ShardWriter(file, shard_path(split, number))
+        yield writer
+        writer.close()
 
 
 @lru_cache(maxsize=64)
@@ -153,6 +144,13 @@ def read_picture(root: Path, place: Mapping[str, Any]) -> np.ndarray:
     except OSError as error:
         raise PictureError(f"{name}: not a readable picture ({type(error).__name__})") from None
     return decode_rgba(data, name)
+
+
+def mark(root: Path, record: Mapping[str, Any]) -> int:
+    """A number that changes when pictures of a record are written again or cut: of their times and sizes."""
+    files = {place["path"] for place in (*record["layers"], record["composite"])}
+    found = [(root / file).stat() for file in files if (root / file).is_file()]
+    return sum(stat.st_mtime_ns + stat.st_size for stat in found)
 
 
 def present(root: Path, record: Mapping[str, Any], sizes: dict[str, int]) -> bool:

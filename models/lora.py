@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from layers.errors import UserError
+from layers.files import whole_file
 from layers.weight_files import WeightsFileError, check_weights, read_weights
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -83,14 +84,14 @@ def save_lora(transformer: Transformer, folder: str | Path, base: str | None = N
     from diffusers import QwenImageLayeredPipeline as Pipeline
     from peft import get_peft_model_state_dict
 
-    config, part = transformer.peft_config[ADAPTER], Path(folder) / f".part.{LORA_FILE}"
+    config = transformer.peft_config[ADAPTER]
     # Few of dozens of fields: a reader whose peft does not know one cannot read the file. Sorted: sets have no order.
     metadata = {key: getattr(config, key) for key in FIELDS} | {"target_modules": sorted(config.target_modules)}
     if base is not None:
         metadata["base_model_name_or_path"] = base
     tensors = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
-    Pipeline.save_lora_weights(folder, tensors, weight_name=part.name, transformer_lora_adapter_metadata=metadata)
-    part.replace(Path(folder) / LORA_FILE)
+    with whole_file(Path(folder) / LORA_FILE, alone=True) as part:
+        Pipeline.save_lora_weights(folder, tensors, weight_name=part.name, transformer_lora_adapter_metadata=metadata)
 
 
 def adapted_base(folder: str | Path, rank: int, alpha: float) -> str | None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from layers.files import whole_file, write_whole
 from layers.weight_files import WeightsFileError, read_json
 from models.folders import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, load_safetensors, locate, locate_model
 from models.precision import MixedPrecision, at_least_float32
@@ -275,12 +276,10 @@ class RGBAVAE(MixedPrecision):
         What a single frame never reaches (earlier taps, ``time_conv``) is written as zeros.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{CONFIG_FILE}.tmp"
-        save_file(self._state_dict_3d(), weights, metadata={"format": "pt"})
-        config.write_text(json.dumps(self.config.to_diffusers(), indent=2) + "\n", encoding="utf-8")
-        weights.replace(folder / WEIGHTS_FILE)
-        config.replace(folder / CONFIG_FILE)
+        with whole_file(folder / WEIGHTS_FILE, alone=True) as weights:
+            save_file(self._state_dict_3d(), weights, metadata={"format": "pt"})
+        config = json.dumps(self.config.to_diffusers(), indent=2) + "\n"
+        write_whole(folder / CONFIG_FILE, config.encode(), alone=True)
         # Readers, ours and diffusers, prefer an index to a single file: an old one would bring old weights back.
         (folder / INDEX_FILE).unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layers.errors import UserError
+from layers.files import whole_file, write_whole
 from layers.paths import PARAMS, with_home, workspace
 from training.params import Params, load_params
 
@@ -128,16 +129,14 @@ def _finite(value: Any, key: str) -> Any:
 def write_report(name: str, content: Mapping[str, Any]) -> Path:
     """Write ``metrics/reports/<name>.json``; refuses values that are not finite."""
     path = REPORTS / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_finite(content, name), indent=2) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(_finite(content, name), indent=2) + "\n").encode(), alone=True)
     return path
 
 
 def write_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write ``metrics/reports/<name>.csv`` for ``dvc plots``; columns are the first row's keys."""
     path = REPORTS / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path, alone=True) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(_finite(list(rows), name))

@@ -123,7 +123,7 @@ def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dic
     """
     if settings.source == "composer":
         return {"layers/sources/composer": _composer_digest()}
-    names = "\n".join(name for name, _ in samples).encode()
+    names = "\n".join(name for name, _ in samples).encode(errors="surrogatepass")
     where = settings.rendered_root if settings.source == "rendered" else settings.location
     return {where: hashlib.md5(names, usedforsecurity=False).hexdigest()}
 
@@ -135,7 +135,8 @@ def _listed(key: str, settings: PrepareBuckets) -> list[str] | None:
     path = find_input(given)
     if not path.is_file():
         raise ParamsError(f"prepare_buckets.{key}: {given} is no file; expected one sample id a line")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _preparation(settings: PrepareBuckets) -> Preparation:
@@ -255,7 +256,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 cluster=settings.cluster,
                 # Not what does not change the result, so that equal datasets have equal manifests.
                 # Of pictures that are fetched or not the samples' signatures tell.
-                settings=settings.model_dump(exclude={"jobs": True, "cluster": True, "lica": {"download"}}),
+                settings=settings.model_dump(
+                    exclude={"jobs": True, "cluster": True, "follow_links": True, "lica": {"download"}}
+                ),
                 progress=bar.update,
             )
         if not summary.samples["train"]:

@@ -29,6 +29,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from layers.errors import UserError
+from layers.files import put_folder
 from layers.paths import project_root
 from stages.cli import REPORTS, WEIGHTS, stage_command
 from stages.pretrain_ship import ship
@@ -172,8 +173,7 @@ def keep(step: Step, record: dict[str, Any], home: Path, seconds: float) -> None
     }
     record |= {"seconds": round(seconds), "date": time.strftime("%Y-%m-%d"), "hardware": hardware, "report": report}
     (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    put_folder(part, folder)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from layers.files import put_folder
+
 CARD = "README.md"
 # Of a step's report, what its line of the card says.
 FIGURES = {
@@ -132,6 +134,5 @@ def ship(folders: Mapping[str, Path], kept: Path, recipe: Path) -> None:
                     shutil.copyfile(path, place)
                 total += place.stat().st_size
         (part / CARD).write_text(card_of(name, records, recipe.as_posix()), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        put_folder(part, target)
     print(f"pretrain: {total / 1e6:.1f} MB in {', '.join(str(recipe.parent / name) for name in folders)}")

@@ -69,7 +69,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         return
     settings, root = params.refine, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
-    with training_session("refine", params, [root, str(INPUT)]) as session:
+    with training_session("refine", params, [root, str(INPUT)], OUTPUT) as session:
         accelerator, kept = session.accelerator, getattr(torch, settings.cache_dtype)
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(accelerator.device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", accelerator, kept)

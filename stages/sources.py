@@ -22,24 +22,27 @@ def open_source(settings: PrepareBuckets) -> Source:
         UserError: if its location cannot be opened, or holds something else.
         ParamsError: for ``composer``.
     """
-    key = "prepare_buckets.location"
+
+    def place(url: str, key: str = "location") -> Location:
+        return Location(url, f"prepare_buckets.{key}", follow_links=settings.follow_links)
+
     match settings.source:
         case "rendered":
-            pictures = Location(settings.rendered_root, "prepare_buckets.rendered_root")
-            layouts = settings.layout_root and Location(settings.layout_root, "prepare_buckets.layout_root")
+            pictures = place(settings.rendered_root, "rendered_root")
+            layouts = settings.layout_root and place(settings.layout_root, "layout_root")
             return RenderedSource(pictures, layouts)
         case "lica":
-            return LicaSource(Location(settings.location, key), **settings.lica.model_dump())
+            return LicaSource(place(settings.location), **settings.lica.model_dump())
         case "crello":
-            return CrelloSource(Location(settings.location, key), **settings.crello.model_dump())
+            return CrelloSource(place(settings.location), **settings.crello.model_dump())
         case "prism_layers":
-            return PrismLayersSource(Location(settings.location, key), **settings.prism_layers.model_dump())
+            return PrismLayersSource(place(settings.location), **settings.prism_layers.model_dump())
         case "psd":
-            return PsdSource(Location(settings.location, key))
+            return PsdSource(place(settings.location))
         case "musubi":
-            return MusubiSource(Location(settings.location, key))
+            return MusubiSource(place(settings.location))
         case "diffsynth":
-            return DiffSynthSource(Location(settings.location, key), **settings.diffsynth.model_dump())
+            return DiffSynthSource(place(settings.location), **settings.diffsynth.model_dump())
     raise ParamsError(
         f"prepare_buckets.source: got {settings.source!r}, expected a dataset that is there, such as rendered or crello"
     )

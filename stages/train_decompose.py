@@ -130,7 +130,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     settings, root = params.train_decompose, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     inputs = with_checkpoint([root, str(INPUT)], settings.checkpoint, "train_decompose.checkpoint")
-    with training_session("train_decompose", params, inputs) as session:
+    with training_session("train_decompose", params, inputs, OUTPUT) as session:
         accelerator, kept = session.accelerator, getattr(torch, settings.cache_dtype)
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(accelerator.device).eval()
         train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", accelerator, kept)

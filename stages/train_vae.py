@@ -111,7 +111,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     inputs = with_checkpoint([root], settings.rgb_checkpoint, "train_vae.rgb_checkpoint")
     vae = build_vae(settings)
     # Small, and called by encode and decode, which FSDP does not see.
-    with training_session("train_vae", params, inputs, shard=False) as session:
+    with training_session("train_vae", params, inputs, OUTPUT, shard=False) as session:
         device = session.accelerator.device
         start(vae, dataset, settings, session)
         vae.enable_gradient_checkpointing(settings.gradient_checkpointing)

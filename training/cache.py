@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -21,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from layers.errors import UserError
+from layers.files import write_whole
 
 logger = logging.getLogger(__name__)
 Entry = dict[str, Tensor]
@@ -28,6 +28,10 @@ Entry = dict[str, Tensor]
 
 class DamagedCacheError(UserError):
     """What was read is not what was written; the shard has been removed."""
+
+
+class UnreadableError(UserError):
+    """A file cannot be read now, for want of handles, rights or a healthy disk; it is left alone."""
 
 
 def text_key(text: str) -> str:
@@ -48,27 +52,37 @@ class TensorCache:
         identity: what besides the input decides the tensors, such as the digest of a network's weights, a prompt
             template, a resize policy, a dtype. It is hashed to the folder's name and written into the folder.
 
+    Raises:
+        UnreadableError: if the folder or a shard cannot be read now.
+
     A shard is written whole or not at all; a damaged one counts as absent when the cache is opened, and every tensor's
-    checksum is compared when it is read.
+    checksum is compared when it is read. Only what is proven damaged is removed.
     """
 
     def __init__(self, root: str | Path, identity: Mapping[str, str]) -> None:
         described = json.dumps(dict(sorted(identity.items())), indent=1)
         self.folder = Path(root) / hashlib.sha256(described.encode()).hexdigest()[:24]
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(self.folder / "identity.json", described.encode())
+        if not (self.folder / "identity.json").is_file():
+            write_whole(self.folder / "identity.json", described.encode())
         self._shards: dict[str, Path] = {}
         # Of this object, so that a cache opened again sees files written anew.
         self._opened = lru_cache(maxsize=256)(_opened)
-        for path in sorted(self.folder.glob("*.safetensors")):
+        try:
+            paths = sorted(self.folder.glob("*.safetensors"))
+        except OSError as error:
+            raise UnreadableError(f"{self.folder}: cannot be read now ({error.strerror})") from None
+        for path in paths:
             self._learn(path)
 
     def _learn(self, path: Path) -> None:
         try:
-            with safe_open(path, "pt") as file:
+            with open_tensors(path) as file:
                 names = file.keys()
                 keys = {name.rsplit("/", 1)[0] for name in names}
-        except (SafetensorError, OSError) as error:
+        except FileNotFoundError:  # another process has just removed it
+            return
+        except SafetensorError as error:
             logger.warning("removed %s, a damaged cache shard (%s)", path, error)
             path.unlink(missing_ok=True)
             return
@@ -98,7 +112,7 @@ class TensorCache:
         checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
         digest = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()[:24]
         path = self.folder / f"{digest}.safetensors"
-        self._write(path, save(tensors, metadata=checksums))
+        write_whole(path, save(tensors, metadata=checksums))
         self._opened.cache_clear()
         self._shards.update(dict.fromkeys(entries, path))
 
@@ -108,29 +122,59 @@ class TensorCache:
         Raises:
             KeyError: if there is none.
             DamagedCacheError: if a checksum differs; the shard is removed, so that the same command makes it anew.
+            UnreadableError: if the shard cannot be opened.
         """
         path = self._shards[key]
-        file, checksums, names = self._opened(str(path), os.getpid())
-        entry = {}
-        for name in names[key]:
-            tensor = file.get_tensor(f"{key}/{name}")
-            if _checksum(tensor) != checksums[f"{key}/{name}"]:
-                path.unlink(missing_ok=True)
-                raise DamagedCacheError(f"{path}: {name} of {key} is damaged; removed, run the same command again")
-            entry[name] = tensor
+        entry, damaged = self._read(path, key)
+        if damaged:
+            # What is there now may be whole: another process met the same damage and has written it anew.
+            self._opened.cache_clear()
+            entry, damaged = self._read(path, key)
+        if damaged:
+            path.unlink(missing_ok=True)
+            raise DamagedCacheError(f"{path}: {damaged} of {key} is damaged; removed, run the same command again")
         return entry
 
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(part).replace(path)
+    def _read(self, path: Path, key: str) -> tuple[Entry, str | None]:
+        """An entry, and the name of a tensor of it that is not what was written."""
+        try:
+            file, checksums, names = self._opened(str(path), os.getpid())
+        except SafetensorError:
+            return {}, "the header"
+        except FileNotFoundError:
+            raise UnreadableError(f"{path}: is gone; run the same command again") from None
+        entry = {name: file.get_tensor(f"{key}/{name}") for name in names[key]}
+        damaged = (name for name, tensor in entry.items() if _checksum(tensor) != checksums.get(f"{key}/{name}"))
+        return entry, next(damaged, None)
+
+
+def open_tensors(path: Path) -> safe_open:
+    """Open a safetensors file, and tell a broken one from one that does not open now.
+
+    Raises:
+        SafetensorError: if it is proven broken.
+        FileNotFoundError: if it is not there.
+        UnreadableError: if that cannot be said now.
+    """
+    try:
+        return safe_open(path, "pt")
+    except OSError:
+        try:
+            # safetensors calls every file that does not open "no such file".
+            with path.open("rb"):
+                pass
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = error.strerror
+        else:
+            reason = "it does not map"
+        raise UnreadableError(f"{path}: cannot be read now ({reason}); nothing was removed") from None
 
 
 def _opened(path: str, process: int) -> tuple[safe_open, dict[str, str], dict[str, list[str]]]:
     del process  # Each process maps the file itself.
-    file = safe_open(path, "pt").__enter__()
+    file = open_tensors(Path(path)).__enter__()
     names: dict[str, list[str]] = {}
     for full in file.keys():  # noqa: SIM118 (no mapping)
         key, name = full.rsplit("/", 1)

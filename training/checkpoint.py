@@ -5,26 +5,38 @@
 Rank 0 writes the tensors; of a sharded network each rank writes its part, in a folder that all of them see.
 They lie outside DVC's outs, which DVC deletes before a stage runs, and are keyed by a fingerprint of the parameters
 and inputs that matter. Tensors are safetensors, the rest JSON: no pickle is read. A resume point is written beside
-the old one and renamed, so a kill at any moment leaves one that is whole. The best weights so far change once an epoch
-at most: between that the new resume point links the file of the old one.
+the old one and renamed, so a kill at any moment leaves one that is whole. The one before stays until the next is begun,
+for a disk that breaks one. The best weights so far change once an epoch at most: between that the new resume point
+links the file of the old one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from layers.errors import UserError
+from layers.files import put_folder, whole_file
+from training.cache import UnreadableError, open_tensors
 from training.param_types import COSMETIC
+from training.processes import done_once
 from training.sharding import as_part_of, is_sharded, local_part
+
+
+class ResumePointError(UserError):
+    """A resume point is broken, and there is none before it; the message says what to delete."""
 
 
 def fingerprint(block: Mapping[str, Any], inputs: Mapping[str, str], world_size: int) -> str:
@@ -95,6 +107,8 @@ class CheckpointStore:
     def __init__(self, root: Path, stage: str, key: str, accelerator: Accelerator) -> None:
         self.home = root / stage
         self.folder = self.home / key
+        self.lock = root / f".{stage}.{key}.lock"
+        self._fresh, self._old = self.folder.with_suffix(".part"), self.folder.with_suffix(".old")
         self.accelerator = accelerator
         self.sharded = is_sharded(accelerator)
         part = accelerator.process_index if self.sharded else 0
@@ -104,7 +118,8 @@ class CheckpointStore:
         """Fingerprints of resume points that other parameters or inputs left behind."""
         if not self.home.is_dir():
             return []
-        return sorted(p.name for p in self.home.iterdir() if p != self.folder and (p / "state.json").is_file())
+        found = (path for path in self.home.iterdir() if path != self.folder and not path.suffix)
+        return sorted(path.name for path in found if (path / "state.json").is_file())
 
     def read_state(self) -> dict[str, Any] | None:
         """What was saved beside the tensors, or ``None`` where there is nothing to resume."""
@@ -125,10 +140,11 @@ class CheckpointStore:
 
         Called by every rank. ``best`` is not written again if ``best_epoch`` of ``state`` is still the same.
         """
-        main = self.accelerator.is_main_process
-        fresh, old = self.folder.with_suffix(".part"), self.folder.with_suffix(".old")
+        main, fresh = self.accelerator.is_main_process, self._fresh
         if main:
-            shutil.rmtree(fresh, ignore_errors=True)
+            # The one before goes first: there never are more than two on the disk.
+            for folder in (fresh, self._old):
+                shutil.rmtree(folder, ignore_errors=True)
             fresh.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         if main or self.sharded:
@@ -137,29 +153,94 @@ class CheckpointStore:
             tensors |= {f"network.{name}": v for name, v in network.state_dict().items() if name not in frozen}
             tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
             tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
-            save_file(_on_the_cpu(tensors), fresh / self._file)
+            with whole_file(fresh / self._file, alone=True) as part:
+                save_file(_on_the_cpu(tensors), part)
             before = self.read_state()
             if before is not None and before.get("best_epoch") == state.get("best_epoch"):
                 _link(self.folder / self._best, fresh / self._best)
             else:
                 kept = {str(index): value for index, value in enumerate(best or [])}
-                save_file(_on_the_cpu(kept), fresh / self._best)
+                with whole_file(fresh / self._best, alone=True) as part:
+                    save_file(_on_the_cpu(kept), part)
         self.accelerator.wait_for_everyone()
         if main:
             described = {**state, "optimizer": optimizer_state}
             (fresh / "state.json").write_text(json.dumps(described), encoding="utf-8")
-            shutil.rmtree(old, ignore_errors=True)
             if self.folder.exists():
-                self.folder.rename(old)
-            fresh.rename(self.folder)
-            shutil.rmtree(old, ignore_errors=True)
+                self.folder.rename(self._old)
+            put_folder(fresh, self.folder)
         self.accelerator.wait_for_everyone()
 
     def recover(self) -> None:
-        """Bring back the last whole resume point if a kill fell between the two renames of :meth:`save`."""
-        old = self.folder.with_suffix(".old")
-        if old.is_dir() and not self.folder.exists():
-            old.rename(self.folder)
+        """Go on from the one before if the last resume point is broken, or gone by a kill between two renames.
+
+        Called by every rank.
+
+        Raises:
+            ResumePointError: if none is whole.
+            UnreadableError: if that cannot be said now.
+        """
+        faults: dict[Path, str] = {}
+        for folder in done_once(lambda: [f for f in (self.folder, self._old) if f.is_dir()], self.accelerator):
+            found = gather_object([self._fault(folder)])
+            for error in filter(lambda fault: isinstance(fault, UnreadableError), found):
+                raise error
+            if fault := next(filter(None, found), None):
+                faults[folder] = fault
+                continue
+            if folder == self._old:
+                for why in faults.values():
+                    self.accelerator.print(f"{self.folder}: broken ({why}): going on from the resume point before it")
+                if self.accelerator.is_main_process:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    self._old.rename(self.folder)
+            break
+        else:
+            if faults:
+                raise self._broken("; ".join(faults.values()))
+        self.accelerator.wait_for_everyone()
+
+    def _fault(self, folder: Path) -> str | UnreadableError | None:
+        """Why this rank cannot go on from a folder; ``None`` if it can."""
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if not isinstance(state, dict) or "optimizer" not in state:
+                return "state.json: not what was written"
+        except FileNotFoundError:
+            return "state.json: is gone"
+        except ValueError as error:
+            return f"state.json: {error}"
+        except OSError as error:
+            return UnreadableError(f"{folder / 'state.json'}: cannot be read now ({error.strerror})")
+        for name in (self._file, self._best):
+            try:
+                with open_tensors(folder / name):
+                    pass
+            except FileNotFoundError:
+                return f"{name}: is gone"
+            except SafetensorError as error:
+                return f"{name}: {error}"
+            except UnreadableError as error:
+                return error
+        return None
+
+    def _broken(self, why: str) -> ResumePointError:
+        return ResumePointError(
+            f"{self.folder}: this resume point cannot be gone on from ({why}); delete {self.folder}* to start afresh"
+        )
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what is made of a resume point: one that holds something else, as of other code, is one sentence.
+
+        Raises:
+            ResumePointError: naming what to delete.
+        """
+        try:
+            yield
+        except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise self._broken(f"{type(error).__name__}: {reason}") from None
 
     @torch.no_grad()
     def load(
@@ -178,5 +259,8 @@ class CheckpointStore:
         return _numbered(tensors, "ema."), _numbered(load_file(self.folder / self._best)) or None
 
     def clear(self) -> None:
-        """Remove every resume point of the stage: it is done, and its weights are written."""
-        shutil.rmtree(self.home, ignore_errors=True)
+        """Remove this resume point, not those of other runs: the stage is done, and its weights are written."""
+        for folder in (self.folder, self._fresh, self._old):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.home.rmdir()

@@ -109,8 +109,9 @@ def fit(
     progress, best, average = Progress(), None, copied_weights(parameters)
     state = store.read_state()
     if state is not None:
-        progress = Progress(**{name: state[name] for name in vars(progress)})
-        average, best = store.load(network=network, companions=companions, optimizer=optimizer.optimizer)
+        with store.reading():
+            progress = Progress(**{name: state[name] for name in vars(progress)})
+            average, best = store.load(network=network, companions=companions, optimizer=optimizer.optimizer)
         average = [value.to(accelerator.device) for value in average]
         accelerator.print(f"{title}: going on from step {progress.step} of {plan.steps}")
 

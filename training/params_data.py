@@ -57,6 +57,7 @@ class PrepareBuckets(Block):
     location: InputPath | None
     rendered_root: InputPath
     layout_root: InputPath | None
+    follow_links: bool
     composer: Composer
     crello: Crello
     lica: Lica

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from layers.files import LockedError, locked, sync_folder
 from layers.paths import resume_root
 from models.folders import local_folder
 from training.checkpoint import CheckpointStore, fingerprint
@@ -80,16 +82,41 @@ def with_checkpoint(paths: Sequence[str], checkpoint: str | None, key: str) -> l
 
 
 @contextlib.contextmanager
+def _alone(stage: str, store: CheckpointStore, output: Path) -> Iterator[None]:
+    """Rank 0 holds the locks of a resume point and of an output; every rank is told if another run has one."""
+    with contextlib.ExitStack() as held:
+
+        def take() -> LockedError | None:
+            try:
+                held.enter_context(locked(store.lock, f"{stage}: another run with the same parameters and inputs"))
+                held.enter_context(locked(output.with_name(f".{output.name}.lock"), f"{stage}: a run into {output}"))
+            except LockedError as error:
+                return error
+            return None
+
+        if refused := done_once(take, store.accelerator):
+            raise refused
+        yield
+
+
+@contextlib.contextmanager
 def training_session(
-    stage: str, params: Params, input_paths: Sequence[str], *, shard: bool = True
+    stage: str, params: Params, input_paths: Sequence[str], output: Path, *, shard: bool = True
 ) -> Iterator[Session]:
-    """Open a training stage; on success its resume points are removed, after a kill the same call finds them.
+    """Open a training stage; on success its resume point is removed, after a kill the same call finds it.
+
+    No other run with the same parameters and inputs, and none into the same output, can be open at the same time.
 
     Args:
         stage: name of the params block.
         params: all parameters.
         input_paths: what the stage reads; its md5s become tags, dataset inputs and part of the fingerprint.
+        output: folder of the weights that the stage writes.
         shard: whether FSDP is used where accelerate was told to; if not, every process has the whole network (DDP).
+
+    Raises:
+        LockedError: if another run is under way.
+        ResumePointError: if the resume point is broken.
     """
     if not shard:
         os.environ.pop("ACCELERATE_USE_FSDP", None)
@@ -106,23 +133,26 @@ def training_session(
     inputs = done_once(lambda: digests(input_paths), accelerator)
     key = fingerprint(block.model_dump(), inputs, accelerator.num_processes)
     store = CheckpointStore(resume_root() / ".checkpoints", stage, key, accelerator)
-    if accelerator.is_main_process:
+    with _alone(stage, store, output):
         store.recover()
-    accelerator.wait_for_everyone()
-    state = store.read_state()
-    if state is None and store.others():
-        accelerator.print(f"{stage}: resume points of other parameters or inputs are here: starting afresh")
-    with stage_run(
-        stage,
-        params,
-        inputs=inputs,
-        resume_run_id=state and state["run_id"],
-        main_process=accelerator.is_main_process,
-    ) as run:
-        half = precision(block.optimisation.mixed_precision) == "bf16"
-        yield Session(accelerator, torch.bfloat16 if half else None, run, store, inputs)
-    # Rank 0 has written the weights, and hashed them for the registry.
-    wait(accelerator)
-    if accelerator.is_main_process:
-        store.clear()
+        state = store.read_state()
+        if state is None and store.others():
+            accelerator.print(
+                f"{stage}: {store.home} has resume points of other parameters or inputs: starting afresh; delete those "
+                "that no run will go on from"
+            )
+        with stage_run(
+            stage,
+            params,
+            inputs=inputs,
+            resume_run_id=state and state.get("run_id"),
+            main_process=accelerator.is_main_process,
+        ) as run:
+            half = precision(block.optimisation.mixed_precision) == "bf16"
+            yield Session(accelerator, torch.bfloat16 if half else None, run, store, inputs)
+        # Rank 0 has written the weights, and hashed them for the registry.
+        wait(accelerator)
+        if accelerator.is_main_process:
+            sync_folder(output)
+            store.clear()
     accelerator.end_training()

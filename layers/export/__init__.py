@@ -17,7 +17,8 @@ from layers.export.archive import encode_zip, png_name
 from layers.export.ora import encode_ora
 from layers.export.pptx import encode_pptx
 from layers.export.psd import encode_psd
-from layers.images import encode_png, write_whole
+from layers.files import write_whole
+from layers.images import encode_png
 
 ENCODERS: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], bytes]] = {
     "psd": encode_psd,

@@ -141,7 +141,8 @@ class DiffSynthSource(Source):
             names = _images(record(found))
         except SampleError:
             names = []
-        line = hashlib.sha256(found.encode() if isinstance(found, str) else found).hexdigest()[:16]
+        data = found.encode(errors="surrogatepass") if isinstance(found, str) else found
+        line = hashlib.sha256(data).hexdigest()[:16]
         return f"{line}-{self.root.signature(names)}"
 
     def _index(self) -> dict[str, Entry]:

@@ -65,7 +65,7 @@ class LicaSource(Source):
     def __init__(self, root: Location, *, fonts: str | None, download: bool) -> None:
         self.root, self.download = root, download
         key = ".".join([*root.key.split(".")[:-1], "fonts"])
-        self.fonts = Fonts(Location(fonts, key) if fonts is not None else None)
+        self.fonts = Fonts(Location(fonts, key, follow_links=root.follow_links) if fonts is not None else None)
         self._known: dict[str, str] | None = None
         if "layouts" not in root.folders():
             raise UserError(f"{root.key}: {root.url} has no folder layouts; expected the root of the LICA release")

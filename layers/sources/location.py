@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -36,13 +37,14 @@ class Location:
     Args:
         url: a path, here or in the project (:mod:`layers.paths`), or ``protocol://path`` as fsspec takes it.
         key: the parameter that named it, for messages.
+        follow_links: whether local links may lead out of the folder: only for datasets whose links one trusts.
 
     Raises:
         LocationError: if the protocol is unknown, needs a package that is not installed, or there is no such folder.
     """
 
-    def __init__(self, url: str | Path, key: str) -> None:
-        self.url, self.key = str(url), key
+    def __init__(self, url: str | Path, key: str, *, follow_links: bool = False) -> None:
+        self.url, self.key, self.follow_links = str(url), key, follow_links
         try:
             place = self.url if REMOTE.search(self.url) else str(find_input(url))
             self.files_system, self.root = fsspec.core.url_to_fs(place)
@@ -71,7 +73,7 @@ class Location:
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
             raise SampleError(f"{name!r} points outside {self.key}")
         full = "/".join([self.root, *pure.parts])
-        if self.local and not Path(os.path.realpath(full)).is_relative_to(self.root):
+        if self.local and not self.follow_links and not Path(os.path.realpath(full)).is_relative_to(self.root):
             raise SampleError(f"{name!r} points outside {self.key}")
         return full
 
@@ -112,7 +114,8 @@ class Location:
         """Relative names of the visible files below that have one of these suffixes (``.psd``, in any case), sorted."""
         endings = tuple(suffix.lower() for suffix in suffixes)
         base = self.path(under)
-        names = (name for name in self.files_system.find(base) if name.lower().endswith(endings))
+        files = _linked_files(base) if self.local and self.follow_links else self.files_system.find(base)
+        names = (name for name in files if name.lower().endswith(endings))
         return sorted(filter(visible, (name[len(self.root) :].lstrip("/") for name in names)))
 
     def exists(self, name: str) -> bool:
@@ -170,13 +173,28 @@ class Location:
         described = []
         for name in sorted(names):
             try:
-                info = self.files_system.info(self.path(name))
+                full = self.path(name)
+                # fsspec gives the time of a link, which stays when what it leads to changes.
+                info = self.files_system.info(os.path.realpath(full) if self.local else full)
                 # Local files keep their mtime when they are copied or made readable, but not their ctime.
                 versions = [str(info[key]) for key in VERSION_KEYS if info.get(key)] or [str(info.get("created"))]
                 described.append(f"{name}:{info.get('size')}:{':'.join(versions)}")
             except (OSError, SampleError):
                 described.append(f"{name}:-")
         return hashlib.sha256("\n".join(described).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _linked_files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """All files below a local folder, through links to folders too; a link to a folder around it ends there."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _linked_files(entry.path, (*above, real))
+            else:
+                yield entry.path
 
 
 def parse_json(data: bytes | str) -> Any:

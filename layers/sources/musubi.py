@@ -151,7 +151,8 @@ class MusubiSource(Source):
             names = [self._below_root(name) for name in _numbered_paths(record(found or ""))]
         except SampleError:
             names = []
-        line = hashlib.sha256(found.encode() if isinstance(found, str) else found or b"").hexdigest()[:16]
+        data = found.encode(errors="surrogatepass") if isinstance(found, str) else found or b""
+        line = hashlib.sha256(data).hexdigest()[:16]
         return f"{line}-{self.root.signature(names)}"
 
     def _index(self) -> dict[str, _Files] | dict[str, Entry]:

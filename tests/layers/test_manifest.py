@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from layers.manifest import DatasetError, Ledger, ManifestIndex, journal_path, read_header, write_manifest
+from layers.manifest import DatasetError, Ledger, ManifestIndex, journal_path, read_header, states_paths, write_manifest
 
 
 def record(name, split="train", side=64, layers=2, **more):
@@ -66,7 +66,8 @@ def test_a_finished_set_is_known_again_only_by_its_recipe_and_states(tmp_path):
     assert again.record("a")["width"] == 96
     again.finish({})
     assert not Ledger(tmp_path / "set", "r2").known
-    journal_path(tmp_path / "set").with_suffix(".states").unlink()
+    (states,) = states_paths(tmp_path / "set")
+    states.unlink()
     journal_path(tmp_path / "set").unlink()
     assert not Ledger(tmp_path / "set", "r1").known, "without states nobody knows whether the source has changed"
 

@@ -10,6 +10,7 @@ import pytest
 
 from layers.buckets import BucketLimits
 from layers.dataset import StackDataset
+from layers.errors import UserError
 from layers.manifest import MANIFEST, journal_path
 from layers.prepare import Preparation
 from layers.prepare_dataset import OutputError, kind_of_reason, prepare_dataset
@@ -140,6 +141,97 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert sum(counts) <= summary.reused < 96
     prepare(tmp_path, "whole")
     assert content(tmp_path / "out") == content(tmp_path / "whole"), "nothing lost, nothing doubled"
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(count):
+    """A progress that ends the run as a kill would: what the journal holds is all there is."""
+    done = []
+
+    def progress(step):
+        done.append(step)
+        if sum(done) >= count:
+            raise Killed
+
+    return progress
+
+
+def another_picture(root, name):
+    shutil.rmtree(root / "rendered" / name)
+    write_rendered(root, name, size=(144, 96), components=2, seed=77)
+
+
+@STORAGES
+@pytest.mark.parametrize("later", ["fewer", "changed", "changed, killed"])
+def test_a_set_of_another_checkout_is_not_taken_for_the_last_one(tmp_path, storage, later):
+    """DVC puts an earlier set into the folder; what lies beside it, outside DVC, is of a later one."""
+    names = [f"s{i}" for i in range(6)]
+    designs(tmp_path, names)
+    prepare(tmp_path, storage=storage)
+    shutil.copytree(tmp_path / "out", tmp_path / "earlier")
+    if "changed" in later:
+        another_picture(tmp_path, "s1")
+    again = names[:3] if "fewer" in later else names
+    if "killed" in later:
+        with pytest.raises(Killed):
+            prepare(tmp_path, names=again, storage=storage, progress=killed_after(6))
+    else:
+        prepare(tmp_path, names=again, storage=storage)
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(tmp_path / "earlier", tmp_path / "out")
+    prepare(tmp_path, storage=storage)
+    prepare(tmp_path, "fresh", storage=storage)
+    (out, pixels), (_, expected) = ((root, pictures(tmp_path / root)) for root in ("out", "fresh"))
+    assert pixels.keys() == expected.keys() and all(np.array_equal(pixels[name], expected[name]) for name in pixels)
+    if storage == "files":
+        assert content(tmp_path / out) == content(tmp_path / "fresh")
+
+
+def pictures(root):
+    found = {}
+    for split in ("train", "val"):
+        dataset = StackDataset(root, split)
+        found |= {dataset[i]["id"]: dataset[i]["layers"].numpy() for i in range(len(dataset))}
+    return found
+
+
+def test_pictures_that_a_power_cut_emptied_are_made_again(tmp_path):
+    designs(tmp_path, [f"s{i}" for i in range(6)])
+    with pytest.raises(Killed):
+        prepare(tmp_path, progress=killed_after(4))
+    next((tmp_path / "out").rglob("*_comp000.png")).write_bytes(b"")
+    prepare(tmp_path)
+    prepare(tmp_path, "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_second_living_run_is_refused_and_a_killed_one_holds_nothing(tmp_path, end):
+    designs(tmp_path, [f"s{i:03d}" for i in range(12)])
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from tests.layers.test_prepare_dataset import prepare\n"
+        "def progress(done):\n"
+        "    print(done, flush=True)\n"
+        "    time.sleep(60 if done else 0)\n"
+        "prepare(Path(sys.argv[1]), progress=progress)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    for _ in range(2):
+        process.stdout.readline()
+    before = content(tmp_path / "out")
+    with pytest.raises(UserError, match=r"another run into \S+out is under way and holds \S+lock; wait until it ends"):
+        prepare(tmp_path)
+    assert content(tmp_path / "out") == before and before
+    process.send_signal(end)
+    process.wait()
+    assert prepare(tmp_path).reused > 0
+    assert prepare(tmp_path, "whole").reused == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_a_folder_of_others_is_not_touched(tmp_path):

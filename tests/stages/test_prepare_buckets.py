@@ -1,13 +1,17 @@
 import csv
 import json
+import os
 import shutil
 
 import pytest
+from PIL import Image
+from psd_tools import PSDImage
 
 from layers.prepare_dataset import Summary
 from layers.sources.composer.compose import sample_id
 from layers.splits import SPLITS
 from stages.prepare_buckets import bucket_rows, main
+from tests.conftest import write_rendered
 from tests.stages.workspace import SMOKE, make_workspace, run, stage
 
 
@@ -139,6 +143,89 @@ def test_what_a_user_can_cause_is_one_line(tmp_path, monkeypatch, capsys, settin
     monkeypatch.chdir(make_workspace(tmp_path / "work", prepare_buckets=settings))
     assert main([]) == 2
     assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def save(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGBA", (96, 96), (value, 40, 90, 255 if value < 100 else 128)).save(path)
+
+
+def write_source(kind, root, names):
+    """A small dataset of a kind; gives the block that reads it."""
+    for index, name in enumerate(names):
+        if kind == "rendered":
+            write_rendered(root, name, seed=index)
+        elif kind == "musubi":
+            for number, suffix in enumerate(("", "_0", "_1")):
+                save(root / f"{name}{suffix}.png", index * 10 + 100 * (number == 2))
+        else:
+            document = PSDImage.new("RGB", (96, 96))
+            for value, layer in ((index * 20, "back"), (200, "front")):
+                document.create_pixel_layer(Image.new("RGBA", (96 - value // 4, 96), (value, 9, 90, 255)), name=layer)
+            root.mkdir(exist_ok=True)
+            document.save(root / f"{name}.psd")
+    if kind == "rendered":
+        return rendered(root)
+    return {"source": kind, "location": str(root), "val_share": 0.4}
+
+
+ALL = {"train_count": None, "val_count": None, "test_count": None, "jobs": 1}
+
+
+@pytest.mark.parametrize("kind", ["rendered", "musubi", "psd"])
+def test_names_that_are_no_utf8_are_dropped_with_their_reason(kind, tmp_path):
+    good = [f"s{i}" for i in range(5)]
+    # Latin 1, no encoding at all, half a surrogate pair written as if it were a letter.
+    bad = [os.fsdecode(name) for name in (b"caf\xe9", b"\xff\xfe", b"a\xed\xa0\x80b")]
+    block = write_source(kind, tmp_path / "data", [*good, *bad])
+    root = make_workspace(tmp_path / "work", prepare_buckets=block | ALL)
+    (root / "val.txt").write_bytes(os.fsencode("\n".join([bad[0], "s1"])))
+    for more in ({}, {"validation_list": "val.txt"}):
+        make_workspace(root, prepare_buckets=block | ALL | more)
+        run(stage("prepare_buckets"), root)
+        found = manifest(root)
+        assert sorted(sample["id"] for sample in found["samples"]) == good
+        assert len(found["dropped"]) == 3
+        assert {sample["reason"] for sample in found["dropped"]} == {"the id is not valid UTF-8"}
+
+
+@pytest.mark.parametrize("kind", ["rendered", "musubi", "psd"])
+def test_links_out_of_a_dataset_are_followed_where_that_is_asked_for(kind, tmp_path):
+    names = [f"s{i}" for i in range(6)]
+    write_source(kind, tmp_path / "there", names)
+    home = tmp_path / "here"
+    block = write_source(kind, home, names[:2])
+    # Folders of samples, single files, folders of files.
+    for path in sorted((tmp_path / "there").iterdir()):
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            place = home / file.relative_to(tmp_path / "there")
+            if not place.exists():
+                place.symlink_to(file)
+    if kind == "psd":
+        (home / "deep").symlink_to(tmp_path / "there")
+        (home / "loop").symlink_to(home)
+    root = make_workspace(tmp_path / "work", prepare_buckets=block | ALL)
+    run(stage("prepare_buckets"), root)
+    refused = manifest(root)
+    assert {sample["id"] for sample in refused["samples"]} <= set(names[:2])
+    assert all("points outside" in sample["reason"] for sample in refused["dropped"])
+    make_workspace(root, prepare_buckets=block | ALL | {"follow_links": True})
+    run(stage("prepare_buckets"), root)
+    found = manifest(root)
+    assert found["dropped"] == [] and "follow_links" not in found["settings"]
+    expected = {*names, *(f"deep__{name}" for name in names if kind == "psd")}
+    assert {sample["id"] for sample in found["samples"]} == expected
+    # What a link leads to is what counts, not the link.
+    before = {sample["id"]: sample["pixels"] for sample in found["samples"]}
+    write_source(kind, tmp_path / "other", [names[0], *names[2:][::-1]])
+    target = {"rendered": "rendered/s5/component_1.png", "musubi": "s5_1.png", "psd": "s5.psd"}[kind]
+    (tmp_path / "there" / target).write_bytes((tmp_path / "other" / target).read_bytes())
+    run(stage("prepare_buckets"), root)
+    changed = {sample["id"] for sample in manifest(root)["samples"] if before[sample["id"]] != sample["pixels"]}
+    assert changed == {name for name in expected if name.endswith("s5")}
+    make_workspace(root, prepare_buckets=block | ALL)
+    run(stage("prepare_buckets"), root)
+    assert manifest(root) == refused
 
 
 def test_rows_of_the_bucket_table():

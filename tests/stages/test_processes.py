@@ -7,6 +7,7 @@ import mlflow
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from layers.files import locked
 from tests.stages.imports import ROOT
 from tests.stages.workspace import killed_at, make_workspace, run, run_together
 from tests.training.ddp_gradients import objective, pictures
@@ -40,6 +41,15 @@ def test_two_processes_write_one_run(bucketed_root, tmp_path):
     assert [metric.step for metric in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3]
     assert client.get_metric_history(found.info.run_id, "train/samples")[-1].value == 24
     assert (root / "models/weights/vae/vae/config.json").is_file()
+
+
+def test_every_process_of_a_second_run_ends_with_the_sentence(bucketed_root, tmp_path):
+    root = make_workspace(tmp_path / "work", bucketed_root)
+    with locked(root / "models" / "weights" / ".vae.lock", "a run"):
+        refused = run_together(2, "stages.train_vae", root=root, check=False)
+    assert refused.returncode == 2
+    sentence = "error: train_vae: a run into models/weights/vae is under way and holds models/weights/.vae.lock; wait"
+    assert refused.stderr.count(sentence) == 2 and "Traceback" not in refused.stderr
 
 
 def test_two_killed_processes_go_on_bit_equal_in_mid_epoch(bucketed_root, tmp_path):

@@ -1,10 +1,16 @@
+import contextlib
+import errno
 import json
+import os
+import resource
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layers.errors import UserError
 from training.cache import DamagedCacheError, TensorCache, embed_texts, text_key
 
 IDENTITY = {"encoder": "abc", "template": "a {}", "dtype": "float32"}
@@ -57,6 +63,76 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     with pytest.raises(DamagedCacheError, match="x of a is damaged; removed"):
         TensorCache(tmp_path, IDENTITY).get("a")
     assert TensorCache(tmp_path, IDENTITY).missing(["a"]) == ["a"]
+
+
+@contextlib.contextmanager
+def no_handles(path):
+    """No file can be opened any more: EMFILE."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64 + len(list(Path("/proc/self/fd").iterdir())), limits[1]))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(path.open("rb"))
+        yield
+    finally:
+        for file in taken:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@contextlib.contextmanager
+def failing(number, patch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    patch.setattr("training.cache.safe_open", fail)
+    patch.setattr(Path, "open", fail)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
+@pytest.mark.parametrize("fault", ["EMFILE", "EIO", "EACCES", "ESTALE"])
+def test_what_cannot_be_read_now_is_left_alone(tmp_path, monkeypatch, fault):
+    cache = TensorCache(tmp_path, IDENTITY)
+    cache.put({"a": entry(1)})
+    (path,) = cache.folder.glob("*.safetensors")
+    number = getattr(errno, fault)
+    for opens in (lambda: TensorCache(tmp_path, IDENTITY), lambda: cache.get("a")):
+        held = no_handles(path) if fault == "EMFILE" else failing(number, monkeypatch)
+        with pytest.raises(UserError) as raised, held:
+            opens()
+        assert f"cannot be read now ({os.strerror(number)})" in str(raised.value)
+    assert torch.equal(TensorCache(tmp_path, IDENTITY).get("a")["embedding"], entry(1)["embedding"])
+
+
+def test_a_shard_that_goes_while_the_cache_is_opened_counts_as_absent(tmp_path, monkeypatch):
+    cache = TensorCache(tmp_path, IDENTITY)
+    cache.put({"a": entry(1)})
+    (path,) = cache.folder.glob("*.safetensors")
+    listed = [path, path.with_name("gone.safetensors")]
+    monkeypatch.setattr(Path, "glob", lambda *_: listed)
+    assert "a" in TensorCache(tmp_path, IDENTITY)
+    path.unlink()
+    with pytest.raises(UserError, match="is gone; run the same command again"):
+        cache.get("a")
+
+
+def test_a_shard_that_another_process_has_mended_is_not_removed(tmp_path):
+    cache = TensorCache(tmp_path, IDENTITY)
+    cache.put({"a": {"x": torch.arange(8.0)}})
+    (path,) = cache.folder.glob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + b"\x00" + whole[-1:])
+    late = TensorCache(tmp_path, IDENTITY)
+    late._opened(str(path), os.getpid())
+    path.unlink()
+    path.write_bytes(whole)
+    assert late.get("a")["x"].tolist() == list(range(8)) and path.read_bytes() == whole
 
 
 class WordEncoder:

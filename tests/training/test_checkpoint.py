@@ -5,7 +5,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from training.checkpoint import CheckpointStore, fingerprint
+from layers.errors import UserError
+from training.checkpoint import CheckpointStore, ResumePointError, fingerprint
 from training.session import with_checkpoint
 
 
@@ -94,14 +95,105 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path):
     assert store.read_state()["step"] == 3
 
 
-def test_other_fingerprints_are_seen_and_cleared(tmp_path):
+def test_other_fingerprints_are_seen_and_stay(tmp_path):
+    """They may be those of a run that lives, which would fail at its next save."""
     network, optimizer = make()
-    saved(CheckpointStore(tmp_path, "stage", "old", Accelerator(cpu=True)), network, optimizer)
+    other = CheckpointStore(tmp_path, "stage", "old", Accelerator(cpu=True))
+    saved(other, network, optimizer)
     store = CheckpointStore(tmp_path, "stage", "new", Accelerator(cpu=True))
     assert store.read_state() is None
     assert store.others() == ["old"]
+    saved(store, network, optimizer)
+    saved(store, network, optimizer)
+    assert store.others() == ["old"] and other.others() == ["new"]
+    (other.folder.with_suffix(".part")).mkdir()
     store.clear()
-    assert store.others() == []
+    assert sorted(path.name for path in store.home.iterdir()) == ["old", "old.part"]
+    saved(other, network, optimizer)
+    assert other.read_state()["step"] == 3
+    other.clear()
+    assert not other.home.exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+BROKEN = {
+    "a torn tensor": lambda folder: cut(folder / "tensors_0.safetensors"),
+    "an empty tensor": lambda folder: (folder / "tensors_0.safetensors").write_bytes(b""),
+    "zeros": lambda folder: (folder / "tensors_0.safetensors").write_bytes(bytes(4000)),
+    "no tensor": lambda folder: (folder / "tensors_0.safetensors").unlink(),
+    "torn best weights": lambda folder: cut(folder / "best_0.safetensors"),
+    "a torn state": lambda folder: cut(folder / "state.json"),
+    "an empty state": lambda folder: (folder / "state.json").write_bytes(b""),
+    "no text": lambda folder: (folder / "state.json").write_bytes(b"\xff\xfe"),
+    "another state": lambda folder: (folder / "state.json").write_text("[7]"),
+    "no state": lambda folder: (folder / "state.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_a_broken_resume_point_gives_way_to_the_one_before(tmp_path, spoil):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
+    for step in (1, 2, 3):
+        advance(network, optimizer, 1, seed=step)
+        before = copy.deepcopy(network.state_dict())
+        # Each file of its own, as when the best weights have changed.
+        saved(store, network, optimizer, step=step, best_epoch=step)
+        if step == 2:
+            expected = before
+    spoil(store.folder)
+    store.recover()
+    assert store.read_state()["step"] == 2
+    again, again_optimizer = make()
+    store.load(network=again, companions=[], optimizer=again_optimizer)
+    assert all(torch.equal(expected[name], value) for name, value in again.state_dict().items())
+    saved(store, network, optimizer, step=4)
+    store.recover()
+    assert store.read_state()["step"] == 4
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_a_broken_resume_point_with_none_before_says_what_to_delete(tmp_path, spoil):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
+    saved(store, network, optimizer)
+    spoil(store.folder)
+    for _ in range(2):
+        with pytest.raises(ResumePointError) as raised:
+            store.recover()
+        assert f"delete {store.folder}* to start afresh" in str(raised.value) and "\n" not in str(raised.value)
+    assert issubclass(ResumePointError, UserError) and store.folder.is_dir()
+
+
+def test_a_resume_point_that_cannot_be_read_now_is_left_alone(tmp_path, monkeypatch):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
+    for step in (1, 2):
+        saved(store, network, optimizer, step=step)
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    for target in ("training.cache.safe_open", "pathlib.Path.read_text"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, fail)
+            patch.setattr("pathlib.Path.open", fail)
+            with pytest.raises(UserError, match=r"cannot be read now \(Input/output error\)"):
+                store.recover()
+    store.recover()
+    assert store.read_state()["step"] == 2
+
+
+def test_a_resume_point_of_another_network_is_one_sentence(tmp_path):
+    network, optimizer = make()
+    store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
+    saved(store, network, optimizer)
+    for other in (torch.nn.Linear(3, 5), torch.nn.Sequential(torch.nn.Linear(3, 2))):
+        with pytest.raises(ResumePointError, match="delete"), store.reading():
+            store.load(network=other, companions=[], optimizer=torch.optim.AdamW(other.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -23,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from layers.fanout import fan_out
+from layers.files import locked, put_folder, sync_all
 from layers.sources.composer import assets
 from layers.sources.composer.compose import Design, design, sample_id
 from layers.sources.composer.element import Element, Part
@@ -66,38 +66,41 @@ def write_dataset(
     """
     assets.check_pool(pool)
     root = Path(root).resolve()
-    for folder in ("rendered", "layouts", ".partial"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    done = {path.stem for path in (root / "layouts").glob("*.json")}
-    missing = [i for i in indices if sample_id(i, seed=seed, size=size, pool=pool) not in done]
-    chunks = (missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK))
-    write = partial(_write_samples, root, seed=seed, size=size, pool=pool)
-    with tqdm(total=len(missing), desc="compose", unit="sample", mininterval=1.0) as bar:
-        for chunk, _ in fan_out(write, chunks, jobs=jobs, cluster=cluster):
-            bar.update(len(chunk))
-    with contextlib.suppress(OSError):
-        (root / ".partial").rmdir()
-    return len(missing)
+    # Another run wants the same designs: one composes, the other finds them.
+    with locked(root / ".lock", f"composer: another run that composes designs in {root}", wait=True):
+        for folder in ("rendered", "layouts", ".partial"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        done = {path.stem for path in (root / "layouts").glob("*.json")}
+        missing = [i for i in indices if sample_id(i, seed=seed, size=size, pool=pool) not in done]
+        chunks = (missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK))
+        write = partial(_write_samples, root, seed=seed, size=size, pool=pool)
+        with tqdm(total=len(missing), desc="compose", unit="sample", mininterval=1.0) as bar:
+            for chunk, _ in fan_out(write, chunks, jobs=jobs, cluster=cluster):
+                bar.update(len(chunk))
+        with contextlib.suppress(OSError):
+            (root / ".partial").rmdir()
+        return len(missing)
 
 
 def _write_samples(root: Path, indices: list[int], *, seed: int, size: int, pool: str) -> None:
-    for index in indices:
-        _write_sample(root, design(index, seed=seed, size=size, pool=pool))
+    drafts = [_write_sample(root, design(index, seed=seed, size=size, pool=pool)) for index in indices]
+    sync_all()  # once for all: a layout says that its pictures are there
+    for draft in drafts:
+        draft.replace(root / "layouts" / draft.name)
 
 
-def _write_sample(root: Path, made: Design) -> None:
+def _write_sample(root: Path, made: Design) -> Path:
+    """Write a design's pictures, and its layout where it does not count yet."""
     name = made.sample.sample_id
     draft_folder = Path(tempfile.mkdtemp(dir=root / ".partial"))
     draft_folder.chmod(0o755)
     for file, layer in zip(_files(made), made.sample.layers, strict=True):
         Image.fromarray(layer.image).save(draft_folder / file, compress_level=_COMPRESS_LEVEL)
-    folder = root / "rendered" / name
     # Pictures without a JSON are what a killed run left.
-    shutil.rmtree(folder, ignore_errors=True)
-    draft_folder.rename(folder)
+    put_folder(draft_folder, root / "rendered" / name, sync=False)
     draft = root / ".partial" / f"{name}.json"
     draft.write_text(json.dumps(layout_json(made), indent=1, ensure_ascii=False), encoding="utf-8")
-    draft.replace(root / "layouts" / f"{name}.json")
+    return draft
 
 
 def _files(made: Design) -> list[str]:
