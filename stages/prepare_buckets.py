@@ -219,7 +219,9 @@ def _check_held_out(params: Params, found: set[str], samples: int) -> None:
     """Refuse, with a :class:`ParamsError`, an empty split that a later stage would end with."""
     settings = params.prepare_buckets
     asks = {"val": "training", "test": "evaluate.split"}
-    needed = {"val": settings.val_count != 0, "test": params.evaluate.split == "test"}
+    # A share of 0 says that no validation is wanted: whoever only prepares data needs none.
+    wanted = settings.val_count != 0 and (settings.val_share > 0.0 or settings.validation_list is not None)
+    needed = {"val": wanted, "test": params.evaluate.split == "test"}
     for split, stage in asks.items():
         if needed[split] and split not in found:
             other = ", or set evaluate.split val" if split == "test" else ""
