@@ -21,11 +21,13 @@ import mlflow
 import sqlalchemy
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from layers.errors import UserError
+from layers.files import whole_file
 from layers.paths import project_root, sqlite_in_project
 
 # It announces every retry; we say once what becomes of it.
@@ -126,6 +128,8 @@ def open_store() -> str:
             )
     mlflow.set_tracking_uri(uri)
     with store_lock():
+        if uri.startswith("sqlite:///"):
+            _make_whole(Path(sqlalchemy.make_url(uri).database or ""))
         try:
             mlflow.MlflowClient()
         except MlflowException as error:
@@ -135,6 +139,20 @@ def open_store() -> str:
         if uri == sqlite_in_project(DEFAULT_STORE):
             _follow(project_root() / "mlruns")
     return uri
+
+
+def _make_whole(path: Path) -> None:
+    """Make MLflow's tables in a file that is not there, all or none: half of them would be refused ever after."""
+    if path.exists():
+        return
+    with whole_file(path, alone=True) as part:
+        for left in part.parent.glob(f"{part.name}*"):  # by a process that was killed
+            left.unlink()
+        engine = sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=str(part)))
+        try:
+            _initialize_tables(engine)
+        finally:
+            engine.dispose()
 
 
 def _follow(home: Path) -> None:

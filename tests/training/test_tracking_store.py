@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from layers.errors import UserError
 from stages.tune_storage import open_storage
 from tests.stages.imports import ROOT
 from tests.training.registered import FOLDER, enter_project, evaluate
+from training import tracking_store
 from training.tracking import stage_run
 from training.tracking_spool import Spool, spool_folder
 from training.tracking_store import LOCATIONS, open_experiment, open_store, tracking_uri
@@ -207,3 +209,22 @@ def test_what_waits_to_be_sent_is_found_after_a_move(project, tmp_path, monkeypa
     client = mlflow.MlflowClient(open_store())
     Spool(spool_folder(), run).deliver(client)
     assert [entry.path for entry in client.list_artifacts(run)] == ["a.txt"]
+
+
+def test_a_process_that_is_killed_while_it_makes_the_store_leaves_none(project, monkeypatch):
+    """The next start makes it; half of its tables would be refused for ever."""
+
+    def killed(engine):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE experiments (id INTEGER)")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(tracking_store, "_initialize_tables", killed)
+        open_store()
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not (project / "mlruns" / "mlflow.db").exists() and list((project / "mlruns").glob(".mlflow.db.part*"))
+    open_store()
+    assert open_experiment("runs") and not list((project / "mlruns").glob(".mlflow.db.part*"))
