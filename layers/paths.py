@@ -46,7 +46,7 @@ def visible_files(folder: Path, suffixes: Container[str] | None = None, deep: bo
         suffixes: in small letters; ``None`` for all.
         deep: folders below too.
     """
-    found = folder.rglob("*") if deep else folder.iterdir()
+    found = folder.glob("**/*" if deep else "*")
     wanted = (path for path in found if suffixes is None or path.suffix.lower() in suffixes)
     return sorted(path for path in wanted if visible(path.relative_to(folder)) and path.is_file())
 

@@ -92,6 +92,8 @@ def _become(
         if isinstance(file, str):
             file = os.open(file, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(file, descriptor)
+    # Those of the server know what its own were, such as whether one can go back in them.
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
     # A process of a fork server starts its own by a fork server; an interpreter that was just started does not.
     multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
