@@ -12,6 +12,8 @@ from layers.errors import UserError
 from layers.files import LockedError, locked, put_folder, whole_file, write_whole
 
 HOLD = (
+    # A test run in the background ignores interrupts, and so would its children.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "import sys, time; from pathlib import Path\n"
     "from layers.files import locked\n"
     "with locked(Path(sys.argv[1]), 'x'):\n"
