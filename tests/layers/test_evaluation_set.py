@@ -250,7 +250,8 @@ def test_crello_rows_as_layerd_prepares_them(tmp_path):
     assert chosen.skipped == {
         "c": "fewer than 2 layers are left by LayerD's filters",
         "d": "aspect 3.00 of 300x100 is above max_aspect 2.3",
-        "e": "element 0 (ImageElement): image: not a readable picture (cannot identify its format, expected PNG, JPEG, WEBP, TIFF, BMP, GIF, AVIF)",
+        "e": "element 0 (ImageElement): image: not a readable picture (cannot identify its format, "
+        "expected PNG, JPEG, WEBP, TIFF, BMP, GIF, AVIF)",
         "f": "fewer than 2 layers are left by LayerD's filters",
     }
     a, b = found["a"], found["b"]
