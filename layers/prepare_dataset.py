@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +54,8 @@ class Summary:
 
     samples: Counter = field(default_factory=Counter)
     reasons: Counter = field(default_factory=Counter)
-    buckets: dict[tuple[str, int, int, int], list[float]] = field(
-        default_factory=lambda: defaultdict(lambda: [0, 0, 0])
+    buckets: dict[tuple[str, int, int, int], list[Fraction]] = field(
+        default_factory=lambda: defaultdict(lambda: [Fraction()] * 3)
     )
     layers: Counter = field(default_factory=Counter)
     compared: int = 0
@@ -83,7 +84,8 @@ class Summary:
         self.split_pixels[record["pixels"]].add(record["split"])
         bucket = self.buckets[record["split"], record["height"], record["width"], len(record["layers"])]
         for index, value in enumerate((1, record["crop_share"], record["scale"])):
-            bucket[index] += value
+            # Exact: a rounded sum would depend on the order, and that on where a run was killed.
+            bucket[index] += Fraction(value)
         self.layers["kept"] += len(record["layers"])
         self.layers["merged"] += record["merged_layers"]
         self.layers.update(record["dropped_layers"])

@@ -161,9 +161,9 @@ def bucket_rows(summary: Summary) -> list[dict[str, Any]]:
             "split": split,
             "bucket": f"{split} {bucket_name((height, width))}-l{layers}",
             "samples": int(count),
-            "share": count / total,
-            "mean_crop_share": crop / count,
-            "mean_scale": scale / count,
+            "share": float(count / total),
+            "mean_crop_share": float(crop / count),
+            "mean_scale": float(scale / count),
         }
         for (split, height, width, layers), (count, crop, scale) in sorted(summary.buckets.items())
     ]

@@ -257,3 +257,18 @@ def test_rows_of_the_bucket_table():
     }
     assert second["bucket"] == "val w96-h64-l2"
     assert summary.layers == {"kept": 6, "merged": 3, "hidden": 6}
+
+
+def test_figures_do_not_depend_on_the_order_of_samples():
+    """That of a run that was killed is another: what was there comes first."""
+    shares = [round(0.1 * k + 1e-6, 6) for k in range(1, 8)]
+    common = {"split": "train", "height": 64, "width": 64, "layers": [0], "merged_layers": 0, "dropped_layers": {}}
+    found = set()
+    for order in (shares, shares[::-1], shares[3:] + shares[:3]):
+        summary = Summary()
+        for share in order:
+            summary.add(common | {"crop_share": share, "scale": share, "change": 0.0, "pixels": str(share)}, 8.0)
+        (row,) = bucket_rows(summary)
+        found.add((row["mean_crop_share"], row["mean_scale"]))
+    assert len({sum(order) for order in (shares, shares[::-1], shares[3:] + shares[:3])}) > 1
+    assert len(found) == 1
