@@ -167,8 +167,14 @@ def in_project(path: str | os.PathLike) -> Path:
 
 
 def sqlite_in_project(url: str) -> str:
-    """A database's URL; the relative path of a SQLite file, ``sqlite:///mlruns/optuna.db``, starts from the project."""
+    """A database's URL; the relative path of a SQLite file, ``sqlite:///mlruns/optuna.db``, starts from the project.
+
+    Raises:
+        PlaceError: for SQLite's own ``file:`` addresses, of which nobody here could say which file they are.
+    """
     scheme, _, path = url.partition(":///")
-    if scheme.split("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):
+    if scheme.split("+")[0] != "sqlite" or not path or path.startswith(":memory:"):
         return url
+    if path.startswith("file:"):
+        raise PlaceError(f"{url}: got an address that begins with file:, expected such as sqlite:///mlruns/optuna.db")
     return f"{scheme}:///{in_project(path)}"

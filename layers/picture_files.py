@@ -19,6 +19,7 @@ from layers.paths import LEFT_BEHIND, visible_files
 
 MIN_SIDE = 8  # pixels: less has no layers
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+SUBFILE_TYPE = 254  # tag of a TIFF's picture; its lowest bit says that it is a smaller copy
 # What undoes each orientation of EXIF; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,10 +60,23 @@ def decode_picture(
         if min(picture.size) < min_side:
             size = f"{picture.width}x{picture.height}"
             raise PictureError(f"{name}: {size} pixels, expected at least {min_side} a side")
-        if (frames := getattr(picture, "n_frames", 1)) > 1:
+        if (frames := _frames(picture)) > 1:
             raise PictureError(f"{name}: {frames} frames, expected a still picture")
         picture.load()
         return np.asarray(_rgba(_upright(picture)))
+
+
+def _frames(picture: Image.Image) -> int:
+    """Pictures in a file; smaller copies of the first one, as scanners and editors add them to a TIFF, are none."""
+    frames = getattr(picture, "n_frames", 1)
+    if picture.format != "TIFF" or frames == 1:
+        return frames
+    copies = 0
+    for number in range(1, frames):
+        picture.seek(number)
+        copies += picture.tag_v2.get(SUBFILE_TYPE, 0) & 1
+    picture.seek(0)
+    return frames - copies
 
 
 def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

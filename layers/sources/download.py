@@ -61,10 +61,21 @@ def connect(place: tuple[str, int], timeout: float | None = SECONDS, source_addr
     raise error
 
 
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet: not loopback, private, link-local, shared, multicast."""
+    """Whether an IP address is one of the internet: not loopback, private, link-local, shared, multicast.
+
+    Of an IPv6 address that stands for an IPv4 one (mapped, NAT64, 6to4, compatible) that one counts.
+    """
     found = ipaddress.ip_address(address.partition("%")[0])
-    found = getattr(found, "ipv4_mapped", None) or found
+    if isinstance(found, ipaddress.IPv6Address):
+        low = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if found.is_site_local:
+            return False
+        if found in NAT64 or int(found) >> 64 == 0 or found.sixtofour:
+            found = found.sixtofour or low
     return found.is_global and not found.is_multicast
 
 

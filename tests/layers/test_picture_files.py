@@ -1,9 +1,10 @@
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from layers.images import PictureError, decode_rgba
 from layers.picture_files import decode_picture, find_pictures, read_picture_file
@@ -166,3 +167,20 @@ def test_one_place_opens_pictures():
     files = [path for room in rooms for path in (root / room).rglob("*.py")]
     found = {str(path.relative_to(root)) for path in files if re.search(r"\bImage\.open\b", path.read_text())}
     assert found == {"layers/images.py"}
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_further_picture():
+    """As scanners and editors add it; a page of its own is one."""
+    large, small = Image.new("RGB", (40, 30), (9, 120, 40)), Image.new("RGB", (20, 15))
+    for kind, expected in ((1, (30, 40, 4)), (2, None)):
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[254] = kind
+        small.encoderinfo = {"tiffinfo": tags}
+        buffer = io.BytesIO()
+        large.save(buffer, "TIFF", save_all=True, append_images=[small])
+        if expected is None:
+            with pytest.raises(PictureError, match="2 frames"):
+                decode_picture(buffer.getvalue(), "scan.tif")
+        else:
+            found = decode_picture(buffer.getvalue(), "scan.tif")
+            assert found.shape == expected and tuple(found[0, 0]) == (9, 120, 40, 255)

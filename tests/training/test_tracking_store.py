@@ -228,3 +228,12 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_none(project, 
     assert not (project / "mlruns" / "mlflow.db").exists() and list((project / "mlruns").glob(".mlflow.db.part*"))
     open_store()
     assert open_experiment("runs") and not list((project / "mlruns").glob(".mlflow.db.part*"))
+
+
+@pytest.mark.parametrize("name", ["file:x.db", "file:mlruns/mlflow.db?uri=true"])
+def test_addresses_that_hide_which_file_they_are_are_refused(project, monkeypatch, name):
+    with pytest.raises(UserError, match="got an address that begins with file:, expected such as sqlite:///"):
+        open_storage(f"sqlite:///{name}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{name}")
+    with pytest.raises(UserError, match="got an address that begins with file:"):
+        open_store()

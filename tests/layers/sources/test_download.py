@@ -99,11 +99,13 @@ def test_a_redirect_to_no_web_address_is_refused(server, address):
 @pytest.mark.parametrize(
     "address",
     ["127.9.9.9", "10.1.1.1", "172.16.0.1", "192.168.0.1", "169.254.1.1", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-     "::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "ff02::1"],
+     "::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "ff02::1",
+     "64:ff9b::a00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "::ffff:0:127.0.0.1", "fec0::1"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
     assert not is_public(address)
     assert is_public(PUBLIC) and is_public("2606:4700::1111") and is_public(f"::ffff:{PUBLIC}")
+    assert is_public("64:ff9b::808:808") and is_public("2002:808:808::")
 
 
 def test_stores_are_read_by_their_own_file_system(monkeypatch, tmp_path):
