@@ -65,14 +65,12 @@ class EvaluationSet(ABC):
 
     Attributes:
         description: names the set in a report.
-        counted: says how many layers the network is asked for.
+        asked: says how many layers the network is asked for.
         skipped: reason of each sample that could not be had, by its id; filled by :meth:`batches`, complete at its end.
     """
 
-    counted: str
-
-    def __init__(self, description: str) -> None:
-        self.description = description
+    def __init__(self, description: str, asked: str) -> None:
+        self.description, self.asked = description, asked
         self.skipped: dict[str, str] = {}
 
     @abstractmethod
@@ -105,10 +103,8 @@ class BucketedSplit(EvaluationSet):
         DatasetError: if there is no such dataset or the split is empty.
     """
 
-    counted = "as many as the sample has"
-
     def __init__(self, root: str | Path, split: str, limits: BucketLimits, max_layers: int) -> None:
-        super().__init__(f"{root}, split {split}")
+        super().__init__(f"{root}, split {split}", f"as many as the sample has, at most {max_layers}")
         self._dataset, self._limits, self._max_layers = StackDataset(root, split), limits, max_layers
 
     def __len__(self) -> int:
@@ -169,8 +165,6 @@ class SourceDesigns(EvaluationSet):
         long_side: pixels that the long side of a larger design is reduced to; ``None`` leaves its size.
     """
 
-    counted = "as many as the sample has, counted as the protocol groups them"
-
     def __init__(
         self,
         source: Source,
@@ -180,7 +174,8 @@ class SourceDesigns(EvaluationSet):
         description: str,
         long_side: int | None = None,
     ) -> None:
-        super().__init__(description)
+        counted = "as many as the sample has, counted as the protocol groups them"
+        super().__init__(description, f"{counted}, at most {max_layers}")
         self._source, self._limits, self._max_layers, self._long_side = source, limits, max_layers, long_side
         self._ids = source.sample_ids()[:count]
 

@@ -9,10 +9,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from layers.paths import find_input
-from layers.weight_files import WeightsFileError, check_weights, read_json, read_weights
+from layers.weight_files import WeightsFileError, check_weights, read_json
 
 CONFIG_FILE = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -189,4 +190,4 @@ def _shards(index: Path) -> list[str]:
 def load_safetensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, see :func:`weight_files`."""
     _, files = weight_files(folder)
-    return {name: tensor for file in files for name, tensor in read_weights(file).items()}
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}

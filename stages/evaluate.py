@@ -178,7 +178,7 @@ def setting_of(
         "samples": len(measured),
         "source": pictures.description,
         "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
-        "layers_asked": f"{pictures.counted}, at most {one.most}",
+        "layers_asked": pictures.asked,
         **use,
         "seed": settings.seed,
         "restored": "yes" if settings.restore else "no",

@@ -19,11 +19,10 @@ PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": Tr
 
 
 class NamedSet(NamedTuple):
-    """A set, the name of its report ("" for the pipeline's own split), and the most layers that are asked for in it."""
+    """A set, and the name of its report: "" for the pipeline's own split."""
 
     name: str
     pictures: EvaluationSet
-    most: int
 
     @property
     def suffix(self) -> str:
@@ -68,15 +67,12 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
         options = getattr(block, arguments.source, None)
         described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
         designs = SourceDesigns(open_source(block), limits, MOST_LAYERS, arguments.count, described)
-        return [NamedSet(arguments.source, designs, MOST_LAYERS)]
+        return [NamedSet(arguments.source, designs)]
     asked = {name: folder_data(Path(folder)) for name, folder in arguments.dataset}
     found = []
     if not asked:
-        found.append(
-            NamedSet(
-                "", BucketedSplit(in_workspace(block.output_root), settings.split, limits, MOST_LAYERS), MOST_LAYERS
-            )
-        )
+        split = BucketedSplit(in_workspace(block.output_root), settings.split, limits, MOST_LAYERS)
+        found.append(NamedSet("", split))
     for name, data in (asked or settings.datasets).items():
         place = data.location
         if "://" not in place and not find_input(place).is_dir():
@@ -123,7 +119,7 @@ def designs_of(params: Params, name: str, data: EvaluationData, count: int | Non
     described = f"{name}: {data.source} at {data.location}, designs of {size}"
     described += f", the first {count}" if count else ""
     limits = model.trained_for.limits
-    return NamedSet(name, SourceDesigns(open_source(block), limits, most, count, described, data.long_side), most)
+    return NamedSet(name, SourceDesigns(open_source(block), limits, most, count, described, data.long_side))
 
 
 def folder_data(folder: Path) -> EvaluationData:

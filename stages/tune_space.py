@@ -73,12 +73,11 @@ def searchable(space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> set
 
 
 def _draw(trial: optuna.Trial, path: str, bounds: SearchRange) -> Any:
-    if bounds.choices is not None:
-        return trial.suggest_categorical(path, bounds.choices)
-    if bounds.integer:
-        low, high, step = int(bounds.low), int(bounds.high), int(bounds.step or 1)
-        return trial.suggest_int(path, low, high, step=step, log=bounds.log)
-    return trial.suggest_float(path, bounds.low, bounds.high, step=bounds.step, log=bounds.log)
+    asked = _distribution(bounds)
+    if isinstance(asked, CategoricalDistribution):
+        return trial.suggest_categorical(path, asked.choices)
+    draw = trial.suggest_int if isinstance(asked, IntDistribution) else trial.suggest_float
+    return draw(path, asked.low, asked.high, step=asked.step, log=asked.log)
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +178,7 @@ def check_kinds(space: Mapping[str, SearchRange], study: optuna.Study) -> None:
 
 
 def _distribution(bounds: SearchRange) -> BaseDistribution:
-    """What :func:`_draw` asks for, as Optuna keeps it."""
+    """An entry as Optuna keeps it."""
     if bounds.choices is not None:
         return CategoricalDistribution(bounds.choices)
     if bounds.integer:

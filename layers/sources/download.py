@@ -21,6 +21,7 @@ from layers.errors import SampleError
 
 SECONDS = 30
 WEB = ("http", "https")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def fetch(src: str, most: int) -> bytes:
@@ -61,9 +62,6 @@ def connect(place: tuple[str, int], timeout: float | None = SECONDS, source_addr
     raise error
 
 
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the internet: not loopback, private, link-local, shared, multicast.
 
@@ -71,11 +69,12 @@ def is_public(address: str) -> bool:
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
-        low = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if found.is_site_local:
             return False
-        if found in NAT64 or int(found) >> 64 == 0 or found.sixtofour:
-            found = found.sixtofour or low
+        if found.sixtofour:
+            found = found.sixtofour
+        elif found in NAT64 or int(found) >> 64 == 0:
+            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     return found.is_global and not found.is_multicast
 
 

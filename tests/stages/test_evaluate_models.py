@@ -105,7 +105,7 @@ def test_what_has_no_caption_has_no_row_of_one_told(reader, samples):
 
     def report(batch):
         measured = list(evaluated(model, iter([batch]), {}, lpips, settings))
-        one = NamedSet("set", SimpleNamespace(description="", skipped={}, counted=""), 20)
+        one = NamedSet("set", SimpleNamespace(description="", skipped={}, asked=""))
         setting = setting_of(one, measured, model, settings, baselines, {})
         return measured, summarise(measured, setting, settings.max_merges)
 
@@ -156,13 +156,13 @@ def test_guidance_of_a_network_without_text_names_the_model(reader, mute):
 
 def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     class Pictures:
-        description, skipped, counted = "two posters", {}, "as many as it has"
+        description, skipped, asked = "two posters", {}, "as many as it has, at most 20"
 
     def setting(**block):
         settings = settings_of(model=reader, **block)
         model, baselines = open_models(settings, CPU)
         measured = [SimpleNamespace(levels={TOLD: []} if settings.captions == "both" else {}, bucket="64x64")]
-        one, md5 = NamedSet("", Pictures(), 20), {reader: "abc", mute: "def"}
+        one, md5 = NamedSet("", Pictures()), {reader: "abc", mute: "def"}
         return setting_of(one, measured, model, settings, baselines, md5)
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
