@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 ui: $(READY)
-	@MLFLOW_TRACKING_URI= $(BIN)/python -m training.tracking_spool
+	@MLFLOW_TRACKING_URI= $(BIN)/python -m tracking.spool
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
 
 serve: $(READY)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import yaml
 
-from stages.tune_space import with_values
-from training.params import Params, load_params, parse_params
+from config.params import Params, load_params, parse_params
+from experiments.study.space import with_values
 
 RECIPE = "presets/from_nothing.yaml"
 

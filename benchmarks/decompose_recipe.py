@@ -23,18 +23,18 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.changes import changed_params
-from layers.batches import BucketBatches
-from layers.dataset import StackDataset
-from models.rgba_vae import RGBAVAE
-from models.vld_mmdit import VLDMMDiT
-from stages.cli import CACHE, WEIGHTS
+from config.paths import CACHE, WEIGHTS
+from layers.dataset.batches import BucketBatches
+from layers.dataset.loaders import StackDataset
+from models.transformer.vld_mmdit import VLDMMDiT
+from models.vae.autoencoder import RGBAVAE
 from stages.train_decompose import build_network, build_objective
-from training.averaging import averaged_weights, update_average
-from training.captions import embed_captions
-from training.heldout import held_out_velocity_error, sampled_scores
-from training.latents import both_splits
-from training.loop import BETAS
-from training.schedule import learning_rate
+from training.decompose.captions import embed_captions
+from training.decompose.latents import both_splits
+from training.decompose.validation import held_out_velocity_error, sampled_scores
+from training.engine.ema import averaged_weights, update_average
+from training.engine.loop import BETAS
+from training.engine.schedule import learning_rate
 
 SWITCHES = ("layer_rope", "rgba_condition")
 
@@ -64,7 +64,7 @@ class RGBCondition(nn.Module):
         return F.pixel_unshuffle(pixels, pixels.shape[-1] // latents.shape[-1])
 
     def forward(self, noisy, condition, sigma, text=None):
-        """As :class:`models.vld_mmdit.VLDMMDiT`."""
+        """As :class:`models.transformer.vld_mmdit.VLDMMDiT`."""
         with torch.no_grad():
             rows = self._patches(condition).movedim(1, -1) - self.mean
             code = (rows @ self.axes.T).movedim(-1, 1)

@@ -21,8 +21,8 @@ from multiprocessing import get_context
 import numpy as np
 from PIL import Image
 
-from metrics.stack_scores import MAX_MERGES, score_sample
-from training.process_memory import process_peak
+from inference.process_memory import process_peak
+from metrics.decomposition.scores import MAX_MERGES, score_sample
 
 Level = dict[str, float]
 

@@ -28,11 +28,11 @@ from PIL import Image, ImageCms
 from starlette.testclient import TestClient
 from tqdm import tqdm
 
-from layers.images import FORMATS, PictureError, decode_rgba
-from stages.app_server import Shelf, build_server
+from app.server import Shelf, build_server
+from layers.imaging.codec import FORMATS, PictureError, decode_rgba
 from stages.decompose import read
-from training.serving import RequestError
-from training.serving import decode_picture as served
+from tracking.serving import RequestError
+from tracking.serving import decode_picture as served
 
 SIZE = (64, 48)
 LONGEST = 400  # letters of a sentence

@@ -19,15 +19,15 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.changes import RECIPE
-from layers.batches import BucketBatches
-from models.rgba_vae import RGBAVAE
-from stages.cli import CACHE, WEIGHTS
+from config.params import load_params
+from config.paths import CACHE, WEIGHTS
+from layers.dataset.batches import BucketBatches
+from models.vae.autoencoder import RGBAVAE
 from stages.train_decompose import build_network, build_objective
-from training.checkpoint import CheckpointStore
-from training.latents import both_splits
-from training.loop import BETAS, Plan, fit
-from training.params import load_params
-from training.tracking import Run
+from tracking.run import Run
+from training.decompose.latents import both_splits
+from training.engine.checkpoint import CheckpointStore
+from training.engine.loop import BETAS, Plan, fit
 
 
 class Forgetful(CheckpointStore):

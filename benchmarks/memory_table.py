@@ -11,11 +11,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from config.params import Params, load_params
 from stages.plan import planned_stages
-from training.memory_networks import networks_of
-from training.memory_plan import BUDGETS, GIB, Recommendation, recommend
-from training.memory_work import Key
-from training.params import Params, load_params
+from training.memory.networks import networks_of
+from training.memory.plan import BUDGETS, GIB, Recommendation, recommend
+from training.memory.work import Key
 
 KEYS = [(side, side, layers) for side in (640, 1024) for layers in (4, 10, 20)]
 

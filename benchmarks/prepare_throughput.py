@@ -22,11 +22,11 @@ from pathlib import Path
 from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
-from layers.buckets import BucketLimits, place
-from layers.images import opened
-from layers.prepare import Preparation
-from layers.prepare_dataset import prepare_dataset
-from layers.sources.composer.writer import write_dataset
+from layers.composer.writer import write_dataset
+from layers.dataset.buckets import BucketLimits, place
+from layers.imaging.codec import opened
+from layers.preparation.dataset import prepare_dataset
+from layers.preparation.sample import Preparation
 from layers.sources.location import Location
 from layers.sources.rendered import RenderedSource
 

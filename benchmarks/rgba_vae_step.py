@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderKLQwenImage
 
-from models.rgba_vae import RGBAVAE, VAEConfig
+from models.vae.autoencoder import RGBAVAE
+from models.vae.config import VAEConfig
 
 
 @dataclass(frozen=True)

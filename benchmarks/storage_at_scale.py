@@ -24,13 +24,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from layers.buckets import BucketLimits
-from layers.dataset import StackDataset
-from layers.manifest import Ledger
-from layers.prepare import Fitted, Preparation, fit_to_bucket
-from layers.sources.composer.compose import compose
-from layers.storage import FileWriter, Writer, open_shard
-from training.process_memory import process_peak
+from inference.process_memory import process_peak
+from layers.composer.compose import compose
+from layers.dataset.buckets import BucketLimits
+from layers.dataset.loaders import StackDataset
+from layers.dataset.manifest import Ledger
+from layers.dataset.storage import FileWriter, Writer, open_shard
+from layers.preparation.sample import Fitted, Preparation, fit_to_bucket
 
 SIDE, POOL, SHARD, READS = 64, 200, 256, 5000
 

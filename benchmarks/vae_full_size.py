@@ -18,10 +18,11 @@ import time
 
 import torch
 
-from models.rgba_vae import RGBAVAE, VAEConfig
-from training.params import load_params
-from training.process_memory import process_peak
-from training.vae_objective import VAEObjective
+from config.params import load_params
+from inference.process_memory import process_peak
+from models.vae.autoencoder import RGBAVAE
+from models.vae.config import VAEConfig
+from training.vae.objective import VAEObjective
 
 PRESET = "presets/qwen.yaml"
 

@@ -21,19 +21,20 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from benchmarks.changes import changed_params
-from layers.batches import BucketBatches
-from layers.dataset import RgbaComponentDataset, StackDataset
-from layers.tensors import over_grey
-from metrics.rgba_scores import BACKGROUNDS, blend, psnr
-from models.rgba_vae import RGBAVAE, VAEConfig
+from config.vae import TrainVAE
+from layers.dataset.batches import BucketBatches
+from layers.dataset.loaders import RgbaComponentDataset, StackDataset
+from layers.imaging.tensors import over_grey
+from metrics.reconstruction.rgba import BACKGROUNDS, blend, psnr
+from models.vae.autoencoder import RGBAVAE
+from models.vae.config import VAEConfig
 from stages.train_vae import build_vae
-from training.averaging import averaged_weights, update_average
-from training.linear_start import start_as_linear_code
-from training.loop import BETAS
+from training.engine.ema import averaged_weights, update_average
+from training.engine.loop import BETAS
+from training.engine.schedule import learning_rate
 from training.losses import kl_to_unit
-from training.params_vae import TrainVAE
-from training.schedule import learning_rate
-from training.vae_objective import VAEObjective
+from training.vae.linear_start import start_as_linear_code
+from training.vae.objective import VAEObjective
 
 FIRST_PICTURES = 19_200
 

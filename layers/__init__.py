@@ -1,1 +1,1 @@
-"""What a layered design is: sample type, compositing, buckets, dataset, sources."""
+"""What a layered design is: images, datasets, their preparation, readers, the composer, exports."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from layers.errors import UserError
+from config.errors import UserError
 
 
 class LockedError(UserError):

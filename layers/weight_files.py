@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from layers.errors import UserError
+from config.errors import UserError
 
 LFS_POINTER = b"version https://git-lfs"
 

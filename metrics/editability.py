@@ -57,10 +57,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layers.compositing import group_into_peels, to_float
-from layers.restore import visible_weights
-from metrics.rgba_scores import PIXELS_AT_ONCE, PSNR_CEILING, Distance, psnr
-from metrics.stack_scores import check_stacks
+from layers.imaging.compositing import group_into_peels, to_float, visible_weights
+from metrics.decomposition.scores import check_stacks
+from metrics.reconstruction.rgba import PIXELS_AT_ONCE, PSNR_CEILING, Distance, psnr
 
 Kind = Literal["delete", "move", "recolour", "fade", "reorder"]
 KINDS: tuple[Kind, ...] = ("delete", "move", "recolour", "fade", "reorder")
@@ -216,16 +215,16 @@ def edit_scores(
     Args:
         predicted: layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
         true: likewise and of the same size.
-        distance: LPIPS, see :class:`metrics.perceptual.Perceptual`; without it there is no ``lpips``.
+        distance: LPIPS, see :class:`metrics.reconstruction.perceptual.Perceptual`; without it there is no ``lpips``.
         device: where ``distance`` is, and where pictures are flattened.
 
     Returns:
         Figures of each kind of edit, means over peels, and as ``all`` the mean over the kinds that are there:
-        ``psnr`` of the whole picture in dB, at most :data:`metrics.rgba_scores.PSNR_CEILING`; ``psnr_changed``, that
-        of the region which the edit changes in the true picture, widened by 1/32 of the longer side: what stays the
-        same does not count there, nor does what is wrongly changed elsewhere; ``lpips`` of the whole picture; and
-        ``reached``, the share of edits for which there was a predicted layer. Kinds that no peel allows are absent;
-        the mapping is empty if none does.
+        ``psnr`` of the whole picture in dB, at most :data:`metrics.reconstruction.rgba.PSNR_CEILING`;
+        ``psnr_changed``, that of the region which the edit changes in the true picture, widened by 1/32 of the longer
+        side: what stays the same does not count there, nor does what is wrongly changed elsewhere; ``lpips`` of the
+        whole picture; and ``reached``, the share of edits for which there was a predicted layer. Kinds that no peel
+        allows are absent; the mapping is empty if none does.
 
     Raises:
         ValueError: if a side has no layers, a layer is not RGBA of 8 bits or sizes differ.

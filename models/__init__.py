@@ -1,1 +1,1 @@
-"""What a network is: RGBA-VAE, VLD-MMDiT, weight conversion."""
+"""What a network is: RGBA-VAE, VLD-MMDiT, and the folders their weights lie in."""

@@ -1,15 +1,22 @@
-"""Mixed precision where it belongs: inside a network's call, never around what compares its results.
+"""Precision of weights and of computation.
 
-Under autocast, SSIM of two equal images is 0.98 and the costs of an alignment are rounded to three digits. So neither
-the training loop nor validation opens autocast; each network does it for itself, and gives float32 back.
+Mixed precision is opened inside a network's call, never around what compares its results. Under autocast, SSIM of two
+equal images is 0.98 and the costs of an alignment are rounded to three digits. So neither the training loop nor
+validation opens autocast; each network does it for itself, and gives float32 back.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
+
+from config.base import Precision
+
+PRECISIONS = get_args(Precision)
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class MixedPrecision(nn.Module):
@@ -31,3 +38,25 @@ class MixedPrecision(nn.Module):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32, unless it is in float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def has_bf16(device: torch.device | None = None) -> bool:
+    """Whether a device is a GPU that computes in bfloat16.
+
+    Args:
+        device: ``None`` for the one that would be taken: a GPU if there is one.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    return on_gpu and torch.cuda.is_bf16_supported()
+
+
+def weights_dtype(choice: Precision, device: torch.device) -> torch.dtype:
+    """What weights that are only used are kept in; ``auto`` is bf16 on a GPU that has it, else fp32."""
+    if choice == "auto":
+        choice = "bf16" if has_bf16(device) else "fp32"
+    return DTYPES[choice]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``fp32`` or ``bf16``."""
+    return next(name for name, found in DTYPES.items() if found == dtype)

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from layers.paths import visible
-from models.rgba_vae import QWEN_LATENTS_MEAN, QWEN_LATENTS_STD
-from models.text_encoders import QWEN_TEMPLATE
+from config.paths import visible
+from models.transformer.text_encoders import QWEN_TEMPLATE
+from models.vae.config import QWEN_LATENTS_MEAN, QWEN_LATENTS_STD
 
 # Diffusers and transformers take seconds to import, which no wrong folder should wait for: they are in the functions.
 
@@ -183,7 +183,7 @@ def write_networks(root: Path, seed: int = 0) -> None:
     """
     from diffusers import AutoencoderKLQwenImage
 
-    from models.vld_mmdit import build_transformer, released_scheduler
+    from models.transformer.vld_mmdit import build_transformer, released_scheduler
 
     with _seeded(seed):
         networks = {"vae": AutoencoderKLQwenImage(**VAE_SHAPE), "transformer": build_transformer(**TRANSFORMER_SHAPE)}

@@ -1,1 +1,1 @@
-"""What runs: one command per stage."""
+"""Commands: the five stages of the pipeline, and what people type besides."""

@@ -13,18 +13,18 @@ import argparse
 import os
 import sys
 
+from app.ports import HOST, listen
+from inference.images import effort_of
 from stages.cli import command
 from stages.decompose import add_effort_arguments, add_model_arguments, check_effort, open_model
-from stages.ports import HOST, listen
-from training.picture_layers import effort_of
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Check, load the networks, serve until interrupted."""
     # Gradio reads these when it is imported, which takes seconds: not before arguments are looked at.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    from stages.app_page import looks, make_page
-    from stages.app_server import build_server, serve
+    from app.page import looks, make_page
+    from app.server import build_server, serve
 
     check_effort(arguments)
     with listen(arguments.port, any_free=True) as opened:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
-import json
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from layers.errors import UserError
-from layers.files import whole_file, write_whole
-from layers.paths import PARAMS, with_home, workspace
-from training.params import Params, load_params
-
-REPORTS = Path("metrics") / "reports"
-WEIGHTS = Path("models") / "weights"
-CACHE = Path("data") / "cache"
+from config.errors import UserError
+from config.params import Params, load_params
+from config.paths import PARAMS, with_home, workspace
 
 
 def command(
@@ -69,7 +61,7 @@ def stage_command(
 ) -> int:
     """As :func:`command`, for what reads params.yaml: check it, then run.
 
-    The stage works in the folder that :func:`layers.paths.workspace` names, wherever the command was given; flags of
+    The stage works in the folder that :func:`config.paths.workspace` names, wherever the command was given; flags of
     type :class:`~pathlib.Path` are relative to where it was given.
     """
     defaults: dict[str, Any] = {}
@@ -112,32 +104,3 @@ def place(text: str) -> Path | str:
     except OSError:  # longer than a name may be
         local = False
     return Path(text) if local else text
-
-
-def _finite(value: Any, key: str) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(item, f"{key}.{name}") for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item, f"{key}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{key} is {value}: a report never holds what is not finite")
-        return round(value, 6)
-    return value
-
-
-def write_report(name: str, content: Mapping[str, Any]) -> Path:
-    """Write ``metrics/reports/<name>.json``; refuses values that are not finite."""
-    path = REPORTS / f"{name}.json"
-    write_whole(path, (json.dumps(_finite(content, name), indent=2) + "\n").encode(), alone=True)
-    return path
-
-
-def write_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write ``metrics/reports/<name>.csv`` for ``dvc plots``; columns are the first row's keys."""
-    path = REPORTS / f"{name}.csv"
-    with whole_file(path, alone=True) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_finite(list(rows), name))
-    return path

@@ -5,7 +5,7 @@
     python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered      # how much memory that would take
 
 PICTURE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at
-the picture's own resolution with its own colours, and flatten to it again (layers/restore.py). The model is the one
+the picture's own resolution with its own colours, and flatten to it again (inference/restore.py). The model is the one
 that ships with the project, another folder such as models/weights/refine, or a hub repository in the released layout.
 """
 
@@ -23,18 +23,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from layers.compositing import flattened
-from layers.errors import UserError
+from config.base import MOST_LAYERS
+from config.errors import UserError
+from config.paths import check_place
+from inference.decomposer import Decomposer
+from inference.images import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
+from inference.offloading import OFFLOADS
 from layers.export import FORMATS, export, outputs
-from layers.images import PictureError
-from layers.paths import check_place
-from layers.picture_files import find_pictures, read_picture_file
+from layers.imaging.codec import PictureError
+from layers.imaging.compositing import flattened
+from layers.imaging.to_srgb import find_pictures, read_picture_file
+from models.precision import PRECISIONS, weights_dtype
 from stages.cli import command
-from training.decomposer import Decomposer
-from training.offloading import OFFLOADS
-from training.param_types import MOST_LAYERS
-from training.picture_layers import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
-from training.precision import PRECISIONS, weights_dtype
 
 AUTO = "auto"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model"

@@ -26,24 +26,25 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from layers.errors import UserError
-from layers.evaluation_set import BucketedSplit
-from layers.images import write_png
-from layers.paths import find_input, in_workspace
-from metrics.perceptual import Perceptual
-from stages.cli import REPORTS, place, stage_command, write_report, write_table
-from stages.evaluate_panels import panels_of
-from stages.evaluate_samples import Measured, evaluated
-from stages.evaluate_sets import NamedSet, check_datasets, sets_of, with_source
-from stages.evaluate_summary import CURVES, curve_rows, sample_rows, summarise
-from stages.report_page import Panel, write_page
-from training.decomposer import Decomposer, GuidanceError
-from training.digest import digests
-from training.params import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate, Params, parse_params
-from training.precision import name_of, weights_dtype
-from training.process_memory import process_peak
-from training.registry import register_evaluation
-from training.tracking import Run, stage_run
+from config.errors import UserError
+from config.params import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate, Params, parse_params
+from config.paths import REPORTS, find_input, in_workspace
+from evaluation.designs import BucketedSplit
+from evaluation.page import Panel, write_page
+from evaluation.panels import panels_of
+from evaluation.samples import Measured, evaluated
+from evaluation.sets import NamedSet, check_datasets, sets_of, with_source
+from evaluation.summary import CURVES, curve_rows, sample_rows, summarise
+from inference.decomposer import Decomposer, GuidanceError
+from inference.process_memory import process_peak
+from layers.dataset.digest import digests
+from layers.imaging.codec import write_png
+from metrics.reconstruction.perceptual import Perceptual
+from models.precision import name_of, weights_dtype
+from stages.cli import place, stage_command
+from stages.reports import write_report, write_table
+from tracking.registry import register_evaluation
+from tracking.run import Run, stage_run
 
 ROWS = (("--other", "DIR", "somebody else's layers too"), ("--baseline", "MODEL", "another model's too"))
 

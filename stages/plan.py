@@ -9,20 +9,20 @@ from itertools import chain
 
 import torch
 
-from layers.dataset import StackDataset
-from layers.manifest import MANIFEST, read_header
-from layers.paths import find_input, in_workspace
-from stages.sources import bucket_limits
-from training.memory import PlanError
-from training.memory_networks import Networks, networks_in, networks_of, released
-from training.memory_plan import NOTES, describe_stages, describe_training, largest_first
-from training.memory_stages import Stage, Trained, vae_stage
-from training.memory_use import Used, used_stage
-from training.memory_work import Key
-from training.param_types import MOST_LAYERS, Offload, Precision
-from training.params import Params
-from training.precision import DTYPES
-from training.trained_for import TrainedFor, read_trained_for
+from config.base import MOST_LAYERS, Offload, Precision
+from config.params import Params
+from config.paths import find_input, in_workspace
+from layers.dataset.loaders import StackDataset
+from layers.dataset.manifest import MANIFEST, read_header
+from layers.sources.catalogue import bucket_limits
+from models.precision import DTYPES
+from models.transformer.trained_for import TrainedFor, read_trained_for
+from training.memory.estimate import PlanError
+from training.memory.networks import Networks, networks_in, networks_of, released
+from training.memory.plan import NOTES, describe_stages, describe_training, largest_first
+from training.memory.stages import Stage, Trained, vae_stage
+from training.memory.use import Used, used_stage
+from training.memory.work import Key
 
 HELP = "print parameters, tokens and estimated memory of every stage, and do nothing"
 # Parameters of prepare_buckets that buckets hang on.

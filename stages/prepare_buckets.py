@@ -19,26 +19,27 @@ from typing import Any
 
 from tqdm import tqdm
 
-from layers.buckets import bucket_name
-from layers.cleaning import Cleaning
-from layers.dataset import StackDataset
-from layers.manifest import MANIFEST
-from layers.paths import find_input, in_workspace
-from layers.prepare import Preparation
-from layers.prepare_dataset import Summary, prepare_dataset
-from layers.sources.composer import compose as composing
-from layers.sources.composer.writer import write_dataset
+from config.params import Params, ParamsError, PrepareBuckets, parse_params
+from config.paths import REPORTS, find_input, in_workspace
+from layers.composer import compose as composing
+from layers.composer.writer import write_dataset
+from layers.dataset.buckets import bucket_name
+from layers.dataset.digest import digest
+from layers.dataset.loaders import StackDataset
+from layers.dataset.manifest import MANIFEST
+from layers.dataset.splits import SPLITS, assign_splits, until_filled
+from layers.imaging.tensors import to_image
+from layers.imaging.view import grid
+from layers.preparation.cleaning import Cleaning
+from layers.preparation.dataset import Summary, prepare_dataset
+from layers.preparation.sample import Preparation
+from layers.sources.base import Source
+from layers.sources.catalogue import bucket_limits, open_source
 from layers.sources.location import Location
 from layers.sources.rendered import RenderedSource
-from layers.sources.source import Source
-from layers.splits import SPLITS, assign_splits, until_filled
-from layers.tensors import to_image
-from layers.view import grid
-from stages.cli import REPORTS, stage_command, write_report, write_table
-from stages.sources import bucket_limits, open_source
-from training.digest import digest
-from training.params import Params, ParamsError, PrepareBuckets, parse_params
-from training.tracking import stage_run
+from stages.cli import stage_command
+from stages.reports import write_report, write_table
+from tracking.run import stage_run
 
 COMPOSED = Path("data") / "composed"
 COMPOSER = Path(composing.__file__).parent
@@ -122,7 +123,7 @@ def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dic
     is in the manifest, sample by sample.
     """
     if settings.source == "composer":
-        return {"layers/sources/composer": _composer_digest()}
+        return {"layers/composer": _composer_digest()}
     names = "\n".join(name for name, _ in samples).encode(errors="surrogatepass")
     where = settings.rendered_root if settings.source == "rendered" else settings.location
     return {where: hashlib.md5(names, usedforsecurity=False).hexdigest()}

@@ -15,10 +15,10 @@ import itertools
 import sys
 from collections.abc import Sequence
 
+from config.params import Params
 from stages.cli import stage_command
-from training.params import Params
-from training.sample_scores import paired_gain, read_scores
-from training.versions import SCORES, Evaluation, Registry, RegistryError, Version
+from tracking.sample_scores import paired_gain, read_scores
+from tracking.versions import SCORES, Evaluation, Registry, RegistryError, Version
 
 
 class NotBetter(Exception):
@@ -69,7 +69,7 @@ def compare(registry: Registry, new: Version, old: Version, metric: str) -> str:
         registry: of both.
         new: to be promoted.
         old: that holds the alias.
-        metric: a name of :data:`training.versions.SCORES`.
+        metric: a name of :data:`tracking.versions.SCORES`.
 
     Raises:
         NotBetter: if the interval of the paired differences does not lie above 0.

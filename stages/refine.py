@@ -17,24 +17,26 @@ import sys
 
 import torch
 
-from layers.batches import BucketBatches
-from layers.paths import in_workspace
-from metrics.perceptual import Perceptual
-from models.lora import adapted_base, add_lora, load_lora, merge_lora, save_lora
-from models.rgba_vae import RGBAVAE
-from models.vld_mmdit import VLDMMDiT
-from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
-from training.captions import embed_captions, read_text_condition, save_text_condition
-from training.heldout import preview
-from training.latents import both_splits
-from training.loop import fit
-from training.params import Params
-from training.params_decompose import Refine
-from training.progress import make_plan
-from training.refine_objective import RefineObjective, held_out_terms
-from training.registry import register_weights
-from training.session import training_session
-from training.trained_for import read_trained_for, save_trained_for
+from config.decompose import Refine
+from config.params import Params
+from config.paths import CACHE, WEIGHTS, in_workspace
+from layers.dataset.batches import BucketBatches
+from metrics.reconstruction.perceptual import Perceptual
+from models.transformer.lora import adapted_base, add_lora, load_lora, merge_lora, save_lora
+from models.transformer.text_condition import read_text_condition, save_text_condition
+from models.transformer.trained_for import read_trained_for, save_trained_for
+from models.transformer.vld_mmdit import VLDMMDiT
+from models.vae.autoencoder import RGBAVAE
+from stages.cli import stage_command
+from stages.reports import write_report, write_table
+from tracking.registry import register_weights
+from training.decompose.captions import embed_captions
+from training.decompose.latents import both_splits
+from training.decompose.refine_objective import RefineObjective, held_out_terms
+from training.decompose.validation import preview
+from training.engine.loop import fit
+from training.engine.progress import make_plan
+from training.engine.session import training_session
 
 INPUT = WEIGHTS / "decompose"
 OUTPUT = WEIGHTS / "refine"

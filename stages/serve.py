@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from app.ports import HOST, listen
+from config.base import Offload, Precision
+from config.params import Params
 from stages.cli import stage_command
-from stages.ports import HOST, listen
-from training.param_types import Offload, Precision
-from training.params import Params
-from training.tracking import tracking_uri
-from training.versions import Registry, RegistryError, open_weights
+from tracking.run import tracking_uri
+from tracking.versions import Registry, RegistryError, open_weights
 
 # Where MLflow looks for values in the place of those of a version's model_config.
 CONFIG = "MLFLOW_PYFUNC_INFERENCE_CONFIG"

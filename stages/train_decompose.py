@@ -21,25 +21,28 @@ from itertools import chain, islice
 import torch
 from torch import nn
 
-from layers.batches import BucketBatches
-from layers.dataset import StackDataset
-from layers.paths import in_workspace
-from models.condition_start import start_at_condition
-from models.lora import add_lora, merge_lora, save_lora
-from models.rgba_vae import RGBAVAE
-from models.vld_mmdit import VLDMMDiT, build_transformer
-from stages.cli import CACHE, WEIGHTS, stage_command, write_report, write_table
-from training.captions import Captions, embed_captions, save_text_condition
-from training.flow_objective import FlowObjective
-from training.heldout import held_out_velocity_error, preview, sampled_scores
-from training.latents import LatentStacks, both_splits, empty_latents
-from training.loop import fit
-from training.params import Params, ParamsError
-from training.params_decompose import TrainDecompose
-from training.pixel_terms import PixelTerms
-from training.progress import make_plan
-from training.session import training_session, with_checkpoint
-from training.trained_for import of_buckets, save_trained_for
+from config.decompose import TrainDecompose
+from config.params import Params, ParamsError
+from config.paths import CACHE, WEIGHTS, in_workspace
+from layers.dataset.batches import BucketBatches
+from layers.dataset.loaders import StackDataset
+from models.transformer.condition_start import start_at_condition
+from models.transformer.lora import add_lora, merge_lora, save_lora
+from models.transformer.text_condition import save_text_condition
+from models.transformer.trained_for import of_buckets, save_trained_for
+from models.transformer.vld_mmdit import VLDMMDiT, build_transformer
+from models.vae.autoencoder import RGBAVAE
+from models.vae.latents import empty_latents
+from stages.cli import stage_command
+from stages.reports import write_report, write_table
+from training.decompose.captions import Captions, embed_captions
+from training.decompose.flow_objective import FlowObjective
+from training.decompose.latents import LatentStacks, both_splits
+from training.decompose.pixel_terms import PixelTerms
+from training.decompose.validation import held_out_velocity_error, preview, sampled_scores
+from training.engine.loop import fit
+from training.engine.progress import make_plan
+from training.engine.session import training_session, with_checkpoint
 
 INPUT = WEIGHTS / "vae"
 OUTPUT = WEIGHTS / "decompose"

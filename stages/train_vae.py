@@ -17,23 +17,25 @@ from itertools import islice
 
 import torch
 
-from layers.batches import BucketBatches
-from layers.dataset import RgbaComponentDataset, StackDataset, endless_batches
-from layers.images import write_png
-from layers.paths import in_workspace
-from metrics.perceptual import Perceptual
-from models.linear_code import lack_of_room
-from models.opaque_vae import as_rgba
-from models.rgba_vae import RGBAVAE, VAEConfig, widen_to_rgba
-from stages.cli import REPORTS, WEIGHTS, stage_command, write_report, write_table
-from training.latents import latent_statistics
-from training.linear_start import start_as_linear_code
-from training.loop import fit
-from training.params import Params, ParamsError, TrainVAE
-from training.progress import make_plan
-from training.session import Session, training_session, with_checkpoint
-from training.vae_objective import VAEObjective
-from training.vae_validation import reconstruction_grid, validate
+from config.params import Params, ParamsError, TrainVAE
+from config.paths import REPORTS, WEIGHTS, in_workspace
+from layers.dataset.batches import BucketBatches
+from layers.dataset.loaders import RgbaComponentDataset, StackDataset, endless_batches
+from layers.imaging.codec import write_png
+from metrics.reconstruction.perceptual import Perceptual
+from models.vae.autoencoder import RGBAVAE, widen_to_rgba
+from models.vae.config import VAEConfig
+from models.vae.linear_code import lack_of_room
+from models.vae.opaque import as_rgba
+from stages.cli import stage_command
+from stages.reports import write_report, write_table
+from training.engine.loop import fit
+from training.engine.progress import make_plan
+from training.engine.session import Session, training_session, with_checkpoint
+from training.vae.linear_start import start_as_linear_code
+from training.vae.objective import VAEObjective
+from training.vae.statistics import latent_statistics
+from training.vae.validation import reconstruction_grid, validate
 
 OUTPUT = WEIGHTS / "vae"
 GRIDS = REPORTS / "val_recon"

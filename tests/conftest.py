@@ -68,9 +68,9 @@ def rendered_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bucketed_root(rendered_root, tmp_path_factory) -> Path:
     """The same twelve, bucketed: eight for training, four for validation, with a manifest."""
-    from layers.buckets import BucketLimits
-    from layers.prepare import Preparation
-    from layers.prepare_dataset import prepare_dataset
+    from layers.dataset.buckets import BucketLimits
+    from layers.preparation.dataset import prepare_dataset
+    from layers.preparation.sample import Preparation
     from layers.sources.location import Location
     from layers.sources.rendered import RenderedSource
 

@@ -121,7 +121,7 @@ class Serve:
 
 
 CRELLO = "hf://datasets/cyberagent/crello@5.1.0"
-CONVERT = "python -m models.convert_vae --source Qwen/Qwen-Image --subfolder vae --output-dir"
+CONVERT = "python -m stages.convert_vae --source Qwen/Qwen-Image --subfolder vae --output-dir"
 
 # In this order: some need what others have left.
 RUN = {
@@ -130,12 +130,13 @@ RUN = {
     "dvc repro": How(says="Data and pipelines are up to date."),
     "dvc repro evaluate": How(says="Stage 'evaluate' didn't change"),
     "make lint": How(says="already formatted"),
-    "python -m metrics.results --write": How(
+    "python -m evaluation.results --write": How(
         says="<!-- end of results -->", leaves="README.md", after="git checkout --quiet README.md"),
     "cp presets/from_nothing.yaml params.yaml": How(leaves="params.yaml", after="git checkout --quiet params.yaml"),
     "python -m stages.prepare_buckets --output-root data/rgba_layers --train-count 1000 --val-count 50": How(
         {"1000": "16", "50": "4"}, "24 were there"),
-    "python -m layers.check --max-samples 2 --batch-size 1": How(says="component", leaves="data/contact_sheet.png"),
+    "python -m stages.check_data --max-samples 2 --batch-size 1": How(
+        says="component", leaves="data/contact_sheet.png"),
     # The registry: a champion, and another alias.
     "python -m stages.promote --metric alpha_iou": How(says="version 1 of qwen-image-layered-decomposer is champion"),
     "python -m stages.promote --metric cost --version 3 --alias staging": How(
@@ -158,7 +159,7 @@ RUN = {
         "2 pictures", "metrics/reports/report_crello.html"),
     "python -m metrics.decomposition --pred DIR --gt DIR --max-merges 5 --out scores.json": How(
         {"DIR": "theirs"}, leaves="scores.json", after="grep -q '\"mean_over_samples\": 4' scores.json"),
-    "python -m metrics.reconstruction --images DIR --vae models/weights/vae/vae --out scores.json": How(
+    "python -m stages.evaluate_vae --images DIR --vae models/weights/vae/vae --out scores.json": How(
         {"DIR": "theirs", "scores.json": "scores.json --size 32"}, leaves="scores.json", after="grep psnr scores.json"),
     # Pictures. released/ is a network of some thousand weights in the layout of the released one.
     "python -m stages.decompose PICTURE… --layers 3 --out DIR --format png,psd,pptx,ora,zip": How(
@@ -195,7 +196,7 @@ RUN = {
         "git checkout --quiet HEAD -- params.yaml dvc.lock metrics"),
     "dvc exp show --md --drop '.*' --keep 'Experiment|psnr_white|after.layer_pixels|at_0_merges.model.cost'": How(
         says="after.layer_pixels"),
-    "python -m training.tracking_spool": How(says="0 runs delivered"),
+    "python -m tracking.spool": How(says="0 runs delivered"),
     "export MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db": How(
         {"mlflow.db": "mlflow.db && mlflow experiments search"}, "qwen-image-layered"),
     "python -m benchmarks.prepare_throughput": How(
@@ -223,7 +224,7 @@ SERVE = {
 }  # fmt: skip
 
 NOT_RUN = {
-    "python -m benchmarks.memory_table": "tests/training/test_memory_stages.py calls it",
+    "python -m benchmarks.memory_table": "tests/training/memory/test_stages.py calls it",
     "make test": "this test is part of it",
     "make setup": "installs packages",
     ".venv/bin/pip install -r requirements.txt": "installs packages",
@@ -231,9 +232,9 @@ NOT_RUN = {
     "pip install s3fs": "installs a package",
     "pip install ray": "installs a package",
     "cp presets/rehearsal.yaml params.yaml && dvc repro": "tests/stages/test_rehearsal.py runs it",
-    "python -m stages.pretrain": "hours of compute; tests/stages/test_pretrain.py has a recipe of seconds",
+    "python -m stages.pretrain": "hours of compute; tests/experiments/test_pretraining.py has a recipe of seconds",
     "python -m benchmarks.rgba_vae_step --device cuda --bf16": "needs a GPU",
-    "python -m benchmarks.vae_full_size --size 640": "minutes and gigabytes; tests/models/test_full_size.py has a step",
+    "python -m benchmarks.vae_full_size --size 640": "minutes; tests/models/vae/test_full_size.py has a step",
     "CUDA_VISIBLE_DEVICES=3 python -m stages.tune": "needs GPUs",
     "accelerate launch --config_file presets/accelerate/multi_node.yaml": "needs a cluster",
     "accelerate launch --config_file presets/accelerate/fsdp2.yaml": "needs GPUs; as tests/stages/test_sharding.py",

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import yaml
 
-from tests.stages.imports import ROOT
+from tests.imports import ROOT
 from tests.stages.workspace import environment, make_workspace, stage
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

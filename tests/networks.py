@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from models.rgba_vae import RGBAVAE, VAEConfig
-from models.vld_mmdit import VLDMMDiT, build_transformer
-from training.captions import save_text_condition
-from training.params_decompose import TextCondition
-from training.trained_for import TrainedFor, save_trained_for
+from config.decompose import TextCondition
+from models.transformer.text_condition import save_text_condition
+from models.transformer.trained_for import TrainedFor, save_trained_for
+from models.transformer.vld_mmdit import VLDMMDiT, build_transformer
+from models.vae.autoencoder import RGBAVAE
+from models.vae.config import VAEConfig
 
 
 def tiny_vae(**shape) -> RGBAVAE:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from models import tiny_release
-from models.text_encoders import NULL_TEXT
+from models.transformer.text_encoders import NULL_TEXT
 
 WIDTH = tiny_release.TEXT_WIDTH
 # Too few for a token of every word of the template: some of it stays before the caption.

@@ -20,15 +20,15 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from models.transformer.trained_for import TrainedFor, save_trained_for
 from tests.documented import NOT_RUN, PYTHON, RUN, SERVE, documented, python_blocks, typed_lines, within_sentences
 from tests.forked import run_forked
-from tests.layers.sources.crello_designs import design, element, noise, plain, save
+from tests.imports import ROOT
+from tests.layers.sources.crello.designs import design, element, noise, plain, save
 from tests.networks import tiny_transformer, tiny_vae
 from tests.released import WIDTH, write_text_encoder
 from tests.servers import free_port
-from tests.stages.imports import ROOT
 from tests.stages.workspace import TIMEOUT, environment, make_clone
-from training.trained_for import TrainedFor, save_trained_for
 
 BLOCKS = python_blocks(ROOT)
 # The one shell command that asks a server.

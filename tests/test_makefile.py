@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.stages.imports import ROOT
+from tests.imports import ROOT
 
 STUB = '#!/bin/sh\necho "$(basename "$0") $@" >> "{}"\n'
 
@@ -28,7 +28,7 @@ def test_targets_run_what_lies_in_the_clone(tmp_path, name):
         "ruff check .",
         "ruff format --check .",
         "dvc repro",
-        "python -m training.tracking_spool",
+        "python -m tracking.spool",
         "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000",
         "python -m stages.serve",
         "python -m stages.app",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from layers.tensors import over_grey, split_alpha
+from layers.imaging.tensors import over_grey, split_alpha
 
 # First and second moments of ImageNet colours in [-1, 1]: AlphaVAE's model of an unknown background (its train/losses).
 BACKGROUND_MEAN = (-0.0357, -0.0811, -0.1797)
@@ -80,7 +80,7 @@ def perceptual(
     Args:
         predicted: ``(B, 4, H, W)``.
         target: the same shape.
-        distance: of two batches ``(B, 3, H, W)`` in [-1, 1], as :class:`metrics.perceptual.Perceptual`.
+        distance: of two batches ``(B, 3, H, W)`` in [-1, 1], as :class:`metrics.reconstruction.perceptual.Perceptual`.
     """
     both = [torch.cat([over_grey(image, -1.0), over_grey(image, 1.0)]) for image in (predicted, target)]
     return distance(*both).mean()

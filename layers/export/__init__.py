@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from layers.errors import UserError
+from config.errors import UserError
 from layers.export.archive import encode_zip, png_name
 from layers.export.ora import encode_ora
 from layers.export.pptx import encode_pptx
 from layers.export.psd import encode_psd
 from layers.files import write_whole
-from layers.images import encode_png
+from layers.imaging.codec import encode_png
 
 ENCODERS: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], bytes]] = {
     "psd": encode_psd,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layers.compositing import flattened
 from layers.export.crop import crop
-from layers.images import encode_png
+from layers.imaging.codec import encode_png
+from layers.imaging.compositing import flattened
 
 
 def entry(path: str) -> zipfile.ZipInfo:

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from layers.compositing import flattened
 from layers.export.archive import entry
 from layers.export.crop import crop
-from layers.images import encode_png
+from layers.imaging.codec import encode_png
+from layers.imaging.compositing import flattened
 
 THUMBNAIL = 256  # pixels of its longer side at most, says the specification
 

@@ -9,7 +9,7 @@ import numpy as np
 from pptx import Presentation
 
 from layers.export.crop import crop
-from layers.images import encode_png
+from layers.imaging.codec import encode_png
 
 EMU_PER_PIXEL = 9525  # at 96 pixels an inch
 MIN_SIDE, MAX_SIDE = 914_400, 51_206_400  # of a slide, in EMU: one and 56 inches

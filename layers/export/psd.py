@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from psd_tools import PSDImage
 
-from layers.errors import UserError
+from config.errors import UserError
 from layers.export.crop import crop
 
 MAX_SIDE = 30_000  # of the format; what is larger is PSB

@@ -1,1 +1,1 @@
-"""Readers: one file per format, each yielding :class:`layers.stack.LayeredSample`."""
+"""Readers: one file per format, each yielding :class:`layers.imaging.stack.LayeredSample`."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from layers.errors import SampleError
+from config.errors import SampleError
 
 SECONDS = 30
 WEB = ("http", "https")

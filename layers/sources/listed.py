@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from layers.errors import SampleError
+from config.errors import SampleError
+from layers.imaging.pixels import cleared
+from layers.imaging.stack import MAX_LAYERS, Layer, LayeredSample
 from layers.sources.location import Location, parse_json
-from layers.sources.pixels import cleared
-from layers.stack import MAX_LAYERS, Layer, LayeredSample
 
 UNFIT = re.compile(r"[\\\x00-\x1f\ud800-\udfff]")
 # One JSON record, or, as text, why it could not be had.

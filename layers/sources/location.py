@@ -15,9 +15,9 @@ import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
-from layers.errors import SampleError, UserError
-from layers.images import PictureError, decode_rgba
-from layers.paths import find_input, visible
+from config.errors import SampleError, UserError
+from config.paths import find_input, visible
+from layers.imaging.codec import PictureError, decode_rgba
 
 # What a listing says of a file besides its size; which of them there is depends on the file system.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "blob_id", "checksum", "mtime", "LastModified")
@@ -35,7 +35,7 @@ class Location:
     """A folder of files, local or remote. Names below it are relative, with ``/``, and never lead out of it.
 
     Args:
-        url: a path, here or in the project (:mod:`layers.paths`), or ``protocol://path`` as fsspec takes it.
+        url: a path, here or in the project (:mod:`config.paths`), or ``protocol://path`` as fsspec takes it.
         key: the parameter that named it, for messages.
         follow_links: whether local links may lead out of the folder: only for datasets whose links one trusts.
 

@@ -26,12 +26,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from uuid import uuid4
 
-from layers.errors import SampleError, UserError
-from layers.sources.kept import kept
+from config.errors import SampleError, UserError
+from layers.imaging.stack import LayeredSample
+from layers.sources.base import Source
 from layers.sources.listed import Entry, by_id, json_lines, numbered_gaps, read_stack, record
 from layers.sources.location import Location
-from layers.sources.source import Source
-from layers.stack import LayeredSample
+from layers.sources.memo import kept
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 NUMBERED = re.compile(r"(.+)_([0-9]+)", re.DOTALL)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from layers.errors import SampleError
+from config.errors import SampleError
+from layers.imaging.stack import KINDS, MAX_LAYERS, Layer, LayeredSample
+from layers.sources.base import Source
 from layers.sources.location import Location
-from layers.sources.source import Source
-from layers.stack import KINDS, MAX_LAYERS, Layer, LayeredSample
 
 TEXT_KEYS = ("text", "content", "value", "name")
 EMPTY: dict[str, Any] = {"layout_config": {"components": []}}

@@ -12,10 +12,10 @@ from pptx import Presentation
 from pptx.util import Emu
 from psd_tools import PSDImage
 
-from layers.compositing import flattened
-from layers.errors import UserError
+from config.errors import UserError
 from layers.export import ENCODERS, export, layer_names
 from layers.export.crop import crop
+from layers.imaging.compositing import flattened
 
 
 def stack(height=40, width=60, seed=0):

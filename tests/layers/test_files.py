@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layers.errors import UserError
+from config.errors import UserError
 from layers.files import LockedError, locked, put_folder, whole_file, write_whole
 
 HOLD = (

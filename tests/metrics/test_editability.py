@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layers.compositing import flattened, group_into_peels
+from layers.imaging.compositing import flattened, group_into_peels
 from metrics import editability
 from metrics.editability import KINDS, counterparts, edit_scores, edited, edits, mean_edit_scores, shown_peels
-from metrics.perceptual import Perceptual
-from metrics.rgba_scores import PSNR_CEILING
-from tests.metrics.stacks import stacks
+from metrics.reconstruction.perceptual import Perceptual
+from metrics.reconstruction.rgba import PSNR_CEILING
+from tests.metrics.decomposition.stacks import stacks
 
 SIDE = 32
 PIXELS = SIDE * SIDE

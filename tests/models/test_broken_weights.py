@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from layers.errors import UserError
+from config.errors import UserError
 from layers.weight_files import WeightsFileError, check_weights, read_json
-from metrics import perceptual
-from metrics.perceptual import Perceptual, TrunkError, inception_distance
-from models.folders import WEIGHTS_FILE, weight_files
-from models.lora import LORA_FILE, adapted_base, add_lora, load_lora, save_lora
-from models.rgba_vae import RGBAVAE
-from models.text_encoders import load_text_encoder
-from models.vld_mmdit import VLDMMDiT
+from metrics.reconstruction import perceptual
+from metrics.reconstruction.perceptual import Perceptual, TrunkError, inception_distance
+from models.diffusers_folder import WEIGHTS_FILE, weight_files
+from models.transformer.lora import LORA_FILE, adapted_base, add_lora, load_lora, save_lora
+from models.transformer.text_encoders import load_text_encoder
+from models.transformer.vld_mmdit import VLDMMDiT
+from models.vae.autoencoder import RGBAVAE
 from stages.decompose import main
 from tests.networks import save_tiny, tiny_transformer
 from tests.released import write_text_encoder

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from metrics.perceptual import Perceptual
-from metrics.rgba_scores import reconstruction_metrics
-from models.discriminator import PatchDiscriminator
-from models.opaque_vae import OpaqueVAE
+from metrics.reconstruction.perceptual import Perceptual
+from metrics.reconstruction.rgba import reconstruction_metrics
+from models.vae.discriminator import PatchDiscriminator
+from models.vae.opaque import OpaqueVAE
 from tests.networks import tiny_network, tiny_vae
-from tests.training.test_vae_objective import settings
-from training.vae_objective import VAEObjective
+from tests.training.vae.test_objective import settings
+from training.vae.objective import VAEObjective
 
 
 def outputs(module, kind):

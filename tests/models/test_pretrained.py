@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from layers.buckets import BucketLimits
-from layers.prepare import Preparation, fit_to_bucket
-from layers.sources.composer.compose import compose
-from layers.tensors import to_image, to_tensor
-from metrics.stack_scores import aggregate, score_sample
-from models.rgba_vae import RGBAVAE
-from tests.stages.imports import ROOT
-from training.decomposer import Decomposer
+from inference.decomposer import Decomposer
+from layers.composer.compose import compose
+from layers.dataset.buckets import BucketLimits
+from layers.imaging.tensors import to_image, to_tensor
+from layers.preparation.sample import Preparation, fit_to_bucket
+from metrics.decomposition.scores import aggregate, score_sample
+from models.vae.autoencoder import RGBAVAE
+from tests.imports import ROOT
 
 FAMILY = ROOT / "models" / "pretrained"
 MEGABYTES = 40

@@ -9,12 +9,13 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_layered as released
 from PIL import Image
 from safetensors import safe_open
 
-from models.rgba_vae import QWEN_LATENTS_MEAN, RGBAVAE
-from models.text_encoders import QWEN_DROPPED_TOKENS, QWEN_TEMPLATE, load_text_encoder
+from inference.decomposer import Decomposer
 from models.tiny_release import TEXT_WIDTH, main, write_release
-from models.vld_mmdit import VLDMMDiT, pack
-from training.decomposer import Decomposer
-from training.sampling import start_noise
+from models.transformer.sampling import start_noise
+from models.transformer.text_encoders import QWEN_DROPPED_TOKENS, QWEN_TEMPLATE, load_text_encoder
+from models.transformer.vld_mmdit import VLDMMDiT, pack
+from models.vae.autoencoder import RGBAVAE
+from models.vae.config import QWEN_LATENTS_MEAN
 
 WEIGHTS = ("text_encoder/model", "transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model")
 

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from psd_tools import PSDImage
 
-from layers.compositing import flattened
-from layers.errors import UserError
-from layers.paths import check_place
+from config.errors import UserError
+from config.paths import check_place
+from inference.decomposer import Decomposer
+from inference.images import Effort, effort_of, layers_of
+from layers.imaging.compositing import flattened
+from models.transformer.trained_for import RELEASED, read_trained_for, save_trained_for
 from stages.decompose import main, targets
 from tests.networks import save_tiny
 from tests.pictures import GOOD
 from tests.stages.workspace import environment, make_workspace
-from training.decomposer import Decomposer
-from training.picture_layers import Effort, effort_of, layers_of
-from training.trained_for import RELEASED, read_trained_for, save_trained_for
 
 
 @pytest.fixture(scope="module")

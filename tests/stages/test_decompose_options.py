@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import QwenImageLayeredPipeline, QwenImageTransformer2DModel
 
-from models.vld_mmdit import VLDMMDiT
+from models.transformer.vld_mmdit import VLDMMDiT
 from tests.networks import tiny_network, tiny_transformer
 from tests.released import WIDTH, write_text_encoder
 from tests.stages.workspace import make_workspace, run, stage

@@ -11,22 +11,22 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 
-from layers.paths import WORKSPACE
-from layers.sources.lica import LicaSource
+from config.params import EvaluationData, Params, load_params
+from config.paths import WORKSPACE
+from evaluation.sets import designs_of
+from experiments.launch import launch_command
+from inference.decomposer import Decomposer
+from layers.sources.catalogue import open_source
+from layers.sources.lica.reader import LicaSource
 from layers.sources.location import Location
-from models.folders import locate
+from models.diffusers_folder import locate
+from models.transformer.trained_for import RELEASED
 from stages.evaluate import others_of
-from stages.evaluate_sets import designs_of
 from stages.prepare_buckets import _listed
-from stages.sources import open_source
 from stages.train_vae import build_vae
-from stages.tune_trial import launch_command
 from tests.conftest import write_rendered
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace, run, stage
-from training.decomposer import Decomposer
-from training.params import EvaluationData, Params, load_params
-from training.trained_for import RELEASED
 
 KINDS = {"find_input", "in_workspace", "in_project"}
 # Texts of the schema that are no path: names, commands, addresses.

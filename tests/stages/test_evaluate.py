@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.decomposition import evaluate_folders, read_stack
+from config.params import flatten
+from evaluation.panels import chosen, error_map
+from evaluation.summary import CURVES
+from layers.dataset.digest import digest
+from metrics.decomposition.folders import evaluate_folders, read_stack
 from stages import decompose
 from stages.evaluate import main
-from stages.evaluate_panels import chosen, error_map
-from stages.evaluate_summary import CURVES
-from tests.layers.sources.crello_designs import design, element, plain, save
+from tests.layers.sources.crello.designs import design, element, plain, save
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace
-from training.digest import digest
-from training.params import flatten
 
 
 @pytest.fixture(scope="module")

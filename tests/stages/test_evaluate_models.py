@@ -9,19 +9,19 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from layers.evaluation_set import EvaluationSample
-from layers.tensors import to_image, to_tensor
-from metrics.perceptual import Perceptual
+from config.params import MODEL, TOLD, parse_params
+from evaluation.designs import EvaluationSample
+from evaluation.samples import compared, decompose, evaluated
+from evaluation.sets import NamedSet
+from evaluation.summary import summarise
+from inference.decomposer import Decomposer, GuidanceError
+from inference.images import NAME
+from layers.imaging.tensors import to_image, to_tensor
+from metrics.reconstruction.perceptual import Perceptual
 from stages.evaluate import open_models, setting_of
-from stages.evaluate_samples import compared, decompose, evaluated
-from stages.evaluate_sets import NamedSet
-from stages.evaluate_summary import summarise
 from tests.networks import save_tiny
 from tests.stages.workspace import SMOKE
-from training import latents
-from training.decomposer import Decomposer, GuidanceError
-from training.params import MODEL, TOLD, parse_params
-from training.picture_layers import NAME
+from training.decompose import latents
 
 CPU = torch.device("cpu")
 OWN = {"steps": 3, "tries": 2, "guidance": 4.0}
@@ -203,9 +203,9 @@ def test_all_that_is_measured_of_a_batch_goes_where_the_model_is(reader, samples
     settings = settings_of(model=reader, panels=0)
     (model, _) = open_models(settings, CPU)
     results = decompose(model, samples, settings)
-    monkeypatch.setattr("stages.evaluate_samples.reconstruction_metrics", metrics)
-    monkeypatch.setattr("stages.evaluate_samples.edit_scores", lambda *given: seen.append(given[-1].type) or {})
-    monkeypatch.setattr("stages.evaluate_samples.decompose", lambda *_: results)
+    monkeypatch.setattr("evaluation.samples.reconstruction_metrics", metrics)
+    monkeypatch.setattr("evaluation.samples.edit_scores", lambda *given: seen.append(given[-1].type) or {})
+    monkeypatch.setattr("evaluation.samples.decompose", lambda *_: results)
 
     class Elsewhere:
         device = torch.device("meta")

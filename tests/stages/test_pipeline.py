@@ -10,11 +10,11 @@ import pytest
 import yaml
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-from tests.stages.imports import ROOT
-from tests.stages.test_pipeline_file import STAGES
+from config.params import flatten
+from layers.dataset.digest import digest
+from tests.imports import ROOT
 from tests.stages.workspace import SMALLER, commit, dvc, make_clone, make_workspace, run, stage
-from training.digest import digest
-from training.params import flatten
+from tests.test_pipeline_file import STAGES
 
 pytestmark = pytest.mark.pipeline
 

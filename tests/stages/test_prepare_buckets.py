@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from psd_tools import PSDImage
 
-from layers.prepare_dataset import Summary
-from layers.sources.composer.compose import sample_id
-from layers.splits import SPLITS
+from layers.composer.compose import sample_id
+from layers.dataset.splits import SPLITS
+from layers.preparation.dataset import Summary
 from stages.prepare_buckets import bucket_rows, main
 from tests.conftest import write_rendered
 from tests.stages.workspace import SMOKE, make_workspace, run, stage

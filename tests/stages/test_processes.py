@@ -8,16 +8,16 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from layers.files import locked
-from tests.stages.imports import ROOT
+from tests.imports import ROOT
 from tests.stages.workspace import killed_at, make_workspace, run, run_together
-from tests.training.ddp_gradients import objective, pictures
+from tests.training.engine.ddp_gradients import objective, pictures
 
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
 
 
 def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path):
     """Two ranks of two micro-batches against one pass over all four items, every parameter of the VAE."""
-    run_together(2, "tests.training.ddp_gradients", str(tmp_path / "gradients.safetensors"), root=tmp_path)
+    run_together(2, "tests.training.engine.ddp_gradients", str(tmp_path / "gradients.safetensors"), root=tmp_path)
     theirs = load_file(tmp_path / "gradients.safetensors")
     single = objective()
     single({**pictures(), "seen": 0})["loss"].backward()

@@ -7,8 +7,8 @@ import pytest
 
 from stages.promote import main
 from tests.servers import free_port
-from tests.training.registered import FOLDER, enter_project, evaluate, refine, sample_rows, save_tiny
-from training.versions import Registry
+from tests.tracking.registered import FOLDER, enter_project, evaluate, refine, sample_rows, save_tiny
+from tracking.versions import Registry
 
 
 @pytest.fixture

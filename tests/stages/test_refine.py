@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from models.lora import add_lora, merge_lora, save_lora
+from config.decompose import Refine
+from models.transformer.lora import add_lora, merge_lora, save_lora
 from stages import refine
 from stages.refine import build_network
 from tests.networks import tiny_network
 from tests.training.test_devices import settings
-from training.params_decompose import Refine
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from diffusers import QwenImageLayeredPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from models.lora import LORA_FILE, adapted_base
+from config.params import flatten, load_params
 from models.tiny_release import write_release
-from tests.stages.imports import ROOT
+from models.transformer.lora import LORA_FILE, adapted_base
+from tests.imports import ROOT
 from tests.stages.workspace import commit, dvc, make_clone, run_together
-from training.params import flatten, load_params
-from training.progress import THE_START
+from training.engine.progress import THE_START
 
 RELEASE = "models/weights/tiny_release"
-SHARDED = (2, "tests.training.fsdp_on_cpu")
+SHARDED = (2, "tests.training.engine.fsdp_on_cpu")
 SIZES = {
     "prepare_buckets.shard_samples",
     "prepare_buckets.val_count",

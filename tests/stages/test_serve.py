@@ -1,4 +1,4 @@
-"""What is looked at before the server starts; tests/training/test_serving.py has the server itself."""
+"""What is looked at before the server starts; tests/tracking/test_serving.py has the server itself."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stages.serve import CONFIG, main
-from tests.training.registered import FOLDER, enter_project, evaluate
-from training.tracking import tracking_uri
-from training.versions import Registry
+from tests.tracking.registered import FOLDER, enter_project, evaluate
+from tracking.run import tracking_uri
+from tracking.versions import Registry
 
 
 class Started(Exception):

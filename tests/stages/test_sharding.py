@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.stages.workspace import make_workspace, run, run_together, stage
 
-SHARDED = (2, "tests.training.fsdp_on_cpu")
+SHARDED = (2, "tests.training.engine.fsdp_on_cpu")
 WEIGHTS = "models/weights/decompose/transformer/diffusion_pytorch_model.safetensors"
 DECOMPOSE = {
     "optimisation": {

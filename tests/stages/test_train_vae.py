@@ -2,8 +2,8 @@
 
 import torch
 
-from layers.batches import BucketBatches
-from layers.dataset import RgbaComponentDataset
+from layers.dataset.batches import BucketBatches
+from layers.dataset.loaders import RgbaComponentDataset
 from stages import train_vae
 from stages.train_vae import pictures
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models.rgba_vae import RGBAVAE
+from models.vae.autoencoder import RGBAVAE
 from tests.stages.workspace import make_workspace, run, stage
 
 

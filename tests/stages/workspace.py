@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from tests.forked import forking_programs, run_forked
-from tests.stages.imports import ROOT
+from tests.imports import ROOT
 
 TIMEOUT = 500  # seconds
 SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
@@ -95,7 +95,7 @@ def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
 def smaller(text: str) -> str:
     """The text of params.yaml with the values of :data:`SMALLER`, comments and all else as they are."""
     # Imports Optuna, which most of who imports this module do without.
-    from stages.tune_apply import set_values, yaml_scalar
+    from experiments.study.apply import set_values, yaml_scalar
 
     budget = "tune.budget."
     text = set_values(text, {path: value for path, value in SMALLER.items() if not path.startswith(budget)})
@@ -183,7 +183,7 @@ def killed_at(step: int, name: str) -> str:
     """A program that runs a stage and is killed (SIGKILL) once it has logged a step: rank 0, where there are ranks."""
     return f"""
 import os, signal, sys
-from training.tracking import Run
+from tracking.run import Run
 log = Run.metrics
 def metrics(self, values, step=None):
     log(self, values, step)

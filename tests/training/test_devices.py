@@ -10,26 +10,27 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from layers.dataset import StackDataset
-from metrics.perceptual import Perceptual
-from models.lora import add_lora
-from models.opaque_vae import as_rgba
+from config.decompose import Refine, TrainDecompose
+from config.vae import TrainVAE
+from layers.dataset.loaders import StackDataset
+from metrics.reconstruction.perceptual import Perceptual
+from models.transformer.lora import add_lora
+from models.transformer.sampling import Guidance, decompose_latents
+from models.vae.latents import empty_latents
+from models.vae.opaque import as_rgba
 from tests.fake_gpu import GPU, fake_gpu, moved
 from tests.networks import tiny_network, tiny_vae
 from tests.stages.workspace import SMOKE
-from training import flow_objective
-from training.captions import Captions
-from training.edits import EDITS
-from training.flow_objective import FlowObjective
-from training.heldout import held_out_velocity_error, preview, sampled_scores
-from training.latents import LatentStacks, cached_stacks, empty_latents, encode_missing, open_cache
-from training.params_decompose import Refine, TrainDecompose
-from training.params_vae import TrainVAE
-from training.pixel_terms import PixelTerms
-from training.refine_objective import RefineObjective, held_out_terms
-from training.sampling import Guidance, decompose_latents
-from training.vae_objective import VAEObjective
-from training.vae_validation import reconstruction_grid, validate
+from training.decompose import flow_objective
+from training.decompose.captions import Captions
+from training.decompose.edits import EDITS
+from training.decompose.flow_objective import FlowObjective
+from training.decompose.latents import LatentStacks, cached_stacks, encode_missing, open_cache
+from training.decompose.pixel_terms import PixelTerms
+from training.decompose.refine_objective import RefineObjective, held_out_terms
+from training.decompose.validation import held_out_velocity_error, preview, sampled_scores
+from training.vae.objective import VAEObjective
+from training.vae.validation import reconstruction_grid, validate
 
 TEXTS = [["a poster", "a disc"], ["", "ground"]]
 

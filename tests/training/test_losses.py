@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from layers.tensors import composite_stack, over_grey
+from layers.imaging.tensors import composite_stack, over_grey
 from training.losses import (
     BACKGROUND_MEAN,
     BACKGROUND_SQUARE,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.layers.sources.crello_designs import many, save
-from tests.layers.sources.lica_folders import LAYOUT, picture, write
+from tests.layers.sources.crello.designs import many, save
+from tests.layers.sources.lica.folders import LAYOUT, picture, write
 
 
 @pytest.fixture

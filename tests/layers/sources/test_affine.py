@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from layers.compositing import premultiplied
+from layers.imaging.compositing import premultiplied
 from layers.sources.affine import sampled
-from layers.sources.lica_css import rotation, shift
-from layers.sources.lica_place import place
+from layers.sources.lica.css import rotation, shift
+from layers.sources.lica.place import place
 
 
 def test_the_identity_gives_the_picture_back():

@@ -7,10 +7,10 @@ import fsspec
 import pytest
 from PIL import Image
 
-from layers.errors import SampleError, UserError
+from config.errors import SampleError, UserError
+from layers.imaging.stack import MAX_LAYERS
 from layers.sources.diffsynth import DiffSynthSource
 from layers.sources.location import Location
-from layers.stack import MAX_LAYERS
 
 SIZE = (12, 8)
 

@@ -7,10 +7,10 @@ import threading
 import fsspec
 import pytest
 
-from layers.errors import SampleError
+from config.errors import SampleError
 from layers.sources import download
 from layers.sources.download import fetch, is_public
-from tests.layers.sources.lica_folders import IMAGE, only, read
+from tests.layers.sources.lica.folders import IMAGE, only, read
 
 PUBLIC = "93.184.216.34"
 NAMES = {"public.example": [PUBLIC], "private.example": ["10.0.0.7"], "both.example": ["169.254.169.254", PUBLIC]}

@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 from PIL import Image
 
-from layers.errors import SampleError, UserError
+from config.errors import SampleError, UserError
 from layers.sources.location import Location, LocationError, parse_json
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layers.errors import SampleError, UserError
-from layers.sources.kept import LIMIT
+from config.errors import SampleError, UserError
+from layers.imaging.stack import MAX_LAYERS
 from layers.sources.location import Location
+from layers.sources.memo import LIMIT
 from layers.sources.musubi import MusubiSource
-from layers.stack import MAX_LAYERS
 
 SIZE = (12, 8)
 

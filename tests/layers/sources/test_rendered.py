@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layers.errors import SampleError
+from config.errors import SampleError
+from layers.imaging.stack import MAX_LAYERS
 from layers.sources.location import Location
 from layers.sources.rendered import RenderedSource, component_description, component_kind
-from layers.stack import MAX_LAYERS
 
 
 def save(path, value, size=(40, 32)):

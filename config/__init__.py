@@ -1,0 +1,1 @@
+"""What a run is told: the schema of params.yaml, where files lie, errors that are the user's."""

@@ -1,0 +1,246 @@
+"""What is decomposed and scored: a bucketed split, or the designs of a source at their own size.
+
+Pictures are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes; a design keeps its own. So the whole
+picture is stretched to a size the network takes, and the layers are stretched back onto the canvas they are scored on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import SampleError
+from inference.sizes import shown_to_model, stretched_size
+from layers.dataset.batches import BucketBatches
+from layers.dataset.buckets import BucketLimits, NoBucketError
+from layers.dataset.loaders import StackDataset, StackRecord
+from layers.dataset.manifest import plain
+from layers.dataset.storage import read_picture
+from layers.imaging.codec import PictureError
+from layers.imaging.compositing import group_into_peels, over, to_float, to_uint8
+from layers.sources.base import Source
+
+# What LPIPS with the AlexNet trunk takes, whose three poolings leave nothing of less.
+SMALLEST_SIDE = 31
+
+
+@dataclass(frozen=True)
+class EvaluationSample:
+    """A picture to decompose, and the truth.
+
+    Attributes:
+        sample_id: in its dataset.
+        caption: what the picture shows; may be empty.
+        layers: true layers ``(H, W, 4)``, bottom to top, at the size that is scored; not grouped into peels.
+        kinds: of each layer, of :data:`layers.imaging.stack.KINDS`.
+        picture: ``(H, W, 4)``, what the layers flatten to.
+        model_size: (height, width) the network is shown the picture at.
+        layers_asked: how many layers the network is asked for, at least 1.
+        stratum: part of the set that has figures of its own; may be empty.
+    """
+
+    sample_id: str
+    caption: str
+    layers: list[np.ndarray]
+    kinds: tuple[str, ...]
+    picture: np.ndarray
+    model_size: tuple[int, int]
+    layers_asked: int
+    stratum: str = ""
+
+    @property
+    def bucket(self) -> str:
+        """``96x64``: width and height of ``model_size``."""
+        return f"{self.model_size[1]}x{self.model_size[0]}"
+
+
+class EvaluationSet(ABC):
+    """Samples to evaluate, in an order that is always the same.
+
+    Attributes:
+        description: names the set in a report.
+        asked: says how many layers the network is asked for.
+        skipped: reason of each sample that could not be had, by its id; filled by :meth:`batches`, complete at its end.
+    """
+
+    def __init__(self, description: str, asked: str) -> None:
+        self.description, self.asked = description, asked
+        self.skipped: dict[str, str] = {}
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are, those that will be skipped included."""
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
+        """One pass in batches of up to ``batch_size`` samples of one ``model_size`` and one ``layers_asked``."""
+
+    @abstractmethod
+    def read(self, sample_id: str) -> EvaluationSample:
+        """One sample, as :meth:`batches` give it.
+
+        Raises:
+            SampleError: with the reason it cannot be had.
+        """
+
+
+class BucketedSplit(EvaluationSet):
+    """A split of what ``prepare_buckets`` writes, bucket by bucket: scored at the bucket's size, asked for the true L.
+
+    Args:
+        root: the bucketed dataset.
+        split: ``train``, ``val`` or ``test``.
+        limits: bounds of the size the network is shown.
+        max_layers: the network is never asked for more.
+
+    Raises:
+        DatasetError: if there is no such dataset or the split is empty.
+    """
+
+    def __init__(self, root: str | Path, split: str, limits: BucketLimits, max_layers: int) -> None:
+        super().__init__(f"{root}, split {split}", f"as many as the sample has, at most {max_layers}")
+        self._dataset, self._limits, self._max_layers = StackDataset(root, split), limits, max_layers
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
+        """See :class:`EvaluationSet`."""
+        self.skipped.clear()
+        for indices in BucketBatches(self._dataset.keys, batch_size, fill="partial", shuffle=False):
+            # Not the dataset's items: where a picture is broken, those hold another sample in its place.
+            if samples := [sample for index in indices if (sample := self._tried(index)) is not None]:
+                yield samples
+
+    def read(self, sample_id: str) -> EvaluationSample:
+        """See :class:`EvaluationSet`."""
+        if sample_id not in self._indices:
+            raise SampleError(f"{self.description}: no sample has the id {sample_id!r}")
+        return self._sample(self._dataset.record(self._indices[sample_id]))
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {self._dataset.name(index): index for index in range(len(self._dataset))}
+
+    def _tried(self, index: int) -> EvaluationSample | None:
+        record = self._dataset.record(index)
+        try:
+            return self._sample(record)
+        except SampleError as error:
+            self.skipped[record.sample_id] = str(error)
+            return None
+
+    def _sample(self, record: StackRecord) -> EvaluationSample:
+        height, width, layers_asked = record.bucket
+        # Any size is stretched to one that the network takes, as decompose does it.
+        size = stretched_size((height, width), self._limits)
+        try:
+            layers = [read_picture(self._dataset.root, place) for place in record.layers]
+            picture = read_picture(self._dataset.root, record.composite)
+        except PictureError as error:
+            raise SampleError(str(error)) from None
+        words = record.sample_id, record.caption
+        asked = min(layers_asked, self._max_layers)
+        return EvaluationSample(*words, layers, record.kinds, picture, size, asked, record.stratum)
+
+
+class SourceDesigns(EvaluationSet):
+    """Designs of a source as they are, in its order: scored at their own size, read one after the other.
+
+    The network is asked for as many layers as the metric makes of the true ones, its peels. No more than a batch and
+    the design after it are in memory; neighbours that differ in size or number of layers share no batch.
+
+    Args:
+        source: the reader.
+        limits: bounds of the size the network is shown.
+        max_layers: the network is never asked for more.
+        count: only so many of the source's first designs; ``None`` for all.
+        description: see :class:`EvaluationSet`.
+        long_side: pixels that the long side of a larger design is reduced to; ``None`` leaves its size.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        limits: BucketLimits,
+        max_layers: int,
+        count: int | None,
+        description: str,
+        long_side: int | None = None,
+    ) -> None:
+        counted = "as many as the sample has, counted as the protocol groups them"
+        super().__init__(description, f"{counted}, at most {max_layers}")
+        self._source, self._limits, self._max_layers, self._long_side = source, limits, max_layers, long_side
+        self._ids = source.sample_ids()[:count]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
+        """See :class:`EvaluationSet`."""
+        self.skipped.clear()
+        for _, alike in itertools.groupby(self._samples(), lambda sample: (sample.model_size, sample.layers_asked)):
+            while batch := list(itertools.islice(alike, batch_size)):
+                yield batch
+                # Else it would stay in memory while the next one is read.
+                del batch
+
+    def _samples(self) -> Iterator[EvaluationSample]:
+        for sample_id in self._ids:
+            try:
+                yield self.read(sample_id)
+            except SampleError as error:
+                self.skipped[sample_id] = plain(str(error))
+
+    def read(self, sample_id: str) -> EvaluationSample:
+        """See :class:`EvaluationSet`."""
+        try:
+            design = self._source.read(sample_id)
+        except SampleError:
+            raise
+        except Exception as error:
+            # A reader's own fault is one design's reason too, as in prepare_buckets.
+            raise SampleError(f"the reader failed with {type(error).__name__}: {error}") from error
+        size = reduced(design.size, self._long_side)
+        try:
+            model_size = stretched_size(size, self._limits)
+        except NoBucketError as error:
+            raise SampleError(str(error)) from None
+        if min(size) < SMALLEST_SIDE:
+            raise SampleError(
+                f"{size[1]}x{size[0]} pixels are too few to be scored: LPIPS takes sides of at least {SMALLEST_SIDE}"
+            )
+        layers = [shown_to_model(layer.image, size) for layer in design.layers]
+        if not any(layer[..., 3].any() for layer in layers):
+            raise SampleError("every layer is empty")
+        flat = np.zeros((*size, 4), np.float32)
+        for layer in layers:
+            flat = over(to_float(layer), flat)
+        return EvaluationSample(
+            sample_id,
+            plain(design.caption),
+            layers,
+            tuple(layer.kind for layer in design.layers),
+            to_uint8(flat),
+            model_size,
+            min(len(group_into_peels([layer[..., 3] for layer in layers])), self._max_layers),
+            plain(design.stratum),
+        )
+
+
+def reduced(canvas: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """(height, width) of a canvas whose long side is at most ``long_side`` pixels, at its aspect.
+
+    A banner is left so large that its short side can be scored.
+    """
+    if long_side is None or max(canvas) <= long_side:
+        return canvas
+    factor = max(long_side / max(canvas), min(1.0, SMALLEST_SIDE / min(canvas)))
+    height, width = (max(1, round(side * factor)) for side in canvas)
+    return height, width

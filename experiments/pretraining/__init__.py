@@ -1,0 +1,1 @@
+"""The weights that ship, made again by the project's own stages."""

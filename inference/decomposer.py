@@ -1,0 +1,170 @@
+"""A trained model ready to use: flat picture in, layers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from config.decompose import TextCondition
+from config.errors import UserError
+from config.paths import find_input
+from inference.consensus import most_agreed
+from inference.offloading import Offload, place
+from models.transformer.sampling import Guidance, decompose_pictures
+from models.transformer.text_condition import open_text_encoder, read_text_condition
+from models.transformer.text_encoders import NULL_TEXT, TextEncoder
+from models.transformer.trained_for import TrainedFor, read_trained_for
+from models.transformer.vld_mmdit import Text, VLDMMDiT, as_text
+from models.vae.autoencoder import RGBAVAE
+from models.vae.latents import at_once, encode_pictures
+
+
+class GuidanceError(UserError):
+    """A network without text cannot be guided by it."""
+
+
+def names_of_tries(ids: Sequence[str], tries: int) -> list[list[str]]:
+    """Names that noise is drawn for, try after try; the first one's are the pictures' own."""
+    return [list(ids), *([f"{name}#{number}" for name in ids] for number in range(1, tries))]
+
+
+@dataclass(frozen=True)
+class Decomposer:
+    """Networks of one folder, in evaluation mode on one device.
+
+    Attributes:
+        network: VLD-MMDiT.
+        vae: RGBA-VAE, in float32.
+        encoder: of captions; ``None`` for a network without text.
+        condition: what text the network was trained with.
+        trained_for: sizes and layers that it was trained with, and the shift of its sampler.
+        device: where they compute.
+        dtype: of the network's and the encoder's weights; what lies between its steps is float32.
+    """
+
+    network: VLDMMDiT
+    vae: RGBAVAE
+    encoder: TextEncoder | None
+    condition: TextCondition
+    trained_for: TrainedFor
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        offload: Offload = "none",
+    ) -> Decomposer:
+        """Load what the stages write, or the released layout: ``vae/``, ``transformer/`` and what text they read.
+
+        Args:
+            source: folder, here or in the project (:mod:`config.paths`), or a hub repository ``owner/name``.
+            device: where to compute; ``None`` takes a GPU if there is one.
+            dtype: float32 or bfloat16, of the network and the text encoder; the released network is 38 GiB in bfloat16.
+            offload: for GPUs smaller than the networks, see :func:`inference.offloading.place`; the VAE stays there.
+
+        Raises:
+            FileNotFoundError: if something is missing.
+        """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        folder = find_input(source)
+        source = folder if folder.is_dir() else source
+        vae = RGBAVAE.from_pretrained(source, "vae").to(device).eval()
+        network = VLDMMDiT.from_pretrained(source, dtype).eval()
+        condition = read_text_condition(source)
+        encoder = open_text_encoder(condition, "cpu", dtype)
+        modules = [network.transformer] if encoder is None else [encoder.model, network.transformer]
+        place(modules, device, offload, [vae.encoder, vae.decoder])
+        return cls(network, vae, encoder, condition, read_trained_for(source), device, dtype)
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of a picture are a multiple of."""
+        return self.vae.spatial_factor * self.network.patch_size
+
+    def check_guidance(self, scale: float) -> None:
+        """Refuse, with a :class:`GuidanceError`, to guide a network without text."""
+        if scale != 1.0 and self.encoder is None:
+            raise GuidanceError(f"guidance: got {scale:g}, expected 1: this network was trained without captions")
+
+    @staticmethod
+    def guides(scale: float, captions: Sequence[str] | None) -> bool:
+        """Whether guidance changes anything, at twice the network calls.
+
+        Where no caption says something, both branches read the null text, and their difference is 0.
+        """
+        return scale != 1.0 and any((caption or NULL_TEXT) != NULL_TEXT for caption in captions or ())
+
+    @torch.no_grad()
+    def decompose(
+        self,
+        pictures: Tensor,
+        layer_count: int,
+        ids: Sequence[str],
+        captions: Sequence[str] | None,
+        *,
+        steps: int,
+        seed: int,
+        guidance: float = 1.0,
+        tries: int = 1,
+    ) -> Tensor:
+        """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
+
+        Args:
+            pictures: sides are multiples of :attr:`multiple`.
+            layer_count: L.
+            ids: names of the pictures: the noise of each depends on its name and the seed alone, not on the batch.
+            captions: what the pictures show, where "" says nothing, as training does where it leaves a caption out;
+                ``None`` for none. Not read by a network without text.
+            steps: of the Euler sampler.
+            seed: of the noise.
+            guidance: scale of classifier-free guidance by the caption; 1 is none, and without captions it does nothing.
+            tries: decompositions from different noise, of which :func:`inference.consensus.most_agreed` keeps one.
+
+        Raises:
+            GuidanceError: for guidance of a network without text.
+        """
+        self.check_guidance(guidance)
+        text = self._text(captions or [""] * len(pictures))
+        guide = Guidance(guidance, self._text([""] * len(pictures))) if self.guides(guidance, captions) else None
+        pictures = pictures.to(self.device)
+        condition = encode_pictures(self.vae, pictures)
+        candidates = [
+            decompose_pictures(
+                self.network,
+                self.vae,
+                condition,
+                layer_count,
+                names,
+                steps=steps,
+                seed=seed,
+                shift=self.trained_for.sampling_shift,
+                text=text,
+                guidance=guide,
+            )
+            for names in names_of_tries(ids, tries)
+        ]
+        layers = torch.stack(candidates)
+        chosen = most_agreed(layers, pictures)
+        return layers[chosen, torch.arange(len(ids))].cpu()
+
+    def _text(self, captions: Sequence[str]) -> Text | None:
+        if self.encoder is None:
+            return None
+        states, mask = self.encoder.encode([caption or NULL_TEXT for caption in captions])
+        return as_text(states.to(self.device), mask.to(self.device))
+
+    @torch.no_grad()
+    def reconstruct(self, layers: Tensor) -> Tensor:
+        """Layers ``(L, 4, H, W)`` in [-1, 1] through the VAE: posterior mode, decoded, clipped to [-1, 1]."""
+        parts = layers.split(at_once(layers.shape[-2] * layers.shape[-1]))
+        # Not by way of the latents that the network reads: to normalise and back rounds.
+        posteriors = (self.vae.encode(part.to(self.device)) for part in parts)
+        return torch.cat([self.vae.decode(posterior.mode(), clamp=True).cpu() for posterior in posteriors])

@@ -1,0 +1,216 @@
+"""Layers of a small decomposition brought to the picture's own resolution, with the picture's own colours.
+
+A network sees a few hundred pixels a side. What it finds is *where* layers are; how they look is in the picture. So
+edges of alpha are taken from edges of the picture (:mod:`inference.matting`), and colours are moved as little as
+possible until the layers flatten to it again (:func:`fit_colours`): where a layer is opaque and on top, they are the
+picture's.
+
+Arrays are float in [0, 1], channels last, straight alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from config.errors import UserError
+from inference.matting import explained, guided, matted, without_haze
+from layers.imaging.compositing import premultiplied, resampled, resize, to_float, visible_weights
+
+TOLERANCE = 1.0 / 255.0
+FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
+EMPTY = 0.03  # share of the picture that a layer has to be seen in
+PART = 2**20  # pixels times layers that are worked on at once, at some 100 bytes each
+MOST_PIXELS = 120_000_000  # of all layers together that somebody else may ask for: 480 MB
+
+
+class RoomError(UserError):
+    """The layers that are asked for would take more memory than is given to anybody."""
+
+
+def check_room(sizes: Sequence[tuple[int, int]], layers: int) -> None:
+    """Refuse what would be more than :data:`MOST_PIXELS`.
+
+    Args:
+        sizes: (height, width) of the pictures of a request.
+        layers: of each.
+
+    Raises:
+        RoomError: saying how many layers there could be.
+    """
+    pixels = sum(height * width for height, width in sizes)
+    if layers * pixels > MOST_PIXELS:
+        what = "{1}x{0} pixels".format(*sizes[0]) if len(sizes) == 1 else f"{len(sizes)} pictures of {pixels} pixels"
+        raise RoomError(
+            f"{layers} layers of {what}; expected at most {MOST_PIXELS // pixels} of this size"
+            if pixels <= MOST_PIXELS
+            else f"{what}; expected at most {MOST_PIXELS}"
+        )
+
+
+def without_empty(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Leave out of a stack, ``(h, w, 4)`` uint8, the layers above the bottom that show in next to no pixel."""
+    shares = visible_weights(np.stack([to_float(layer)[..., 3] for layer in layers]))
+    seen = (shares > FAINT).mean((1, 2))
+    return [layers[0], *(layer for layer, share in zip(layers[1:], seen[1:], strict=True) if share >= EMPTY)]
+
+
+def letting_through(alphas: np.ndarray, through: np.ndarray) -> np.ndarray:
+    """Raise what layers let through to one power for all, so that their order of opacity stays.
+
+    Args:
+        alphas: ``(L, ...)`` of the layers.
+        through: ``(...)``, what all of them together are to let through.
+
+    Returns:
+        ``(L, ...)``; where no layer has any alpha it has none after.
+    """
+    logs = np.log(np.clip(1.0 - alphas.astype(np.float64), 1e-9, 1.0))
+    power = np.divide(np.log(through), logs.sum(0), out=np.ones_like(logs[0]), where=logs.sum(0) < 0.0)
+    return 1.0 - np.exp(logs * power)
+
+
+def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Make a stack as opaque as its picture.
+
+    The bottom layer fills what the others leave open. Where the others alone are more opaque, the bottom is 0 and what
+    they let through is raised to one power for all, so that their order of opacity stays.
+
+    Args:
+        alphas: ``(L, H, W)``, bottom to top.
+        flat: ``(H, W)``, the picture's alpha.
+
+    Returns:
+        ``(L, H, W)``.
+    """
+    through = np.prod(1.0 - alphas[1:], axis=0)
+    open_share = np.divide(1.0 - flat, through, out=np.ones_like(through), where=through > 1e-6)
+    # Nothing shows through: what the bottom is there, no picture tells.
+    bottom = np.where(through > 1e-6, np.clip(1.0 - open_share, 0.0, 1.0), alphas[0])
+    too_much = through < 1.0 - flat
+    if not too_much.any():
+        return np.concatenate([bottom[None], alphas[1:]])
+    upper = np.where(too_much, letting_through(alphas[1:], np.clip(1.0 - flat, 1e-9, 1.0)), alphas[1:])
+    return np.concatenate([np.where(too_much, 0.0, bottom)[None], upper]).astype(alphas.dtype)
+
+
+def opaque_enough(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Raise alpha where what lies below shows through in a colour that the picture does not have.
+
+    Over a colour B, no colour of [0, 1] makes a pixel P at less alpha than (P - B) / (1 - B) where P is brighter and
+    (B - P) / B where it is darker: letters of alpha 0.8 would leave their ghost in the layers below, for these are all
+    that can still be moved. From the top down, a layer and those above it that show more than what is below them are
+    raised to that alpha, by one power for all, so that their order of opacity stays. Elsewhere the layers below have
+    their texture from the picture, and so do those of a picture that is not opaque itself.
+
+    Args:
+        alphas: ``(L, H, W)``, bottom to top.
+        colours: ``(L, H, W, 3)``, as they were predicted.
+        picture: ``(H, W, 4)``.
+
+    Returns:
+        ``(L, H, W)``.
+    """
+    alphas = alphas.copy()
+    aim, opaque = picture[..., :3], picture[..., 3] == 1.0
+    for first in range(len(alphas) - 1, 0, -1):
+        shares = visible_weights(alphas[:first])[..., None]
+        below = (shares * colours[:first]).sum(0) / np.maximum(shares.sum(0), 1e-6)
+        gap = aim - below
+        room = np.where(gap > 0.0, 1.0 - below, below)
+        # What is rounded is no gap.
+        needed = np.clip((np.abs(gap) - 0.5 * TOLERANCE) / np.maximum(room, TOLERANCE), 0.0, 1.0).max(-1)
+        through = np.prod(1.0 - alphas[first:], axis=0)
+        raised = opaque & (through < FAINT) & (1.0 - needed < through)
+        if not raised.any():
+            continue
+        alphas[first:, raised] = letting_through(alphas[first:, raised], np.clip(1.0 - needed[raised], 1e-4, 1.0))
+    return alphas
+
+
+def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Move colours as little as possible until the layers flatten to the picture.
+
+    The smallest change (in squares) that removes a pixel's error e is w_i e / sum w_k^2 for layer i with share w_i;
+    what leaves [0, 1] is clipped and the rest shared out among those that can still move. That ends, since the
+    picture's own colour in every layer would have no error.
+
+    Args:
+        colours: ``(L, H, W, 3)``.
+        alphas: ``(L, H, W)``.
+        picture: ``(H, W, 4)``.
+
+    Returns:
+        ``(L, H, W, 3)``.
+    """
+    weights = visible_weights(alphas)[..., None]
+    colours = colours.copy()
+    aim = picture[..., :3] * weights.sum(0)
+    # All layers move once; then those that can, where more than a level is left: to remove less, a layer that hardly
+    # shows would take any colour. Each round ends a pixel's error or brings one more layer to the end of its range.
+    for least in (0.0, *[TOLERANCE] * len(colours)):
+        error = aim - (weights * colours).sum(0)
+        error[np.abs(error) <= least] = 0.0
+        if not error.any():
+            break
+        moving = weights * np.where(error > 0.0, colours < 1.0, colours > 0.0) if least else weights
+        squares = np.square(moving).sum(0)
+        step = np.divide(error, squares, out=np.zeros_like(error), where=squares > 1e-8)
+        colours = np.clip(colours + moving * step, 0.0, 1.0)
+    return colours
+
+
+def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarray]:
+    """Bring layers to a picture's resolution and make them flatten to it.
+
+    What needs a neighbourhood is done at the layers' own size; the rest is done a part of the picture at a time, so
+    that all layers are whole only as the uint8 that comes back.
+
+    Args:
+        layers: ``(h, w, 4)`` uint8, bottom to top, of the whole picture at any size.
+        picture: ``(H, W, 4)`` uint8.
+
+    Returns:
+        ``(H, W, 4)`` uint8 each. Under alpha 0 they keep the predicted colours: who widens a mask sees them, and the
+        evaluation compares them where the true layer is.
+    """
+    size, small_size = picture.shape[:2], layers[0].shape[:2]
+    small = to_float(picture) if size == small_size else resize(to_float(picture), small_size)
+    floats = np.stack([to_float(layer) for layer in layers])
+    alphas = matted(floats[..., 3], floats[..., :3], small)
+    if size != small_size:
+        guide = small[..., :3] * small[..., 3:]
+        coefficients = [explained(alpha, guide) for alpha in alphas]
+        floats = np.stack([premultiplied(layer) for layer in floats])
+    found = np.empty((len(layers), *size, 4), np.uint8)
+    for window in _parts(size, len(layers)):
+        target = to_float(picture[window])
+        if size == small_size:
+            part, colours = alphas[:, *window], floats[:, *window, :3]
+        else:
+            guide = target[..., :3] * target[..., 3:]
+            part = without_haze(np.stack([guided(layer, guide, size, window) for layer in coefficients]))
+            colours = np.stack([resampled(layer, size, window=window)[..., :3] for layer in floats])
+        found[:, *window] = _fitted(part, colours, target)
+    return list(found)
+
+
+def _fitted(alphas: np.ndarray, colours: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Layers ``(L, H, W, 4)`` uint8 that flatten to ``target``; every pixel is on its own."""
+    alphas = opaque_enough(cover(alphas, target[..., 3]), colours, target)
+    # Rounded before colours are fitted, so that they make up for it.
+    alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
+    colours = fit_colours(colours, alphas, target)
+    return np.rint(np.concatenate([colours, alphas[..., None]], axis=-1) * 255.0).astype(np.uint8)
+
+
+def _parts(size: tuple[int, int], layers: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of about equal size that cover a picture, of at most :data:`PART` pixels times layers each."""
+    height, width = size
+    columns = -(-width * layers // PART)
+    rows = -(-height * -(-width // columns) * layers // PART)
+    for top, bottom in pairwise(np.linspace(0, height, min(rows, height) + 1).astype(int)):
+        for left, right in pairwise(np.linspace(0, width, columns + 1).astype(int)):
+            yield slice(top, bottom), slice(left, right)

@@ -1,0 +1,1 @@
+"""The bucketed dataset: its manifest, storage, splits, buckets, batches and loaders."""

@@ -1,0 +1,43 @@
+"""What stands for the content of a file, of a folder, of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.paths import find_input, visible_files
+from layers.dataset.manifest import MANIFEST
+
+
+def digest(path: str | Path) -> str:
+    """md5 of a file, or of a folder's content.
+
+    A bucketed dataset is stood for by its manifest, which lists the md5 of every sample's pixels.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; expected what an earlier stage writes (dvc repro)")
+    md5 = hashlib.md5(usedforsecurity=False)
+    if (path / MANIFEST).is_file():
+        path = path / MANIFEST
+    if path.is_file():
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                md5.update(chunk)
+        return md5.hexdigest()
+    for file_path in visible_files(path):
+        md5.update(f"{file_path.relative_to(path)}:{digest(file_path)}\n".encode())
+    return md5.hexdigest()
+
+
+def digests(paths: Sequence[str]) -> dict[str, str]:
+    """The md5 of each path, found as parameters mean it (:mod:`config.paths`).
+
+    Raises:
+        FileNotFoundError: if there is nothing at one of them.
+    """
+    return {path: digest(find_input(path)) for path in paths}

@@ -1,0 +1,1 @@
+"""Images and layers as arrays: reading and writing files, compositing, resampling, tensors."""

@@ -1,0 +1,158 @@
+"""Reading and writing pictures: the border where pixels are 8-bit."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+from PIL import Image, UnidentifiedImageError
+
+from layers.files import write_whole
+from layers.imaging.metadata import PNG_SIGNATURE, without_metadata
+
+# A design of 64 megapixels is beyond every bucket; more is a decompression bomb, not data.
+MAX_PIXELS = 64_000_000
+
+# Modes that turn into 8-bit RGBA without loss and without doubt. A palette's colours are quantised, 16 bits would be
+# cut, and CMYK means nothing without its profile: whoever wants them has to convert them first.
+MODES = ("RGBA", "RGB", "LA", "L")
+# All that is opened. Pillow knows dozens more, some of which start other programs: Ghostscript for EPS.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+_FILTER_UP = 2
+
+
+class PictureError(ValueError):
+    """A file is no readable picture; the message names it and the reason."""
+
+
+@contextmanager
+def opened(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
+) -> Iterator[Image.Image]:
+    """Open a picture; nothing else in the project does, and whatever goes wrong meanwhile is one sentence.
+
+    Args:
+        data: the file's bytes.
+        name: for messages.
+        max_pixels: larger pictures are refused before they are decoded.
+        formats: of :data:`FORMATS`, those to be expected.
+
+    Yields:
+        The picture, not loaded; its metadata are in ``info``, as broken as they are (:mod:`layers.imaging.metadata`).
+        Of a JPEG that holds several pictures it is the first, the main one.
+
+    Raises:
+        PictureError: if it is empty, broken, of another format or too large.
+    """
+    if not data:
+        raise PictureError(f"{name}: not a readable picture (zero bytes)")
+    pixels, said = without_metadata(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(pixels), formats=formats) as picture:
+                if picture.width * picture.height > max_pixels:
+                    raise PictureError(f"{name}: {picture.width}x{picture.height} is above {max_pixels} pixels")
+                picture.info.update(said)
+                yield picture
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{name}: above {max_pixels} pixels") from None
+    except UnidentifiedImageError:
+        words = f"cannot identify its format, expected {', '.join(formats)}"
+        raise PictureError(f"{name}: not a readable picture ({words})") from None
+    except Exception as error:
+        # Of broken files Pillow raises what its parsers happen to stumble on. It names the buffer by its address,
+        # which would make every reason another one.
+        words = " ".join(str(error).split(" <_io.")[0].split()) or type(error).__name__
+        raise PictureError(f"{name}: not a readable picture ({words})") from None
+
+
+def _mode(picture: Image.Image, data: bytes) -> str:
+    # Pillow opens 16-bit colour PNGs as 8-bit ones; the header's byte 24 is the bit depth.
+    sixteen = data[:8] == PNG_SIGNATURE and data[24:25] == b"\x10"
+    return f"{picture.mode} of 16 bits" if sixteen else picture.mode
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Read-only ``(H, W, 4)`` view of an RGBA picture's memory; copying it would take half as long as decoding it."""
+    picture.load()
+    try:
+        flat = pyarrow.array(picture).flatten().to_numpy(zero_copy_only=True)
+    except ValueError:
+        # Above 16 MB Pillow's memory is in several blocks.
+        return np.asarray(picture)
+    return flat.reshape(picture.height, picture.width, 4)
+
+
+def decode_rgba(data: bytes, name: str) -> np.ndarray:
+    """Decode a picture to read-only ``(H, W, 4)`` uint8 with straight alpha; RGB and grey become opaque.
+
+    Args:
+        data: the file's bytes, of one of :data:`FORMATS`.
+        name: for messages.
+
+    Raises:
+        PictureError: if it is empty, truncated, no picture, of a mode beyond :data:`MODES`, or larger than
+            :data:`MAX_PIXELS`.
+    """
+    with opened(data, name) as picture:
+        if (mode := _mode(picture, data)) not in MODES:
+            raise PictureError(f"{name}: mode {mode}, expected 8-bit {', '.join(MODES)}")
+        return _pixels(picture if mode == "RGBA" else picture.convert("RGBA"))
+
+
+def read_rgba(path: Path) -> np.ndarray:
+    """Read a file with :func:`decode_rgba`.
+
+    Raises:
+        PictureError: if the file is missing or is no readable picture.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PictureError(f"{Path(path).name}: not a readable picture ({type(error).__name__})") from None
+    return decode_rgba(data, Path(path).name)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode ``(H, W, 4)`` or ``(H, W, 3)`` uint8 as PNG.
+
+    Each row is stored as its difference to the row above and packed by run lengths and Huffman codes alone. On layers
+    that takes a quarter of the time of Pillow's encoder, which tries five filters on every row, and the files are of
+    about the size of its default (benchmarks/prepare_throughput.py, docs/log.md).
+
+    Raises:
+        TypeError: for any other array.
+    """
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or image.dtype != np.uint8 or 0 in image.shape:
+        raise TypeError(f"a PNG is made of (H, W, 3 or 4) uint8, got shape {image.shape} of {image.dtype}")
+    height, width, channels = image.shape
+    rows = np.ascontiguousarray(image).reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _FILTER_UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    packed = packer.compress(filtered) + packer.flush()
+    colour_type = 6 if channels == 4 else 2
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    return PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write ``(H, W, 4)`` or ``(H, W, 3)`` uint8 as PNG, complete or not at all."""
+    write_whole(path, encode_png(image))

@@ -1,0 +1,155 @@
+"""Pictures that people have: any mode, turned by EXIF, in CMYK or 16 bits, as ``(H, W, 4)`` uint8 sRGB.
+
+Datasets are read by :mod:`layers.imaging.codec`, which refuses what it cannot read without doubt. Here somebody wants a
+picture decomposed, so what is in doubt is converted as every viewer does.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+from config.paths import LEFT_BEHIND, visible_files
+from layers.imaging.codec import FORMATS, MAX_PIXELS, PictureError, opened
+
+MIN_SIDE = 8  # pixels: less has no layers
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+SUBFILE_TYPE = 254  # tag of a TIFF's picture; its lowest bit says that it is a smaller copy
+# What undoes each orientation of EXIF; 1 is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_picture(
+    data: bytes,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    formats: Sequence[str] = FORMATS,
+    min_side: int = MIN_SIDE,
+) -> np.ndarray:
+    """Decode any still picture.
+
+    Args:
+        data: the file's bytes.
+        name: for messages.
+        max_pixels: larger pictures are refused before they are decoded.
+        formats: of :data:`layers.imaging.codec.FORMATS`, those to be expected.
+        min_side: smaller pictures are refused.
+
+    Returns:
+        ``(H, W, 4)`` uint8 in sRGB, straight alpha, turned as EXIF says; 16 bits are rounded to 8, an embedded colour
+        profile is applied. Of a JPEG that holds several pictures, as telephones write them, the main one.
+
+    Raises:
+        PictureError: one sentence: no picture, truncated, animated, too small or too large.
+    """
+    with opened(data, name, max_pixels, formats) as picture:
+        if min(picture.size) < min_side:
+            size = f"{picture.width}x{picture.height}"
+            raise PictureError(f"{name}: {size} pixels, expected at least {min_side} a side")
+        if (frames := _frames(picture)) > 1:
+            raise PictureError(f"{name}: {frames} frames, expected a still picture")
+        picture.load()
+        return np.asarray(_rgba(_upright(picture)))
+
+
+def _frames(picture: Image.Image) -> int:
+    """Pictures in a file; smaller copies of the first one, as scanners and editors add them to a TIFF, are none."""
+    frames = getattr(picture, "n_frames", 1)
+    if picture.format != "TIFF" or frames == 1:
+        return frames
+    copies = 0
+    for number in range(1, frames):
+        picture.seek(number)
+        copies += picture.tag_v2.get(SUBFILE_TYPE, 0) & 1
+    picture.seek(0)
+    return frames - copies
+
+
+def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a file with :func:`decode_picture`.
+
+    Raises:
+        PictureError: also if there is no such file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path.name}: not a readable picture ({type(error).__name__})") from None
+    return decode_picture(data, path.name, max_pixels)
+
+
+def find_pictures(paths: list[str]) -> list[Path]:
+    """Files that arguments name: files, all visible pictures below folders, globs; each once, in order.
+
+    Raises:
+        PictureError: if an argument names nothing.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            files = visible_files(path, SUFFIXES)
+        elif path.is_file():
+            files = [path]
+        else:
+            # As shells do, and unlike Path.glob, it passes over hidden files unless the pattern begins with a dot.
+            matching = glob.glob(given, recursive=True) if glob.has_magic(given) else ()  # noqa: PTH207
+            files = sorted(p for p in map(Path, matching) if p.is_file() and p.name.lower() not in LEFT_BEHIND)
+        if not files:
+            raise PictureError(f"{given}: no picture; expected a file, a folder with pictures or a pattern")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF says; EXIF that cannot be read says nothing."""
+    try:
+        method = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # struct.error, AttributeError, SyntaxError: Pillow expects its EXIF to be whole
+        return picture
+    return picture if method is None else picture.transpose(method)
+
+
+def _rgba(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bits(picture)
+    profile = picture.info.get("icc_profile")
+    if profile:
+        picture = _to_srgb(picture, profile)
+    return picture.convert("RGBA")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or floats: 16-bit range where it is meant, else by what is in it."""
+    values = np.asarray(picture, dtype=np.float64)
+    top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
+    top = 1.0 if picture.mode == "F" and values.max() <= 1.0 else max(top, values.max())
+    return Image.fromarray(np.rint(np.clip(values / top, 0.0, 1.0) * 255.0).astype(np.uint8))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Apply an embedded profile; one that is broken or does not fit the mode is left aside, as viewers do."""
+    alpha = picture.convert("RGBA").getchannel("A") if "A" in picture.mode or "transparency" in picture.info else None
+    colours = picture.convert("RGB") if picture.mode in ("RGBA", "P", "PA") else picture
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        colours = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
+    if alpha is not None:
+        colours.putalpha(alpha)
+    return colours

@@ -1,0 +1,288 @@
+"""A whole source becomes a bucketed dataset, doing only what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from config.errors import UserError
+from config.paths import visible
+from layers.dataset.manifest import MANIFEST, Ledger, journal_path, plain, states_paths
+from layers.dataset.splits import SPLITS
+from layers.dataset.storage import SHARDS, mark, present, remove_strays
+from layers.files import locked, sync_all, write_whole
+from layers.preparation.fanout import fan_out
+from layers.preparation.sample import Chunk, Preparation, PrepareChunk
+from layers.sources.base import Source
+
+# Small, so that at the end no process is left with much to do; handing out a chunk costs about a millisecond.
+FILES_CHUNK = 2
+CHECK_CHUNK = 256
+# The folders and modules of layers/ that decide what is written of a sample; of readers all, because they share some.
+PIXEL_CODE = ("imaging", "sources", "dataset/buckets.py", "dataset/storage.py", "preparation/cleaning.py")
+PIXEL_CODE += ("preparation/patches.py", "preparation/sample.py")
+
+
+class OutputError(UserError):
+    """The output folder holds what is not ours."""
+
+
+@dataclass
+class Summary:
+    """Figures of a prepared dataset, gathered record by record.
+
+    Attributes:
+        samples: count by split.
+        reasons: count by reason of the samples dropped, file names and figures left out of the reason.
+        buckets: by (split, H, W, L): count, sum of crop shares, sum of scales.
+        layers: ``kept``, ``merged`` and those dropped as ``empty``, ``hidden``, ``unchanging``.
+        compared: samples whose recomposition was compared with a preview.
+        mismatched: ids whose recomposition differs from it by more than the tolerance, and by how much.
+        change: the largest change, in 8-bit levels, that cleaning and grouping made to a flat picture.
+        noted: count of samples by note.
+        reused: samples that needed no work.
+        split_pixels: by digest of a sample's layers, the splits that have such a sample.
+    """
+
+    samples: Counter = field(default_factory=Counter)
+    reasons: Counter = field(default_factory=Counter)
+    buckets: dict[tuple[str, int, int, int], list[Fraction]] = field(
+        default_factory=lambda: defaultdict(lambda: [Fraction()] * 3)
+    )
+    layers: Counter = field(default_factory=Counter)
+    compared: int = 0
+    mismatched: dict[str, float] = field(default_factory=dict)
+    change: float = 0.0
+    noted: Counter = field(default_factory=Counter)
+    reused: int = 0
+    split_pixels: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    @property
+    def shared(self) -> int:
+        """Different designs that are in more than one split, under different ids."""
+        return sum(len(splits) > 1 for splits in self.split_pixels.values())
+
+    @property
+    def dropped(self) -> int:
+        """Samples that could not be used."""
+        return sum(self.reasons.values())
+
+    def add(self, record: Mapping[str, Any], tolerance: float) -> None:
+        """Count one record."""
+        if "reason" in record:
+            self.reasons[kind_of_reason(record["reason"])] += 1
+            return
+        self.samples[record["split"]] += 1
+        self.split_pixels[record["pixels"]].add(record["split"])
+        bucket = self.buckets[record["split"], record["height"], record["width"], len(record["layers"])]
+        for index, value in enumerate((1, record["crop_share"], record["scale"])):
+            # Exact: a rounded sum would depend on the order, and that on where a run was killed.
+            bucket[index] += Fraction(value)
+        self.layers["kept"] += len(record["layers"])
+        self.layers["merged"] += record["merged_layers"]
+        self.layers.update(record["dropped_layers"])
+        self.change = max(self.change, record["change"])
+        if "preview_error" in record:
+            self.compared += 1
+            if record["preview_error"] > tolerance:
+                self.mismatched[record["id"]] = record["preview_error"]
+        self.noted.update({note.split('"')[0].strip() for note in record.get("notes", ())})
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what differs from sample to sample, so that a report stays short: names and figures."""
+    words = reason.split(": ", 1)[1] if ": " in reason and "." in reason.split(": ", 1)[0] else reason
+    return " ".join("#" if any(letter.isdigit() for letter in word) else word for word in words.split())[:120]
+
+
+def check_output(root: Path) -> None:
+    """Refuse a folder that holds files and is not a bucketed dataset.
+
+    Raises:
+        OutputError: naming it.
+    """
+    ours = (root / MANIFEST).is_file() or journal_path(root).is_file()
+    if root.is_dir() and any(visible(path.name) for path in root.iterdir()) and not ours:
+        raise OutputError(
+            f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new folder or our own"
+        )
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Says of earlier records which still hold: the source's files and the written ones are as they were."""
+
+    source: Source
+    root: Path
+
+    def __call__(self, records: Sequence[tuple[dict[str, Any], str]]) -> list[str]:
+        sizes: dict[str, int] = {}
+        return [
+            record["id"]
+            for record, state in records
+            if self.source.signature(record["id"]) == state
+            and ("reason" in record or present(self.root, record, sizes))
+            # Of a killed run: DVC may have put other pictures there since, and a power cut may have emptied them.
+            and ("mark" not in record or record["mark"] == mark(self.root, record))
+        ]
+
+
+def prepare_dataset(
+    source: Source,
+    splits: Mapping[str, str],
+    preparation: Preparation,
+    root: str | Path,
+    *,
+    storage: Literal["files", "shards"] = "files",
+    shard_samples: int = 256,
+    jobs: int = 1,
+    cluster: str = "local",
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Summary:
+    """Prepare all samples of a source that are not there yet, and write the manifest.
+
+    Run again after new samples came, some changed, or a run was killed, it keeps what still holds. What is written
+    depends on samples and preparation alone, not on jobs, cluster or interruptions; only which tar a sample is in
+    also depends on when it came.
+
+    Args:
+        source: the reader.
+        splits: id to split, in the order of work; readers of tables are fastest in their own order.
+        preparation: what is done to every sample.
+        root: where the dataset is written.
+        storage: ``files`` or ``shards``.
+        shard_samples: samples a tar.
+        jobs: as :func:`layers.preparation.fanout.fan_out` takes it.
+        cluster: likewise.
+        settings: written to the manifest's first line.
+        progress: called with the number of samples done since the last call.
+
+    Raises:
+        OutputError: if ``root`` holds what is not ours.
+        LockedError: if another run writes to it.
+    """
+    root = Path(root).resolve()
+    lock = locked(journal_path(root).with_suffix(".lock"), f"prepare_buckets.output_root: another run into {root}")
+    summary = Summary()
+    with lock, closing(_ledger(root, f"{preparation.recipe()}:{storage}:{_code(source)}")) as ledger:
+        kept = _still_valid(ledger, source, splits, root, jobs, cluster)
+        if storage == "shards":
+            kept = _whole_shards(ledger, kept)
+        for name in set(ledger.known) - kept:
+            ledger.forget(name)
+        for name in kept:
+            summary.add(ledger.record(name), preparation.preview_tolerance)
+        summary.reused = len(kept)
+        progress(len(kept))
+        missing = [(name, split) for name, split in splits.items() if name not in kept and plain(name) == name]
+        for name, split in splits.items():
+            if plain(name) != name:
+                record = {"id": plain(name), "split": split, "reason": "the id is not valid UTF-8", "state": ""}
+                ledger.add(record)
+                summary.add(record, preparation.preview_tolerance)
+        chunks = _chunks(missing, storage, shard_samples, _next_shards(ledger, kept))
+        work = PrepareChunk(source, preparation, root)
+        for chunk, records in fan_out(work, chunks, jobs=jobs, cluster=cluster):
+            for record in records:
+                ledger.add(record if "reason" in record else {**record, "mark": mark(root, record)})
+                summary.add(record, preparation.preview_tolerance)
+            progress(len(chunk.sample_ids))
+        counts = {"samples": dict(sorted(summary.samples.items())), "dropped": summary.dropped}
+        remove_strays(root, _pictures(ledger))
+        sync_all()  # pictures were not waited for one by one
+        ledger.finish({"settings": settings or {}, "counts": counts})
+    return summary
+
+
+def _ledger(root: Path, recipe: str) -> Ledger:
+    check_output(root)
+    _forget_other_code(root)
+    return Ledger(root, recipe)
+
+
+def _forget_other_code(root: Path) -> None:
+    """Forget what was prepared by other code than today's: equal settings may have given other pixels."""
+    layers = Path(__file__).resolve().parents[1]
+    modules = (path for name in PIXEL_CODE for path in _modules_of(layers / name))
+    text = b"".join(module.read_bytes() for module in modules)
+    digest = hashlib.sha256(text).hexdigest()
+    journal = journal_path(root)
+    code = journal.with_suffix(".code")
+    if not code.is_file() or code.read_text() != digest:
+        for path in (journal, *states_paths(root)):
+            path.unlink(missing_ok=True)
+        write_whole(code, digest.encode(), alone=True)
+
+
+def _modules_of(place: Path) -> list[Path]:
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+def _code(source: Source) -> str:
+    """Digest of the reader's modules, all of its folder if it has one: a changed reader may read other pixels."""
+    module = Path(inspect.getfile(type(source)))
+    own_folder = module.stem == "reader"
+    text = b"".join(path.read_bytes() for path in _modules_of(module.parent if own_folder else module))
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _still_valid(
+    ledger: Ledger, source: Source, splits: Mapping[str, str], root: Path, jobs: int, cluster: str
+) -> set[str]:
+    records = (
+        (record, ledger.states[name]) for name in splits if name in ledger.known and (record := ledger.record(name))
+    )
+    same_side = ((record, state) for record, state in records if record["split"] == splits[record["id"]])
+    tasks = iter(lambda: list(islice(same_side, CHECK_CHUNK)), [])
+    return {name for _, names in fan_out(_Check(source, root), tasks, jobs=jobs, cluster=cluster) for name in names}
+
+
+def _whole_shards(ledger: Ledger, kept: set[str]) -> set[str]:
+    """Leave out samples whose tar also holds some that no longer hold: a tar is kept, or written anew, as a whole."""
+    stale = set()
+    for name in set(ledger.known) - kept:
+        record = ledger.record(name)
+        if "bucket" in record:
+            stale.add(record["composite"]["path"])
+    return {
+        name for name in kept if "reason" in (record := ledger.record(name)) or record["composite"]["path"] not in stale
+    }
+
+
+def _next_shards(ledger: Ledger, kept: Iterable[str]) -> dict[str, int]:
+    following = dict.fromkeys(SPLITS, 0)
+    for name in kept:
+        record = ledger.record(name)
+        if "bucket" in record and record["composite"]["path"].startswith(f"{SHARDS}/"):
+            number = int(Path(record["composite"]["path"]).stem.rsplit("-", 1)[1])
+            following[record["split"]] = max(following[record["split"]], number + 1)
+    return following
+
+
+def _chunks(
+    samples: Sequence[tuple[str, str]], storage: str, shard_samples: int, next_shards: Mapping[str, int]
+) -> list[Chunk]:
+    chunks = []
+    size = shard_samples if storage == "shards" else FILES_CHUNK
+    for split in SPLITS:
+        names = [name for name, side in samples if side == split]
+        for number, first in enumerate(range(0, len(names), size), next_shards[split]):
+            chunks.append(Chunk(split, tuple(names[first : first + size]), number if storage == "shards" else None))
+    return chunks
+
+
+def _pictures(ledger: Ledger) -> Iterator[str]:
+    for name in ledger.known:
+        record = ledger.record(name)
+        if "bucket" in record:
+            for place in (*record["layers"], record["composite"]):
+                yield place["path"]

@@ -1,0 +1,1 @@
+"""Reader of LICA: components and their CSS, drawn."""

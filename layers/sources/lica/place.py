@@ -1,0 +1,106 @@
+"""Laying a picture on a canvas: stretched over a box that is moved, mirrored, scaled or turned."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from layers.imaging.compositing import premultiplied, resize
+from layers.sources.affine import sampled
+from layers.sources.lica.clip import coverage, rectangle
+from layers.sources.lica.css import shift, stretch
+
+EPSILON = 1e-9
+
+
+def area_scale(matrix: np.ndarray) -> float:
+    """By how much a 3x3 matrix enlarges areas, mirrored or not."""
+    (a, c), (b, d) = matrix[:2, :2].tolist()
+    return abs(a * d - b * c)
+
+
+def is_upright(matrix: np.ndarray) -> bool:
+    """Whether a 3x3 matrix only moves, scales and mirrors."""
+    return abs(matrix[0, 1]) < EPSILON and abs(matrix[1, 0]) < EPSILON
+
+
+def upright_box(box: tuple[float, float], matrix: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a box on whole pixels, at least one wide and high; for an upright matrix."""
+    edges = []
+    for axis in range(2):
+        ends = sorted((matrix[axis, 2], matrix[axis, 2] + matrix[axis, axis] * box[axis]))
+        # Not Python's round, whose halves go to even: two boxes half a pixel apart would come to lie unevenly.
+        low, high = (math.floor(end + 0.5) for end in ends)
+        edges.append((low, max(high, low + 1)))
+    return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
+
+
+def covering(picture: np.ndarray, box: tuple[float, float]) -> np.ndarray:
+    """The middle of ``(h, w, c)`` that has a box's proportions, as large as can be."""
+    height, width = picture.shape[:2]
+    scale = min(width / box[0], height / box[1])
+    wide, high = (max(1, round(side * scale)) for side in box)
+    left, top = (width - wide) // 2, (height - high) // 2
+    return picture[top : top + high, left : left + wide]
+
+
+def place(
+    picture: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
+) -> np.ndarray | None:
+    """Stretch a picture over a box on an empty canvas.
+
+    Args:
+        picture: ``(h, w, 4)`` float32, straight alpha.
+        box: (width, height) of the box, its corner at the origin.
+        matrix: 3x3, from the box's coordinates to the canvas.
+        size: (height, width) of the canvas; what goes beyond is cut, and never computed.
+
+    Returns:
+        ``(H, W, 4)`` float32 straight alpha, or ``None`` if the box does not touch the canvas.
+    """
+    if is_upright(matrix):
+        return _place_upright(picture, box, matrix, size)
+    corners = matrix[:2] @ np.array([[0, box[0], box[0], 0], [0, 0, box[1], box[1]], [1, 1, 1, 1]])
+    (low_x, low_y), (high_x, high_y) = corners.min(axis=1), corners.max(axis=1)
+    if high_x <= 0 or high_y <= 0 or low_x >= size[1] or low_y >= size[0]:
+        return None
+    return _place_turned(picture, box, matrix, size)
+
+
+def _place_upright(
+    picture: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
+) -> np.ndarray | None:
+    left, top, right, bottom = upright_box(box, matrix)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])
+    if x0 >= x1 or y0 >= y1:
+        return None
+    picture = picture[:: -1 if matrix[1, 1] < 0 else 1, :: -1 if matrix[0, 0] < 0 else 1]
+    height, width = picture.shape[:2]
+    across, down = width / (right - left), height / (bottom - top)
+    seen = ((x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down)
+    out = np.zeros((*size, 4), np.float32)
+    if (bottom - top, right - left) == (height, width):
+        out[y0:y1, x0:x1] = picture[y0 - top : y1 - top, x0 - left : x1 - left]
+    else:
+        out[y0:y1, x0:x1] = resize(picture, (y1 - y0, x1 - x0), seen)
+    return out
+
+
+def _place_turned(
+    picture: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """One affine of premultiplied floats; edges come from the exact coverage of the box, not from the filter."""
+    # Shrinking is the resize's part: the affine looks at 4x4 pixels of the picture, however many it steps over.
+    height, width = (
+        min(side, max(1, math.ceil(extent * math.hypot(*matrix[:2, axis]))))
+        for side, extent, axis in ((picture.shape[0], box[1], 1), (picture.shape[1], box[0], 0))
+    )
+    if (height, width) != picture.shape[:2]:
+        picture = resize(picture, (height, width))
+    border = 3
+    bordered = np.pad(premultiplied(picture), ((border, border), (border, border), (0, 0)), mode="edge")
+    inverse = shift(border, border) @ np.linalg.inv(matrix @ stretch(box[0] / width, box[1] / height))
+    out = sampled(bordered, inverse[:2].ravel(), size)
+    out[..., 3] *= coverage(rectangle(*box), matrix, size)
+    return out

@@ -1,0 +1,8 @@
+"""``python -m metrics.decomposition``: the command of :mod:`metrics.decomposition.folders`."""
+
+import sys
+
+from metrics.decomposition.folders import main
+
+if __name__ == "__main__":
+    sys.exit(main())

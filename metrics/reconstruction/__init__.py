@@ -1,0 +1,1 @@
+"""Reconstruction metrics: PSNR, SSIM and LPIPS over backgrounds, Fréchet distance."""

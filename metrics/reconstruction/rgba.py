@@ -1,0 +1,107 @@
+"""How well a picture with alpha is reconstructed: PSNR, SSIM and LPIPS over solid backgrounds, error of alpha.
+
+Pictures are ``(B, 4, H, W)`` in [-1, 1]. A picture's RGB hides under its alpha, so it is judged as people see it: over
+backgrounds. AlphaVAE (sec. 4) takes nine of them; the project's running figure is white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from layers.imaging.tensors import split_alpha
+
+BACKGROUNDS: dict[str, tuple[float, float, float]] = {
+    "black": (0.0, 0.0, 0.0),
+    "grey": (0.5, 0.5, 0.5),
+    "white": (1.0, 1.0, 1.0),
+    "red": (1.0, 0.0, 0.0),
+    "green": (0.0, 1.0, 0.0),
+    "blue": (0.0, 0.0, 1.0),
+    "yellow": (1.0, 1.0, 0.0),
+    "cyan": (0.0, 1.0, 1.0),
+    "magenta": (1.0, 0.0, 1.0),
+}
+
+# Pictures over backgrounds that are compared together, in pixels. SSIM takes 300 bytes for each, so about 1.3 GiB.
+PIXELS_AT_ONCE = 2**22
+
+# Equal pictures have no finite PSNR; one 8-bit step in one of a million values gives 108 dB.
+PSNR_CEILING = 100.0
+
+# Two batches of pictures (B, 3, H, W) in [-1, 1] to a distance each; see metrics.reconstruction.perceptual.Perceptual.
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def blend(image: Tensor, background: Sequence[float]) -> Tensor:
+    """Composite ``(B, 4, H, W)`` in [-1, 1] over a colour in [0, 1]; returns ``(B, 3, H, W)`` in [0, 1]."""
+    rgb, alpha = split_alpha(image.clamp(-1.0, 1.0))
+    colour = image.new_tensor(background).view(3, 1, 1)
+    return (rgb + 1.0) / 2.0 * alpha + colour * (1.0 - alpha)
+
+
+def psnr(predicted: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, at most :data:`PSNR_CEILING`."""
+    # Here and below: torchmetrics takes 4 s to import, and stages 3 and 4 do without it.
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    values = peak_signal_noise_ratio(predicted, target, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values.clamp(max=PSNR_CEILING)
+
+
+def ssim(predicted: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)``; 11 px Gaussian window of sigma 1.5."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    return structural_similarity_index_measure(predicted, target, data_range=1.0, reduction="none").reshape(-1)
+
+
+def reconstruction_metrics(
+    predicted: Tensor,
+    target: Tensor,
+    backgrounds: Sequence[str] = tuple(BACKGROUNDS),
+    distance: Distance | None = None,
+) -> list[dict[str, float]]:
+    """Metrics of each picture.
+
+    Args:
+        predicted: ``(B, 4, H, W)`` in [-1, 1]; clipped to it.
+        target: the same shape.
+        backgrounds: names from :data:`BACKGROUNDS`; ``psnr``, ``ssim`` and ``lpips`` are means over them.
+        distance: LPIPS; without it there is no ``lpips``.
+
+    Returns:
+        A mapping a picture: ``psnr``, ``ssim``, ``lpips``, ``psnr_white`` and ``alpha_l1`` (mean |error| of alpha in
+        [0, 1]).
+    """
+    flat = _over_backgrounds(predicted, target, backgrounds, distance)
+    white = [blend(image, BACKGROUNDS["white"]) for image in (predicted, target)]
+    alphas = [split_alpha(image.clamp(-1.0, 1.0))[1] for image in (predicted, target)]
+    mean = {name: values.mean(0) for name, values in flat.items()}
+    columns = {"psnr": mean.pop("psnr"), "ssim": mean.pop("ssim"), "psnr_white": psnr(*white)} | mean
+    columns["alpha_l1"] = (alphas[0] - alphas[1]).abs().flatten(1).mean(1)
+    return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(predicted))]
+
+
+def _over_backgrounds(
+    predicted: Tensor, target: Tensor, backgrounds: Sequence[str], distance: Distance | None
+) -> dict[str, Tensor]:
+    """Each metric over each background, ``(backgrounds, B)``; as many at once as :data:`PIXELS_AT_ONCE` says."""
+    step = max(1, PIXELS_AT_ONCE // (predicted.shape[0] * predicted.shape[-2] * predicted.shape[-1]))
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(0, len(backgrounds), step):
+        names = backgrounds[first : first + step]
+        flat = [torch.cat([blend(image, BACKGROUNDS[name]) for name in names]) for image in (predicted, target)]
+        found = {"psnr": psnr(*flat), "ssim": ssim(*flat)}
+        if distance is not None:
+            found["lpips"] = distance(flat[0] * 2.0 - 1.0, flat[1] * 2.0 - 1.0)
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values.view(len(names), len(predicted)))
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Unweighted mean of every metric over pictures."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

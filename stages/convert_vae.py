@@ -1,0 +1,148 @@
+"""The paper's surgery as a command: an RGB VAE becomes an RGBA-VAE that does what it did (sec. 3.1).
+
+    python -m stages.convert_vae --source Qwen/Qwen-Image --subfolder vae --output-dir DIR
+
+``--source`` is a local folder or a Hugging Face repository in the diffusers format, of 3 or 4 channels. First encoder
+and last decoder convolution are widened to four channels: colour weights copied, alpha weights 0, alpha bias
+``--alpha-bias-init``. Before anything is written, the result shows on opaque pictures that latents and colours are
+those of the source; ``train_vae.rgb_checkpoint`` takes the folder. What a single frame never reaches is written as
+zeros, so the result is for pictures, not for video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from config.paths import check_place
+from models.vae.autoencoder import RGBAVAE, widen_to_rgba
+
+TOLERANCE = 1e-5
+PROOF_SIZE = 64
+
+
+class ConversionError(ValueError):
+    """The converted network does not do what the source does."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Largest differences between source and result, each over the largest value it is compared with or 1.
+
+    Attributes:
+        latents: of the posteriors' moments.
+        colours: of the decoded pictures.
+        alpha: between decoded alpha and what is expected of it; 0 where the source has an alpha channel of its own.
+    """
+
+    latents: float
+    colours: float
+    alpha: float
+
+    @property
+    def worst(self) -> float:
+        """The largest of the three."""
+        return max(self.latents, self.colours, self.alpha)
+
+
+def opaque_pictures(size: int = PROOF_SIZE) -> Tensor:
+    """Noise, a ramp, black and white as ``(4, 4, size, size)`` in [-1, 1], alpha 1."""
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(-1.0, 1.0, size)
+    pictures = torch.ones(4, 4, size, size)
+    pictures[0, :3] = torch.rand(3, size, size, generator=generator) * 2.0 - 1.0
+    pictures[1, :3] = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), -ramp.expand(size, size)])
+    pictures[2, :3] = -1.0
+    return pictures
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0))
+
+
+@torch.no_grad()
+def prove(source: RGBAVAE, converted: RGBAVAE, alpha: float) -> Proof:
+    """Compare on :func:`opaque_pictures`.
+
+    Args:
+        source: network of 3 or 4 channels.
+        converted: its widened form.
+        alpha: expected of every decoded pixel, if the source has three channels.
+    """
+    pictures, channels = opaque_pictures(), source.config.input_channels
+    theirs, ours = source.encode(pictures[:, :channels]), converted.encode(pictures)
+    moments = [torch.cat([posterior.mean, posterior.logvar]) for posterior in (ours, theirs)]
+    expected, decoded = source.decode(theirs.mode()), converted.decode(ours.mode())
+    transparency = 0.0 if channels == 4 else float((decoded[:, 3] - alpha).abs().max())
+    return Proof(_difference(*moments), _difference(decoded[:, :channels], expected), transparency)
+
+
+def convert(source: str, subfolder: str | None, output_dir: Path, alpha_bias_init: float = 1.0) -> Proof:
+    """Widen, prove, write.
+
+    Args:
+        source: folder or hub repository in the diffusers format.
+        subfolder: folder inside it.
+        output_dir: folder to write; what it holds of an earlier conversion is replaced.
+        alpha_bias_init: initial alpha of every pixel, in [-1, 1].
+
+    Returns:
+        The proof, of the network as it reads back from the disk.
+
+    Raises:
+        ConversionError: if a difference is above :data:`TOLERANCE`; nothing is written then.
+        FileNotFoundError: if there is no such network.
+        PlaceError: if ``output_dir`` cannot be written.
+        ValueError: if it is another model, or ``alpha_bias_init`` is out of range.
+    """
+    if not -1.0 <= alpha_bias_init <= 1.0:
+        raise ValueError(f"--alpha-bias-init: got {alpha_bias_init}, expected a value in [-1, 1]")
+    check_place(output_dir, "--output-dir", folder=True)
+    original = RGBAVAE.from_pretrained(source, subfolder)
+    converted = widen_to_rgba(original, alpha_bias_init)
+    with tempfile.TemporaryDirectory() as folder:
+        converted.save_pretrained(folder)
+        proof = prove(original, RGBAVAE.from_pretrained(Path(folder)), alpha_bias_init)
+    if not proof.worst <= TOLERANCE:
+        raise ConversionError(f"the RGBA network is not the source on opaque pictures: {proof}; nothing was written")
+    converted.save_pretrained(output_dir)
+    return proof
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.convert_vae", description="Widen an RGB VAE of Qwen-Image to RGBA."
+    )
+    parser.add_argument("--source", required=True, help="folder or Hugging Face repository, diffusers format")
+    parser.add_argument("--subfolder", help="folder inside it, such as vae")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--alpha-bias-init", type=float, default=1.0, help="initial alpha (default %(default)s: opaque)"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if the folder was written, 2 and one line on stderr if the user has to act."""
+    args = _parser().parse_args(arguments)
+    try:
+        proof = convert(args.source, args.subfolder, args.output_dir, args.alpha_bias_init)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{args.output_dir}: on opaque pictures latents differ from the source's by {proof.latents:.1e}, colours by "
+        f"{proof.colours:.1e}, alpha from {args.alpha_bias_init:g} by {proof.alpha:.1e}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

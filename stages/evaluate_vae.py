@@ -1,0 +1,249 @@
+"""AIM-500-style reconstruction: any folder of RGBA pictures through any RGBA-VAE, over nine backgrounds.
+
+    python -m stages.evaluate_vae --images DIR --vae DIR --out FILE
+
+The protocol is AlphaVAE's (sec. 4, its validation code), which the paper's Table 3 follows: short side resized,
+centre cropped, encoded and decoded, picture and reconstruction blended over nine solid colours; PSNR, SSIM and LPIPS
+are means over pictures and colours, the Fréchet distance is one a colour, averaged. AlphaVAE takes every figure for
+each sub-folder, a category, and then the mean of the categories, and its SSIM is that of the luma: ``mean_over_groups``
+and ``ssim_y``; ``mean`` is over all pictures, ``ssim`` of RGB. It saves blends as JPEG before it measures, which moves
+the numbers: ``--blends jpeg`` does so too. Every choice is in the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.paths import check_place, visible_files
+from layers.imaging.codec import PictureError, read_rgba
+from layers.imaging.compositing import resize, to_float, to_uint8
+from layers.imaging.tensors import to_tensor
+from metrics.reconstruction.backgrounds import Scores, grouped, left_out, mean_over_groups
+from metrics.reconstruction.perceptual import Perceptual, alexnet_distance, inception_distance
+from metrics.reconstruction.rgba import BACKGROUNDS, PSNR_CEILING
+from models.vae.autoencoder import RGBAVAE
+
+SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
+SIZE = 1024
+# LPIPS pools down to nothing below.
+SMALLEST = 32
+
+
+def prepare(picture: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
+    """Resize the short side of ``(H, W, 4)`` uint8 to ``size`` and crop the centre square.
+
+    Args:
+        picture: straight alpha.
+        size: side of the result; None keeps the resolution and crops to multiples of ``multiple``.
+        multiple: pixels per latent.
+    """
+    height, width = picture.shape[:2]
+    if size is None:
+        target = (height // multiple * multiple, width // multiple * multiple)
+    else:
+        scale = size / min(height, width)
+        height, width = max(size, round(height * scale)), max(size, round(width * scale))
+        if (height, width) != picture.shape[:2]:
+            picture = to_uint8(resize(to_float(picture), (height, width)))
+        target = (size, size)
+    top, left = (height - target[0]) // 2, (width - target[1]) // 2
+    return picture[top : top + target[0], left : left + target[1]]
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Pictures below a folder, sorted by their path.
+
+    Raises:
+        NotADirectoryError: if it is no folder.
+        ValueError: if there is none.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"--images: {folder} is not a folder")
+    found = visible_files(folder, SUFFIXES)
+    if not found:
+        raise ValueError(f"--images: no picture below {folder}; expected {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def evaluate(
+    images: Path, vae_folder: Path, *, size: int | None, blends: str, inception: str | None, device: torch.device
+) -> dict:
+    """Reconstruct every picture and score it.
+
+    Args:
+        images: folder of pictures; those without alpha count as opaque. Those in one folder are a group.
+        vae_folder: diffusers folder of an RGBA-VAE.
+        size: see :func:`prepare`.
+        blends: see :func:`metrics.reconstruction.backgrounds.stored`.
+        inception: path of Inception weights, ``download``, or None: the Fréchet distance is then over AlexNet.
+        device: where everything runs.
+
+    Returns:
+        What the command writes. Over all pictures: ``mean``, ``backgrounds``, and how many there are, ``pictures``. Of
+        each group its ``mean`` and ``pictures``: ``groups``; and their unweighted mean: ``mean_over_groups``. A
+        sentence on each group of which that lacks something: ``left_out``. And ``protocol``, ``skipped``.
+
+    Raises:
+        ValueError: if nothing can be scored, or the VAE has no alpha channel.
+    """
+    groups = grouped(find_pictures(images), images)
+    vae = RGBAVAE.from_pretrained(vae_folder).to(device).eval()
+    if vae.config.input_channels != 4:
+        raise ValueError(f"--vae: {vae_folder} has {vae.config.input_channels} channels, expected 4")
+    if size is not None and (size < SMALLEST or size % vae.spatial_factor):
+        raise ValueError(f"--size: got {size}, expected at least {SMALLEST} and a multiple of {vae.spatial_factor}")
+    perceptual = Perceptual().to(device)
+    weights = None if inception in (None, "download") else Path(inception)
+    frechet = (alexnet_distance(perceptual) if inception is None else inception_distance(weights)).to(device)
+    scored = _score(groups, images, vae, (perceptual, frechet, blends), size, frechet_name(inception))
+    return {"protocol": _describe(vae_folder, size, blends, inception, device, vae.spatial_factor), **scored}
+
+
+def frechet_name(inception: str | None) -> str:
+    """Key of the Fréchet distance: ``rfid`` over Inception features, and never of others."""
+    return "fid_alexnet" if inception is None else "rfid"
+
+
+def _score(groups: dict[str, list[Path]], images: Path, vae: RGBAVAE, tools: tuple, size: int | None, key: str) -> dict:
+    """Score group by group; ``tools`` are what :class:`Scores` takes, ``key`` names the Fréchet distance."""
+    device = next(vae.parameters()).device
+    everything, table, sentences, skipped = None, {}, {}, {}
+    bar = tqdm(total=sum(map(len, groups.values())), desc="reconstruct", unit="img", mininterval=1.0)
+    for name, paths in groups.items():
+        scores = Scores(*tools)
+        for path in paths:
+            bar.update()
+            try:
+                target = to_tensor(_read(path, images, size, vae.spatial_factor))[None].to(device)
+            except PictureError as error:
+                skipped[path.relative_to(images).as_posix()] = str(error)
+                continue
+            with torch.no_grad():
+                scores.add(vae(target), target)
+        if scores.alpha:
+            table[name] = {"pictures": len(scores.alpha), **scores.result(key)["mean"]}
+            everything = everything.absorb(scores) if everything else scores
+        if sentence := left_out(name, len(paths), table.get(name, {}).get("pictures", 0)):
+            sentences[name] = sentence
+    bar.close()
+    for link in sorted(path for path in images.rglob("*") if path.is_symlink() and path.is_dir()):
+        name = link.relative_to(images).as_posix()
+        sentences[name] = f"{name}: a link to a folder is not followed, and is no group"
+    if everything is None:
+        raise ValueError(
+            f"--images: none of {len(skipped)} pictures can be scored; the first: {next(iter(skipped.values()))}"
+        )
+    return {
+        "pictures": len(everything.alpha),
+        "skipped": skipped,
+        **everything.result(key),
+        "mean_over_groups": mean_over_groups(table),
+        "groups": table,
+        "left_out": sentences,
+    }
+
+
+def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarray:
+    """Read a picture and prepare it; raises PictureError if it cannot be read or is too small to be scored."""
+    picture = prepare(read_rgba(path), size, multiple)
+    if min(picture.shape[:2]) < SMALLEST:
+        got = f"{picture.shape[1]}x{picture.shape[0]} px"
+        raise PictureError(f"{path.relative_to(images)}: {got}, expected at least {SMALLEST} a side")
+    return picture
+
+
+def _describe(folder: Path, size: int | None, blends: str, inception: str | None, device, multiple: int) -> dict:
+    """List every choice behind the numbers."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    for path in visible_files(folder, {".safetensors"}, deep=False):
+        md5.update(path.read_bytes())
+    return {
+        "source": "AlphaVAE validation code, github.com/o0o0o00o0/AlphaVAE at 4415ef7; paper Table 3",
+        "resize": f"short side to {size} px, premultiplied Lanczos" if size else "none",
+        "crop": f"centre {size}x{size}" if size else f"centre, to multiples of {multiple} px",
+        "latent": "mode of the posterior",
+        "backgrounds": list(BACKGROUNDS),
+        "blends": {"float": "float, not rounded", "png": "8-bit", "jpeg": "JPEG, Pillow's default quality"}[blends],
+        "psnr": f"per picture, data range 1, at most {PSNR_CEILING:g} dB; mean over pictures and backgrounds",
+        "ssim": "RGB, mean of the channels; torchmetrics, 11 px Gaussian window of sigma 1.5, data range 1",
+        "ssim_y": "luma of BT.601, full range, rounded to 8 bits, as in pyiqa; the same window, data range 255",
+        "lpips": "lpips 0.1, AlexNet",
+        "frechet": "Inception v3, torch-fidelity weights, pool 2048"
+        if inception
+        else "AlexNet conv5, mean over positions, 224 px: not comparable with rFID",
+        "frechet_mean": "one distance a background, averaged",
+        "mean": "over all pictures; a Fréchet distance over all of them together",
+        "mean_over_groups": "unweighted, of groups' own figures, AlphaVAE's way; a group is the pictures of one folder",
+        "vae": {"folder": folder.name, "safetensors_md5": md5.hexdigest()},
+        "device": device.type,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "lpips", "pillow")},
+        },
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.evaluate_vae", description="Score RGBA reconstruction over nine backgrounds."
+    )
+    parser.add_argument("--images", type=Path, required=True, help="folder of RGBA pictures, searched recursively")
+    parser.add_argument("--vae", type=Path, required=True, help="diffusers folder of an RGBA-VAE")
+    parser.add_argument("--out", type=Path, required=True, help="JSON report to write")
+    parser.add_argument("--size", default=str(SIZE), help="side of the centre crop, or native (default %(default)s)")
+    parser.add_argument(
+        "--blends", choices=("float", "png", "jpeg"), default="float", help="how blends are kept (default %(default)s)"
+    )
+    parser.add_argument("--inception", metavar="PATH", help="torch-fidelity's Inception weights for rFID, or download")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def _listed(mean: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in mean.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if the report was written, 2 and one line on stderr if the user has to act."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.size != "native" and not args.size.isdigit():
+            raise ValueError(f"--size: got {args.size}, expected a number of pixels or native")
+        check_place(args.out, "--out", folder=False)
+        report = evaluate(
+            args.images,
+            args.vae,
+            size=None if args.size == "native" else int(args.size),
+            blends=args.blends,
+            inception=args.inception,
+            device=torch.device(args.device),
+        )
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except (OSError, ValueError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{report['pictures']} pictures, {len(report['skipped'])} skipped: {_listed(report['mean'])} -> {args.out}")
+    if len(report["groups"]) > 1:
+        print(f"unweighted mean of {len(report['groups'])} groups: {_listed(report['mean_over_groups'])}")
+    for sentence in report["left_out"].values():
+        print(sentence)
+    for name, reason in report["skipped"].items():
+        print(f"skipped: {name}: {reason}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

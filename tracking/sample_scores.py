@@ -1,0 +1,134 @@
+"""Scores of a version picture by picture, and whether those of two versions differ by more than chance.
+
+They come from ``evaluate_samples.csv``, which every run of stage evaluate logs: the run whose scores the version has.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from metrics.intervals import FEWEST, LEVEL, bootstrap_interval
+from tracking.versions import SCORES, Registry, RegistryError, Version
+
+TABLE = "evaluate_samples.csv"
+# Of each score the columns that it is made of.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    **{name: (name,) for name in SCORES},
+    "psnr": ("psnr_white",),
+    "ssim": ("ssim_white",),
+    "lpips": ("lpips_white",),
+    "better_than_nothing": ("cost", "composite_only_cost"),
+    "seconds_per_picture": ("seconds",),
+}
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better a version is than another on the same pictures; above 0 is better, whatever the score.
+
+    Attributes:
+        mean: of the differences picture by picture.
+        low: lower bound of their paired bootstrap interval.
+        high: upper bound.
+        count: pictures.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.low > 0.0
+
+    def __str__(self) -> str:
+        interval = f"{100 * LEVEL:.0f} % paired bootstrap interval {self.low:+.4g} to {self.high:+.4g}"
+        return f"gain {self.mean:+.4g}, {interval}, n = {self.count}"
+
+
+def read_scores(registry: Registry, version: Version, run_id: str, metric: str) -> dict[str, float]:
+    """A score of a version, by the id of the picture.
+
+    Args:
+        registry: that has the version.
+        version: for messages.
+        run_id: of the evaluation that it has the score from.
+        metric: a name of :data:`tracking.versions.SCORES`.
+
+    Raises:
+        RegistryError: if the run has no such table, or the table not this score of every picture.
+    """
+    text = registry.artifact(run_id, TABLE)
+    if text is None:
+        raise RegistryError(
+            f"the evaluation of version {version.number} has no scores of each picture ({TABLE} of run {run_id}); "
+            "check its weights out and run stage evaluate"
+        )
+    return parse_scores(text, metric, f"{TABLE} of version {version.number} (run {run_id})")
+
+
+def parse_scores(text: str, metric: str, name: str) -> dict[str, float]:
+    """A score by the id of the picture, out of the text of a table; ``name`` is the table's, for messages.
+
+    Raises:
+        RegistryError: if it is not there, or not of every picture.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    columns = set(reader.fieldnames or ())
+    known = [score for score, needed in COLUMNS.items() if {"id", *needed} <= columns]
+    if metric not in known:
+        raise RegistryError(f"{name} has no {metric}; it has {', '.join(known) or 'none of the scores'}")
+    found: dict[str, float] = {}
+    for row in reader:
+        value, sample_id = _value(row, metric), row["id"]
+        if value is None:
+            raise RegistryError(f"{name} has no {metric} of picture {sample_id}")
+        if sample_id in found:
+            raise RegistryError(f"{name} has picture {sample_id} twice")
+        found[sample_id] = value
+    return found
+
+
+def _value(row: Mapping[str, str | None], metric: str) -> float | None:
+    """A row's score; ``None`` if it is no finite number."""
+    try:
+        values = [float(row[column] or "") for column in COLUMNS[metric]]
+    except ValueError:
+        return None
+    if not all(map(math.isfinite, values)):
+        return None
+    return float(values[0] < values[1]) if metric == "better_than_nothing" else values[0]
+
+
+def paired_gain(new: Mapping[str, float], old: Mapping[str, float], higher: bool) -> Gain:
+    """Compare scores of the same pictures.
+
+    Args:
+        new: score by picture.
+        old: that it is compared with.
+        higher: whether more is better.
+
+    Raises:
+        RegistryError: if the pictures are not the same, or too few for an interval.
+    """
+    if new.keys() != old.keys():
+        alone = sorted(new.keys() ^ old.keys())
+        more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
+        raise RegistryError(
+            f"the pictures are not the same, {len(new)} against {len(old)}; only one of the two evaluations has "
+            f"{', '.join(alone[:SHOWN])}{more}; run stage evaluate on the same ones"
+        )
+    if len(new) < FEWEST:
+        raise RegistryError(f"an interval needs {FEWEST} pictures; the evaluations have {len(new)}")
+    sign = 1.0 if higher else -1.0
+    differences = [sign * (new[name] - old[name]) for name in sorted(new)]
+    return Gain(float(np.mean(differences)), *bootstrap_interval(differences), len(differences))

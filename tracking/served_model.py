@@ -1,0 +1,27 @@
+"""What MLflow keeps of a registered model ("models from code"): where its code is, which is the project itself.
+
+MLflow copies this file to every version and runs the copy. Its own code is the project's, so that a version does not
+carry a copy of it: the working folder is in the project, or DVC_ROOT names it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from mlflow.models import set_model
+
+here = Path.cwd()
+roots = [Path(os.environ["DVC_ROOT"])] if "DVC_ROOT" in os.environ else [here, *here.parents]
+# Last in the path: a project that can be imported already comes first.
+sys.path += [str(root) for root in roots if (root / "tracking" / "serving.py").is_file()][:1]
+
+try:
+    from tracking.serving import ServedDecomposer
+except ModuleNotFoundError as error:
+    if error.name not in ("tracking", "tracking.serving"):
+        raise
+    raise ModuleNotFoundError(
+        f"the model's code is the project it was trained in, which {here} is not in: start there or set DVC_ROOT"
+    ) from None
+
+set_model(ServedDecomposer())

@@ -1,0 +1,1 @@
+"""Training of VLD-MMDiT: latents, captions, objectives, alignment loss, validation."""

@@ -1,0 +1,42 @@
+"""The moving average of the weights, and putting it in their place; of a sharded network, part by part."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from training.engine.sharding import local_part
+
+
+@torch.no_grad()
+def copied_weights(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Copies of what this process has of the parameters."""
+    return [local_part(p).clone() for p in parameters]
+
+
+@torch.no_grad()
+def load_weights(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    """Copy tensors of :func:`copied_weights` into parameters, in order."""
+    for parameter, value in zip(parameters, values, strict=True):
+        local_part(parameter).copy_(value)
+
+
+@torch.no_grad()
+def update_average(average: list[Tensor], parameters: list[nn.Parameter], decay: float, step: int) -> None:
+    """Move the average towards the weights after ``step`` steps; early averages forget the random start faster."""
+    get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(average, [local_part(p) for p in parameters], step)
+
+
+@contextlib.contextmanager
+def averaged_weights(average: list[Tensor], parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Run a block on the moving average of the weights."""
+    kept = copied_weights(parameters)
+    load_weights(parameters, average)
+    try:
+        yield
+    finally:
+        load_weights(parameters, kept)

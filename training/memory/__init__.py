@@ -1,0 +1,1 @@
+"""How much memory each stage takes, before anything starts."""

@@ -1,0 +1,1 @@
+"""Training of the RGBA-VAE: objective, validation, latent statistics, start from nothing."""

@@ -1,0 +1,47 @@
+"""Mean and standard deviation of a VAE's latents, channel by channel, by which they are normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from models.vae.autoencoder import RGBAVAE
+from models.vae.latents import at_once
+
+
+class LatentMoments:
+    """Mean and deviation of latents per channel, gathered over batches."""
+
+    def __init__(self, channels: int) -> None:
+        # On the CPU, because not every accelerator has double precision.
+        self.count, self.total, self.square = 0, *torch.zeros(2, channels, dtype=torch.float64)
+
+    def add(self, latents: Tensor) -> LatentMoments:
+        """Take in ``(B, C, h, w)``; returns self."""
+        rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
+        self.count += rows.shape[1]
+        self.total, self.square = self.total + rows.sum(1), self.square + rows.square().sum(1)
+        return self
+
+    def merge(self, others: LatentMoments) -> None:
+        """Take in what another one has gathered."""
+        self.count += others.count
+        self.total, self.square = self.total + others.total, self.square + others.square
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``(C,)``."""
+        mean = self.total / self.count
+        return mean, (self.square / self.count - mean.square()).clamp(min=1e-12).sqrt()
+
+
+@torch.no_grad()
+def latent_statistics(vae: RGBAVAE, batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of posterior modes per channel over ``(B, 4, H, W)`` pictures."""
+    moments = LatentMoments(vae.config.z_dim)
+    for images in batches:
+        for part in images.split(at_once(images.shape[-2] * images.shape[-1])):
+            moments.add(vae.encode(part).mode())
+    mean, std = moments.result()
+    return mean.tolist(), std.tolist()
