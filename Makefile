@@ -19,6 +19,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 ui: $(READY)
 	@MLFLOW_TRACKING_URI= $(BIN)/python -m tracking.spool

@@ -47,7 +47,9 @@ def originals() -> list[bytes]:
     flat, grey = picture.convert("RGB"), Image.fromarray((values[..., 0] * 65535).astype(np.uint16))
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010F: "a maker", 0x0131: "a program"})
-    said = {"exif": exif, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = bytes(12)  # when it was made, to the second: files would differ from run to run
+    said = {"exif": exif, "icc_profile": bytes(profile)}
     wanted = [
         *((image, "PNG", said) for image in (picture, flat, picture.convert("P"), picture.convert("LA"), grey)),
         *((image, "JPEG", said) for image in (flat, flat.convert("L"), flat.convert("CMYK"))),
