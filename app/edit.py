@@ -14,7 +14,7 @@ from PIL import Image
 
 from config.errors import UserError
 from layers.export import check_stack, layer_names
-from layers.imaging.compositing import flattened as flat
+from layers.imaging.compositing import composite_8bit
 
 Colour = tuple[int, int, int]
 
@@ -193,10 +193,10 @@ def visible_layers(stack: Stack) -> tuple[list[np.ndarray], list[str]]:
     return [entry.rendered() for entry in entries], [entry.name for entry in entries]
 
 
-def flattened(stack: Stack) -> np.ndarray:
+def composite(stack: Stack) -> np.ndarray:
     """What the stack shows, ``(H, W, 4)`` uint8; transparent if all layers are hidden."""
     layers = [entry.rendered() for entry in stack.entries if entry.visible]
-    return flat(layers) if layers else np.zeros((*stack.size, 4), np.uint8)
+    return composite_8bit(layers) if layers else np.zeros((*stack.size, 4), np.uint8)
 
 
 def reduced(stack: Stack, side: int) -> Stack:

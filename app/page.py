@@ -20,7 +20,6 @@ import numpy as np
 
 from app.server import Shelf
 from app.session import (
-    AUTO,
     MAX_BYTES,
     MAX_CAPTION,
     MAX_PIXELS,
@@ -36,7 +35,7 @@ from app.view import canvas, layer_list, note
 from config.base import MOST_LAYERS
 from config.errors import UserError
 from inference.decomposer import Decomposer
-from inference.images import Effort, layers_asked, layers_of
+from inference.images import AUTO, Effort, layers_asked, layers_of
 from inference.restore import check_room
 
 HERE = Path(__file__)

@@ -25,13 +25,12 @@ from app.edit import (
     stacked,
     visible_layers,
 )
-from config.base import MOST_LAYERS
 from config.errors import UserError
+from inference.images import layer_count
 from inference.restore import check_room
 from layers.export import ENCODERS
-from layers.imaging.compositing import flattened as flat
+from layers.imaging.compositing import composite_8bit
 
-AUTO = "auto"
 MAX_BYTES = 32 * 2**20  # of an upload
 MAX_PIXELS = 12_000_000  # of a picture: a telephone's
 MAX_ENTRIES = 40
@@ -59,20 +58,6 @@ class Session:
     chosen: int | None = None
 
 
-def layer_choice(said: Any) -> int | None:
-    """How many layers are asked for: ``None`` for ``auto``, which leaves the number to the model.
-
-    Raises:
-        PageError: if it is neither that nor 1 to :data:`config.base.MOST_LAYERS`.
-    """
-    words = str(said).strip().lower()
-    if words == AUTO:
-        return None
-    if not re.fullmatch(r"[0-9]{1,3}", words) or not 1 <= int(words) <= MOST_LAYERS:
-        raise PageError(f"layers: got {words[:20]!r}, expected {AUTO} or 1 to {MOST_LAYERS}")
-    return int(words)
-
-
 def worded(said: Any) -> str:
     """What a visitor says of the picture; "" is nothing.
 
@@ -90,7 +75,7 @@ def decomposed(session: Session, said: Any, decompose: Decompose) -> tuple[Sessi
 
     Args:
         session: with a picture.
-        said: how many layers, for :func:`layer_choice`.
+        said: how many layers, for :func:`layer_count`.
         decompose: gives layers of a picture, given their number or ``None``.
 
     Returns:
@@ -99,12 +84,12 @@ def decomposed(session: Session, said: Any, decompose: Decompose) -> tuple[Sessi
     Raises:
         PageError: if there is no picture, or the number of layers is wrong or too large for it.
     """
-    count = layer_choice(said)
+    count = layer_count(said)
     if session.picture is None:
         raise PageError("there is no picture yet; drop one first")
     _check_room(session.picture, count or 1)
     layers = decompose(session.picture, count)
-    error = np.abs(flat(layers).astype(int) - session.picture)[..., :3][session.picture[..., 3] > 0]
+    error = np.abs(composite_8bit(layers).astype(int) - session.picture)[..., :3][session.picture[..., 3] > 0]
     words = (
         f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'}, recomposed within {error.max(initial=0)} of 255."
     )
@@ -161,7 +146,7 @@ def split(session: Session, said: Mapping[str, Any], choice: Any, decompose: Dec
     Args:
         session: with layers.
         said: ``key`` of the layer.
-        choice: how many parts, for :func:`layer_choice`; at least two.
+        choice: how many parts, for :func:`layer_count`; at least two.
         decompose: as in :func:`decomposed`.
 
     Returns:
@@ -170,7 +155,7 @@ def split(session: Session, said: Mapping[str, Any], choice: Any, decompose: Dec
     Raises:
         UserError: if the layer is empty or not there, or the number of parts is wrong or too large.
     """
-    stack, key, count = _stack(session), _whole(said, "key"), layer_choice(choice)
+    stack, key, count = _stack(session), _whole(said, "key"), layer_count(choice)
     entry = stack.entry(key)
     if count == 1:
         raise PageError("layers: got 1; a layer is split into auto or at least 2 parts")

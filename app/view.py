@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.edit import Entry, flattened, reduced, smaller
+from app.edit import Entry, composite, reduced, smaller
 from app.session import Session
 from layers.export.templates import templates_in
 from layers.imaging.codec import encode_png
@@ -51,7 +51,7 @@ def canvas(session: Session) -> str:
     small = reduced(session.stack, CANVAS_SIDE)
     chosen = next((entry for entry in small.entries if entry.key == session.chosen and entry.visible), None)
     ghost = None if chosen is None else source(chosen.rendered())
-    return _template().canvas(source(flattened(small)), ghost, chosen, session.stack, width, height)
+    return _template().canvas(source(composite(small)), ghost, chosen, session.stack, width, height)
 
 
 def layer_list(session: Session) -> str:

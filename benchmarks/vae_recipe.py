@@ -24,8 +24,8 @@ from benchmarks.changes import changed_params
 from config.vae import TrainVAE
 from layers.dataset.batches import BucketBatches
 from layers.dataset.loaders import RgbaComponentDataset, StackDataset
-from layers.imaging.tensors import over_grey
-from metrics.reconstruction.rgba import BACKGROUNDS, blend, psnr
+from layers.imaging import tensors
+from metrics.reconstruction.rgba import BACKGROUNDS, over_background, psnr
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from stages.train_vae import build_vae
@@ -51,7 +51,7 @@ class FirstObjective(nn.Module):
         images = torch.cat([batch["component"], batch["composite"]])
         posterior = self.vae.encode(images)
         out = self.vae.decode(posterior.sample())
-        errors = [out - images, over_grey(out, 1.0) - over_grey(images, 1.0)]
+        errors = [out - images, tensors.over_background(out, 1.0) - tensors.over_background(images, 1.0)]
         fidelity = sum(error.square().mean() + 0.2 * error.abs().mean() for error in errors)
         return {"loss": fidelity + 1e-5 * kl_to_unit(posterior.mean, posterior.logvar)}
 
@@ -69,7 +69,7 @@ def held_out(vae: RGBAVAE, stacks: list[dict]) -> tuple[float, float]:
     flat, single = [], []
     for stack in stacks:
         images = torch.cat([stack["composite"][None], stack["layers"]])
-        values = psnr(blend(vae(images), white), blend(images, white))
+        values = psnr(over_background(vae(images), white), over_background(images, white))
         flat, single = [*flat, float(values[0])], single + values[1:].tolist()
     return sum(flat) / len(flat), sum(single) / len(single)
 

@@ -11,7 +11,7 @@ from evaluation.designs import EvaluationSet
 from evaluation.page import Panel
 from evaluation.samples import NO_MODELS, Decomposed, Measured, decompose
 from inference.decomposer import Decomposer
-from layers.imaging.compositing import flattened, over_background, to_float
+from layers.imaging.compositing import composite_8bit, over_background, to_float
 from layers.imaging.view import grid
 
 WHITE = (1.0, 1.0, 1.0)
@@ -39,12 +39,12 @@ def error_map(picture: np.ndarray, recomposition: np.ndarray) -> np.ndarray:
 def draw(result: Decomposed) -> np.ndarray:
     """The panel of one sample, ``(H, W, 3)`` uint8."""
     sample, again = result.sample, result.recomposition
-    beside = [[flattened(layers), *layers] for layers in result.beside.values()]
+    beside = [[composite_8bit(layers), *layers] for layers in result.beside.values()]
     return grid(
         [
             [sample.picture, *result.peels],
             *beside,
-            [flattened(result.predicted), *result.predicted],
+            [composite_8bit(result.predicted), *result.predicted],
             [error_map(sample.picture, again)],
         ],
         [

@@ -21,9 +21,9 @@ from inference.images import stacks_of
 from inference.restore import restore
 from inference.sizes import at_scored_size, shown_to_model
 from layers.imaging.codec import write_png
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 from layers.imaging.tensors import to_image, to_tensor
-from metrics.decomposition.alignment import flatten_peels
+from metrics.decomposition.alignment import composite_peels
 from metrics.decomposition.folders import read_stack
 from metrics.decomposition.scores import MergeLevel, score_sample
 from metrics.decomposition.structure import Structure, stack_structure
@@ -63,7 +63,7 @@ class Decomposed:
     @property
     def recomposition(self) -> np.ndarray:
         """The layers as predicted, flattened: restored ones flatten to the picture whatever was predicted."""
-        return flattened(self.as_predicted)
+        return composite_8bit(self.as_predicted)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def decompose(
     found = []
     for number, sample in enumerate(samples):
         size = sample.picture.shape[:2]
-        peels = flatten_peels(sample.layers)[1]
+        peels = composite_peels(sample.layers)[1]
         shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in peels])
         coded = list(to_image(model.reconstruct(shown)))
         as_predicted = at_scored_size(stacks[number], size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layers.imaging.tensors import composite_stack, over_grey
+from layers.imaging.tensors import composite, over_background
 
 RECOMPOSITION = 2.0  # weight beside the distance to the others; both are errors in [0, 1]
 NOTHING = 0.002  # share of the canvas: layers that cover less than this alike agree that there is nothing
@@ -57,8 +57,8 @@ def most_agreed(candidates: Tensor, pictures: Tensor) -> Tensor:
             distance = stack_distance(candidates[one], candidates[other]).cpu() / max(count - 1, 1)
             risk[one] += distance
             risk[other] += distance
-    flat = over_grey(pictures, -1.0)
+    flat = over_background(pictures, -1.0)
     for one, stack in enumerate(candidates):
-        error = (composite_stack(stack) - flat).abs().flatten(1).mean(1) / 2.0
+        error = (composite(stack) - flat).abs().flatten(1).mean(1) / 2.0
         risk[one] += RECOMPOSITION * error.cpu()
     return risk.argmin(0)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from config.base import MOST_LAYERS
 from config.errors import UserError
 from inference.decomposer import Decomposer
 from inference.restore import restore, without_empty
@@ -16,11 +17,31 @@ from layers.imaging.tensors import to_image, to_tensor
 
 # A picture has no name that would mean anything: its noise hangs on the seed alone.
 NAME = "picture"
+AUTO = "auto"
 LARGE = 256  # pixels a side that a network was trained for, from which on a try takes minutes on a CPU
 
 
 class LayerCountError(UserError):
-    """The network cannot choose how many layers there are."""
+    """No number of layers, or the network cannot choose it."""
+
+
+def layer_count(said: object, name: str = "layers") -> int | None:
+    """The number of layers that somebody asks for; ``None`` for ``auto``, which leaves it to the network.
+
+    Args:
+        said: ``auto``, or 1 to :data:`config.base.MOST_LAYERS`.
+        name: of the flag or field, for the message.
+
+    Raises:
+        LayerCountError: if it is neither.
+    """
+    words = str(said).strip().lower()
+    if words == AUTO:
+        return None
+    # Digits of other scripts are digits to Python.
+    if not (words.isascii() and words.isdigit() and len(words) < 4 and 1 <= int(words) <= MOST_LAYERS):
+        raise LayerCountError(f"{name}: got {words[:20]!r}, expected {AUTO} or 1 to {MOST_LAYERS}")
+    return int(words)
 
 
 class Effort(NamedTuple):

@@ -101,7 +101,7 @@ def premultiplied(alpha: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return np.concatenate([colours * alpha[..., None], alpha[..., None]], axis=-1)
 
 
-def flat_stack(alphas: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def composite_premultiplied(alphas: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Premultiplied ``(H, W, 4)`` of layers ``(L, H, W)`` and ``(L, H, W, 3)``, bottom to top; of none, nothing."""
     flat = np.zeros((*alphas.shape[1:], 4), colours.dtype)
     for alpha, colour in zip(alphas, colours, strict=True):
@@ -132,8 +132,8 @@ def unmixed(
     found, aim = alphas.copy(), premultiplied(picture[..., 3], picture[..., :3])
     for _ in range(sweeps):
         for layer in range(len(found) - 1, 0, -1):
-            above = flat_stack(found[layer + 1 :], colours[layer + 1 :])
-            below = flat_stack(found[:layer], colours[:layer])
+            above = composite_premultiplied(found[layer + 1 :], colours[layer + 1 :])
+            below = composite_premultiplied(found[:layer], colours[:layer])
             through = 1.0 - above[..., 3:]
             change = through * (premultiplied(np.ones_like(found[layer]), colours[layer]) - below)
             missing = aim - above - through * below
@@ -162,7 +162,7 @@ def matted(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) -> np.n
         ``(L, H, W)``.
     """
     flat = premultiplied(picture[..., 3], picture[..., :3])
-    error = _window_mean(np.abs(flat_stack(alphas, colours) - flat).mean(-1), RADIUS)
+    error = _window_mean(np.abs(composite_premultiplied(alphas, colours) - flat).mean(-1), RADIUS)
     share = np.clip((error - ROUNDED) / (NOTICED - ROUNDED), 0.0, 1.0)
     guide, found = flat[..., :3], alphas.copy()
     for layer, alpha in enumerate(unmixed(alphas, colours, picture)[1:], 1):

@@ -195,7 +195,7 @@ def edited(layers: Tensor, members: Sequence[int], kind: Kind) -> Tensor:
     return out
 
 
-def over_white(layers: Tensor) -> Tensor:
+def composite_over_white(layers: Tensor) -> Tensor:
     """Flatten ``(L, 4, H, W)`` in [0, 1], straight alpha, bottom to top, over white: ``(3, H, W)`` in [0, 1]."""
     flat = layers.new_ones(3, *layers.shape[-2:])
     for layer in layers:
@@ -236,7 +236,7 @@ def edit_scores(
     rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     changing = _changing(edits(predicted, true), stacks[1])
     for batch in _batches(changing, max(1, PIXELS_AT_ONCE // (height * width))):
-        ours = torch.stack([over_white(edited(stacks[0], edit.predicted, edit.kind)) for edit, _, _ in batch])
+        ours = torch.stack([composite_over_white(edited(stacks[0], edit.predicted, edit.kind)) for edit, _, _ in batch])
         theirs, regions = (torch.stack(column) for column in list(zip(*batch, strict=True))[1:])
         figures = {"psnr": psnr(ours, theirs), "psnr_changed": _masked_psnr(ours, theirs, regions)}
         if distance is not None:
@@ -268,10 +268,10 @@ def mean_edit_scores(samples: Sequence[Mapping[str, Mapping[str, float]]]) -> Sc
 
 def _changing(planned: Sequence[Edit], true: Tensor) -> Iterator[_Replayed]:
     """Edits that change the true picture, what it is after them ``(3, H, W)`` and where they change it ``(H, W)``."""
-    before = over_white(true)
+    before = composite_over_white(true)
     margin = max(1, round(max(true.shape[-2:]) / MARGIN))
     for edit in planned:
-        after = over_white(edited(true, edit.true, edit.kind))
+        after = composite_over_white(edited(true, edit.true, edit.kind))
         changed = ((after - before).abs().amax(0) > CHANGE).float()
         if changed.any():
             yield edit, after, _widened(changed, margin)

@@ -27,35 +27,20 @@ from config.base import MOST_LAYERS
 from config.errors import UserError
 from config.paths import check_place
 from inference.decomposer import Decomposer
-from inference.images import LARGE_EFFORT, SMALL_EFFORT, layers_asked, layers_of
+from inference.images import AUTO, LARGE_EFFORT, SMALL_EFFORT, layer_count, layers_asked, layers_of
 from inference.offloading import OFFLOADS
 from layers.export import FORMATS, export, outputs
 from layers.imaging.codec import PictureError
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 from layers.imaging.to_srgb import find_pictures, read_picture_file
 from models.precision import PRECISIONS, weights_dtype
 from stages.cli import command
 
-AUTO = "auto"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model"
 
 
 class DecomposeError(UserError):
     """An argument, or a picture, that cannot be decomposed; the message says which and why."""
-
-
-def layer_count(text: str) -> int | None:
-    """The number that ``--layers`` asks for; ``None`` for auto.
-
-    Raises:
-        DecomposeError: if it is neither.
-    """
-    if text == AUTO:
-        return None
-    # Digits of other scripts are digits to Python.
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_LAYERS):
-        raise DecomposeError(f"--layers: got {text}, expected {AUTO} or 1 to {MOST_LAYERS}")
-    return int(text)
 
 
 def check_effort(arguments: argparse.Namespace) -> None:
@@ -158,7 +143,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """
     if arguments.batch_size < 1:
         raise DecomposeError(f"--batch-size: got {arguments.batch_size}, expected more")
-    count = None if arguments.layers is None else layer_count(arguments.layers)
+    count = None if arguments.layers is None else layer_count(arguments.layers, "--layers")
     sizes = (count, arguments.batch_size)
     # By its name: it imports every stage's objective, which nothing else here needs.
     importlib.import_module("stages.plan").print_use(arguments.model, *sizes, arguments.precision, arguments.offload)
@@ -169,7 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plan:
         plan(arguments)
         return
-    formats, count = checked(arguments), layer_count(arguments.layers)
+    formats, count = checked(arguments), layer_count(arguments.layers, "--layers")
     try:
         places = targets(find_pictures(arguments.pictures), arguments.out)
     except PictureError as error:
@@ -201,7 +186,7 @@ def run(arguments: argparse.Namespace) -> None:
                 if arguments.recursive:
                     layers, names = split_again(layers, arguments.recursive, decompose)
                 export(layers, places[path], formats, names)
-                error = np.abs(flattened(layers).astype(int) - picture)[..., :3][picture[..., 3] > 0]
+                error = np.abs(composite_8bit(layers).astype(int) - picture)[..., :3][picture[..., 3] > 0]
                 bar.write(f"{path.name}: {len(layers)} layers, recomposed within {error.max(initial=0)} of 255")
                 bar.update()
             bar.update(len(bad))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from layers.imaging.tensors import over_grey, split_alpha
+from layers.imaging.tensors import over_background, split_alpha
 
 # First and second moments of ImageNet colours in [-1, 1]: AlphaVAE's model of an unknown background (its train/losses).
 BACKGROUND_MEAN = (-0.0357, -0.0811, -0.1797)
@@ -33,8 +33,8 @@ def abmse(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def alpha_aware_l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean of three absolute errors: of the composites over black, over white, and of alpha in [-1, 1]."""
-    black = (over_grey(predicted, -1.0) - over_grey(target, -1.0)).abs().mean()
-    white = (over_grey(predicted, 1.0) - over_grey(target, 1.0)).abs().mean()
+    black = (over_background(predicted, -1.0) - over_background(target, -1.0)).abs().mean()
+    white = (over_background(predicted, 1.0) - over_background(target, 1.0)).abs().mean()
     alpha = (predicted[..., 3, :, :] - target[..., 3, :, :]).abs().mean()
     return (black + white + alpha) / 3.0
 
@@ -82,7 +82,7 @@ def perceptual(
         target: the same shape.
         distance: of two batches ``(B, 3, H, W)`` in [-1, 1], as :class:`metrics.reconstruction.perceptual.Perceptual`.
     """
-    both = [torch.cat([over_grey(image, -1.0), over_grey(image, 1.0)]) for image in (predicted, target)]
+    both = [torch.cat([over_background(image, -1.0), over_background(image, 1.0)]) for image in (predicted, target)]
     return distance(*both).mean()
 
 

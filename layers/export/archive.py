@@ -12,7 +12,7 @@ import numpy as np
 
 from layers.export.crop import crop
 from layers.imaging.codec import encode_png
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 
 
 def entry(path: str) -> zipfile.ZipInfo:
@@ -45,7 +45,7 @@ def encode_zip(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
             archive.writestr(entry(path), encode_png(layer))
             box = [cut.left, cut.top, cut.left + cut.image.shape[1], cut.top + cut.image.shape[0]]
             listed.append({"file": path, "name": name, "visible": box if layer[..., 3].any() else None})
-        archive.writestr(entry("composite.png"), encode_png(flattened(list(layers))))
+        archive.writestr(entry("composite.png"), encode_png(composite_8bit(list(layers))))
         described = {"width": width, "height": height, "layers": listed}
         archive.writestr(entry("layers.json"), json.dumps(described, indent=2) + "\n")
     return file.getvalue()

@@ -13,7 +13,7 @@ from PIL import Image
 from layers.export.archive import entry
 from layers.export.crop import crop
 from layers.imaging.codec import encode_png
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 
 THUMBNAIL = 256  # pixels of its longer side at most, says the specification
 
@@ -49,7 +49,7 @@ def encode_ora(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
                 },
             )
         archive.writestr(entry("stack.xml"), ElementTree.tostring(image, encoding="utf-8", xml_declaration=True))
-        flat = flattened(list(layers))
+        flat = composite_8bit(list(layers))
         archive.writestr(entry("mergedimage.png"), encode_png(flat))
         thumbnail = Image.fromarray(flat)
         thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -58,7 +58,7 @@ def composite(layers: Sequence[np.ndarray]) -> np.ndarray:
     return flat
 
 
-def flattened(layers: Sequence[np.ndarray]) -> np.ndarray:
+def composite_8bit(layers: Sequence[np.ndarray]) -> np.ndarray:
     """What a stack ``(H, W, 4)`` uint8, bottom to top, shows: ``(H, W, 4)`` uint8.
 
     Raises:

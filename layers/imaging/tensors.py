@@ -22,13 +22,13 @@ def split_alpha(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return image[..., :3, :, :], (image[..., 3:, :, :] + 1.0) / 2.0
 
 
-def over_grey(image: torch.Tensor, value: float) -> torch.Tensor:
+def over_background(image: torch.Tensor, value: float) -> torch.Tensor:
     """Composite over one grey value in [-1, 1]: -1 black, 1 white; returns ``(..., 3, H, W)`` in [-1, 1]."""
     rgb, alpha = split_alpha(image)
     return rgb * alpha + value * (1.0 - alpha)
 
 
-def composite_stack(layers: torch.Tensor) -> torch.Tensor:
+def composite(layers: torch.Tensor) -> torch.Tensor:
     """Flatten ``(B, L, 4, H, W)``, bottom to top, over black: paper sec. 3.1, C_0 = 0 in [0, 1].
 
     Returns:

@@ -160,7 +160,7 @@ def lay(patch: Patch, canvas: np.ndarray) -> None:
         region += patch.premultiplied
 
 
-def flatten(patches: Iterable[Patch], size: tuple[int, int]) -> np.ndarray:
+def composite_patches(patches: Iterable[Patch], size: tuple[int, int]) -> np.ndarray:
     """Composite patches, bottom to top, from transparent black; premultiplied ``(H, W, 4)`` float32 in [0, 1]."""
     canvas = np.zeros((*size, 4), np.float32)
     for patch in patches:
@@ -183,5 +183,5 @@ def merged(patches: list[Patch], kind: str, description: str) -> Patch:
     top, left = min(p.top for p in seen), min(p.left for p in seen)
     bottom, right = max(p.where[0].stop for p in seen), max(p.where[1].stop for p in seen)
     moved = (replace(p, top=p.top - top, left=p.left - left) for p in seen)
-    image = to_levels(flatten(moved, (bottom - top, right - left)))
+    image = to_levels(composite_patches(moved, (bottom - top, right - left)))
     return replace(trimmed(image, top, left), kind=kind, description=description)

@@ -16,7 +16,7 @@ from layers.dataset.manifest import plain
 from layers.dataset.storage import FileWriter, Writer, open_shard
 from layers.imaging.stack import LayeredSample
 from layers.preparation.cleaning import Cleaning, clean, group_layers
-from layers.preparation.patches import Patch, flatten, resized, to_levels
+from layers.preparation.patches import Patch, composite_patches, resized, to_levels
 from layers.sources.base import Source
 
 # Part of the recipe that the manifest names: raise it when the same input gives other pixels.
@@ -90,7 +90,7 @@ def fit_to_bucket(sample: LayeredSample, preparation: Preparation) -> Fitted:
         raise SampleError("every layer is empty")
     kept, flat, dropped = clean(patches, preparation.cleaning, size)
     # What it looked like before; the same sum where nothing was dropped.
-    target = flatten(patches, size) if len(kept) < len(patches) else flat
+    target = composite_patches(patches, size) if len(kept) < len(patches) else flat
     grouped = kept
     if preparation.group == "peels" or (preparation.group == "max_layers" and len(kept) > preparation.max_layers):
         grouped = group_layers(kept, preparation.overlap_alpha)
@@ -99,7 +99,7 @@ def fit_to_bucket(sample: LayeredSample, preparation: Preparation) -> Fitted:
     if len(grouped) > preparation.max_layers:
         raise SampleError(f"{len(grouped)} layers, more than max_layers {preparation.max_layers}")
     if len(grouped) < len(kept):
-        flat = flatten(grouped, size)
+        flat = composite_patches(grouped, size)
     composite = to_levels(flat)
     error = _difference(Patch(composite).premultiplied, flat)
     if not error <= TOLERANCE:

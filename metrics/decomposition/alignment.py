@@ -66,7 +66,7 @@ class Alignment:
     cost: float
 
 
-def flatten_peels(layers: Sequence[np.ndarray]) -> tuple[list[list[int]], list[np.ndarray]]:
+def composite_peels(layers: Sequence[np.ndarray]) -> tuple[list[list[int]], list[np.ndarray]]:
     """Group ``(H, W, 4)`` uint8 layers into peels and flatten each one (sec. 1.2).
 
     Returns:

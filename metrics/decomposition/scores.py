@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.decomposition.alignment import Merge, align, flatten_peels
+from metrics.decomposition.alignment import Merge, align, composite_peels
 
 MAX_MERGES = 5
 
@@ -87,8 +87,8 @@ def score_sample(
     if alpha_threshold > 0:
         pred = [_snap_alpha(layer, alpha_threshold) for layer in pred]
     alignments = align(
-        flatten_peels(pred)[1],
-        flatten_peels(gt)[1],
+        composite_peels(pred)[1],
+        composite_peels(gt)[1],
         max_merges,
         soft_alpha_weight=soft_alpha_weight,
         merge_gt=merge_gt,

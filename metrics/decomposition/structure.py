@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from metrics.decomposition.alignment import flatten_peels
+from metrics.decomposition.alignment import composite_peels
 from metrics.decomposition.pairs import PairMeasure, PairMeter, PixelLayer
 
 
@@ -65,13 +65,13 @@ def stack_structure(
         path: aligned pairs (predicted peel, true peel) at 0 merges, of
             :func:`metrics.decomposition.scores.score_sample`.
     """
-    groups, true_peels = flatten_peels(gt)
-    predicted_peels = flatten_peels(pred)[1]
+    groups, true_peels = composite_peels(gt)
+    predicted_peels = composite_peels(pred)[1]
     meter = PairMeter(gt[0].shape[0] * gt[0].shape[1])
     predicted, true = ([PixelLayer(image) for image in peels] for peels in (predicted_peels, true_peels))
     measures = [[meter.measure(one, other) for other in true] for one in predicted]
     visible = [layer for layer in pred if layer[..., 3].any()]
-    visible_peels = len(flatten_peels(visible)[0]) if visible else 0
+    visible_peels = len(composite_peels(visible)[0]) if visible else 0
     peels = []
     for column, group in enumerate(groups):
         found = {kinds[index] for index in group}

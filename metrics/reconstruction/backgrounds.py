@@ -19,7 +19,7 @@ from torch import Tensor
 
 from layers.imaging.codec import opened
 from metrics.reconstruction.luma_ssim import ssim_y
-from metrics.reconstruction.rgba import BACKGROUNDS, Distance, blend, psnr, ssim
+from metrics.reconstruction.rgba import BACKGROUNDS, Distance, over_background, psnr, ssim
 
 if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -71,7 +71,7 @@ class Scores:
         """Take in reconstructions and pictures ``(B, 4, H, W)`` in [-1, 1]."""
         self.alpha += ((predicted.clamp(-1, 1) - target)[:, 3].abs().flatten(1).mean(1) / 2.0).tolist()
         for name, colour in BACKGROUNDS.items():
-            pair = [stored(blend(image, colour), self.blends) for image in (predicted, target)]
+            pair = [stored(over_background(image, colour), self.blends) for image in (predicted, target)]
             for metric, score in SCORES.items():
                 self.rows[name][metric] += score(*pair).tolist()
             self.rows[name]["lpips"] += self.distance(*(image * 2.0 - 1.0 for image in pair)).tolist()

@@ -35,7 +35,7 @@ PSNR_CEILING = 100.0
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
-def blend(image: Tensor, background: Sequence[float]) -> Tensor:
+def over_background(image: Tensor, background: Sequence[float]) -> Tensor:
     """Composite ``(B, 4, H, W)`` in [-1, 1] over a colour in [0, 1]; returns ``(B, 3, H, W)`` in [0, 1]."""
     rgb, alpha = split_alpha(image.clamp(-1.0, 1.0))
     colour = image.new_tensor(background).view(3, 1, 1)
@@ -77,7 +77,7 @@ def reconstruction_metrics(
         [0, 1]).
     """
     flat = _over_backgrounds(predicted, target, backgrounds, distance)
-    white = [blend(image, BACKGROUNDS["white"]) for image in (predicted, target)]
+    white = [over_background(image, BACKGROUNDS["white"]) for image in (predicted, target)]
     alphas = [split_alpha(image.clamp(-1.0, 1.0))[1] for image in (predicted, target)]
     mean = {name: values.mean(0) for name, values in flat.items()}
     columns = {"psnr": mean.pop("psnr"), "ssim": mean.pop("ssim"), "psnr_white": psnr(*white)} | mean
@@ -93,7 +93,9 @@ def _over_backgrounds(
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(backgrounds), step):
         names = backgrounds[first : first + step]
-        flat = [torch.cat([blend(image, BACKGROUNDS[name]) for name in names]) for image in (predicted, target)]
+        flat = [
+            torch.cat([over_background(image, BACKGROUNDS[name]) for name in names]) for image in (predicted, target)
+        ]
         found = {"psnr": psnr(*flat), "ssim": ssim(*flat)}
         if distance is not None:
             found["lpips"] = distance(flat[0] * 2.0 - 1.0, flat[1] * 2.0 - 1.0)

@@ -5,8 +5,8 @@ import pytest
 
 from app.edit import (
     EditError,
+    composite,
     deleted,
-    flattened,
     moved,
     recoloured,
     reduced,
@@ -35,7 +35,7 @@ def stack():
 
 
 def seen(stack, row, column):
-    return tuple(flattened(stack)[row, column][:3].tolist())
+    return tuple(composite(stack)[row, column][:3].tolist())
 
 
 def test_a_new_stack_shows_its_layers_and_has_their_names():
@@ -49,10 +49,10 @@ def test_a_new_stack_shows_its_layers_and_has_their_names():
 def test_an_edit_leaves_the_stack_it_came_from_alone():
     before = stack()
     copies = [entry.pixels.copy() for entry in before.entries]
-    flat = flattened(before)
+    flat = composite(before)
     after = recoloured(moved(shown(before, 0, False), 1, (5, 5)), 2, RED)
-    deleted(reordered(after, 2, 0), 0), replaced(after, 1, [plate(RED), plate(BLUE)]), flattened(after)
-    assert np.array_equal(flattened(before), flat)
+    deleted(reordered(after, 2, 0), 0), replaced(after, 1, [plate(RED), plate(BLUE)]), composite(after)
+    assert np.array_equal(composite(before), flat)
     assert all(np.array_equal(entry.pixels, copy) for entry, copy in zip(before.entries, copies, strict=True))
 
 
@@ -62,7 +62,7 @@ def test_hidden_layers_are_neither_seen_nor_exported():
     layers, names = visible_layers(hidden)
     assert len(layers) == 2 and names == ["background", "layer 1"]
     nothing = shown(shown(hidden, 0, False), 1, False)
-    assert not flattened(nothing).any()
+    assert not composite(nothing).any()
     with pytest.raises(EditError, match="all layers are hidden"):
         visible_layers(nothing)
 
@@ -72,7 +72,7 @@ def test_moves_count_from_where_the_layer_came_from():
     assert seen(right, 5, 50) == GREEN and seen(right, 5, 5) == RED
     assert seen(moved(right, 1, (0, 0)), 5, 5) == GREEN
     # Off the canvas and back: nothing was cut off for good.
-    assert np.array_equal(flattened(moved(moved(stack(), 1, (60, -40)), 1, (0, 0))), flattened(stack()))
+    assert np.array_equal(composite(moved(moved(stack(), 1, (60, -40)), 1, (0, 0))), composite(stack()))
     for offset in ((61, 0), (0, -41)):
         with pytest.raises(EditError, match="expected at most 60, 40 each way"):
             moved(stack(), 1, offset)
@@ -125,7 +125,7 @@ def test_parts_take_the_place_of_their_layer():
     top[20:], bottom[:20] = 0, 0
     after = replaced(before, 1, [bottom, np.zeros_like(top), top])
     assert [entry.name for entry in after.entries] == ["background", "layer 1.1", "layer 1.2", "layer 2"]
-    assert np.array_equal(flattened(after), flattened(before)), "the same picture"
+    assert np.array_equal(composite(after), composite(before)), "the same picture"
     assert len({entry.key for entry in after.entries}) == 4 and after.next_key == 5
     again = replaced(deleted(after, 3), 4, [plate(RED), plate(BLUE)])
     assert {entry.key for entry in again.entries} == {0, 2, 5, 6}, "a key is never used again"
@@ -155,7 +155,7 @@ def test_a_reduced_stack_looks_like_the_large_one():
     large = moved(stack(), 1, (20, 10))
     small = reduced(large, 30)
     assert small.size == (20, 30) and small.entry(1).offset == (10, 5)
-    assert np.abs(flattened(small).astype(int) - flattened(large)[::2, ::2]).max() <= 1
+    assert np.abs(composite(small).astype(int) - composite(large)[::2, ::2]).max() <= 1
     assert reduced(large, 60) is large
     thin = reduced(stacked([np.full((1000, 8, 4), 255, np.uint8)]), 50)
     assert thin.size == (50, 1)

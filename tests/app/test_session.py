@@ -9,10 +9,11 @@ import pytest
 
 from app.edit import stacked
 from app.guard import names_a_file
-from app.session import Session, decomposed, edited, layer_choice, packed, split
+from app.session import Session, decomposed, edited, packed, split
 from app.view import canvas, layer_list, note
 from config.errors import UserError
 from inference import restore
+from inference.images import layer_count
 
 
 def halves(picture, count):
@@ -30,10 +31,10 @@ def session():
 
 
 def test_auto_leaves_the_number_to_the_model():
-    assert layer_choice("auto") is None and layer_choice(" 7 ") == 7 and layer_choice(3) == 3
+    assert layer_count("auto") is None and layer_count(" 7 ") == 7 and layer_count(3) == 3
     for wrong in ("21", "0", "", None, "1e1", "٣", ["auto"], "9" * 5000):
         with pytest.raises(UserError, match="expected auto or 1 to 20"):
-            layer_choice(wrong)
+            layer_count(wrong)
 
 
 @pytest.mark.parametrize(

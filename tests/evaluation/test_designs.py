@@ -17,7 +17,7 @@ from layers.dataset.storage import read_picture
 from layers.imaging.compositing import composite, to_float
 from layers.imaging.stack import Layer, LayeredSample
 from layers.sources.base import Source
-from metrics.decomposition.alignment import flatten_peels
+from metrics.decomposition.alignment import composite_peels
 from metrics.reconstruction import perceptual
 from tests.layers.sources.crello.designs import design, element, noise, plain, save
 from tests.layers.sources.crello.designs import source as crello
@@ -219,7 +219,7 @@ def test_layers_asked_are_the_peels_of_the_metric():
     )
     counts = set()
     for (sample,) in designs(shelf, max_layers=99).batches(1):
-        assert sample.layers_asked == len(flatten_peels(sample.layers)[0])
+        assert sample.layers_asked == len(composite_peels(sample.layers)[0])
         counts.add(sample.layers_asked)
     assert len(counts) > 3
 

@@ -5,7 +5,7 @@ import torch
 
 from inference.consensus import most_agreed, stack_distance
 from inference.decomposer import Decomposer, names_of_tries
-from layers.imaging.tensors import composite_stack
+from layers.imaging.tensors import composite
 from models.transformer.sampling import decompose_pictures
 from models.transformer.trained_for import save_trained_for
 from models.vae.latents import encode_pictures
@@ -19,7 +19,7 @@ def stacks(count, samples=1, layers=2, size=8):
 
 def flat(stack):
     """What they show, opaque."""
-    rgb = composite_stack(stack)
+    rgb = composite(stack)
     return torch.cat([rgb, torch.ones_like(rgb[:, :1])], 1)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from inference.matting import flat_stack, guided_alpha, matted, premultiplied, unmixed, without_haze
+from inference.matting import composite_premultiplied, guided_alpha, matted, premultiplied, unmixed, without_haze
 from inference.restore import restore
 from layers.imaging.compositing import composite, to_uint8
 
@@ -30,7 +30,9 @@ def test_the_flat_stack_is_what_over_makes():
     rng = np.random.default_rng(0)
     layers = rng.random((4, 5, 6, 4))
     flat = composite(list(layers))
-    assert np.allclose(flat_stack(layers[..., 3], layers[..., :3]), premultiplied(flat[..., 3], flat[..., :3]))
+    assert np.allclose(
+        composite_premultiplied(layers[..., 3], layers[..., :3]), premultiplied(flat[..., 3], flat[..., :3])
+    )
 
 
 def test_alpha_of_one_layer_has_a_closed_form():
@@ -49,7 +51,7 @@ def test_each_sweep_lowers_what_it_minimises():
     aim = premultiplied(picture[..., 3], picture[..., :3])
 
     def objective(found):
-        error = np.square(flat_stack(found, colours) - aim).sum(-1)
+        error = np.square(composite_premultiplied(found, colours) - aim).sum(-1)
         return error + 0.3 * np.square(found[1:] - alphas[1:]).sum(0)
 
     values = [objective(unmixed(alphas, colours, picture, 0.3, sweeps)) for sweeps in range(5)]

@@ -15,7 +15,7 @@ from psd_tools import PSDImage
 from config.errors import UserError
 from layers.export import ENCODERS, export, layer_names
 from layers.export.crop import crop
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 
 
 def stack(height=40, width=60, seed=0):
@@ -43,9 +43,9 @@ def test_psd_has_the_layers_in_place_and_the_same_composite(tmp_path):
     assert document[2].bbox == (30, 5, 51, 17)
     assert np.array_equal(np.asarray(document[2].topil()), layers[2][5:17, 30:51])
     shown = np.asarray(document.composite(force=True).convert("RGBA"))
-    assert np.abs(shown.astype(int) - flattened(layers)).max() <= 1
+    assert np.abs(shown.astype(int) - composite_8bit(layers)).max() <= 1
     merged = np.asarray(document.topil().convert("RGBA"))
-    assert np.abs(merged.astype(int) - flattened(layers)).max() <= 1, "what viewers show that read no layers"
+    assert np.abs(merged.astype(int) - composite_8bit(layers)).max() <= 1, "what viewers show that read no layers"
 
 
 def test_pptx_has_one_picture_a_layer_in_place(tmp_path):
@@ -93,7 +93,7 @@ def test_ora_is_what_openraster_says(tmp_path):
             restored.append(again)
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(restored, layers, strict=True))
         merged = np.asarray(Image.open(io.BytesIO(archive.read("mergedimage.png"))))
-        assert np.array_equal(merged, flattened(layers))
+        assert np.array_equal(merged, composite_8bit(layers))
         assert max(Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png"))).size) <= 256
 
 

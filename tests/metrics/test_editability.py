@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layers.imaging.compositing import flattened, group_into_peels
+from layers.imaging.compositing import composite_8bit, group_into_peels
 from metrics import editability
 from metrics.editability import KINDS, counterparts, edit_scores, edited, edits, mean_edit_scores, shown_peels
 from metrics.reconstruction.perceptual import Perceptual
@@ -60,7 +60,7 @@ def test_equal_stacks_reach_the_ceiling_in_every_edit():
 
 
 def test_the_composite_alone_against_two_flat_colours():
-    scores = edit_scores([flattened(TWO)], TWO)
+    scores = edit_scores([composite_8bit(TWO)], TWO)
     # The composite stands for the ground. Of the box: 0.8 expected, 0.2 left; of the ground: white, and 0.2 expected.
     assert scores["delete"]["psnr"] == near((decibel(64 * 0.36) + decibel(64 * 0.64)) / 2)
     # Moved by 4 pixels each way it keeps 16 of its 64: 48 are left where it was, 48 missing where it should be.
@@ -81,7 +81,7 @@ def test_the_composite_alone_against_two_flat_colours():
 
 
 def test_the_composite_alone_keeps_the_order():
-    scores = edit_scores([flattened(THREE)], THREE)
+    scores = edit_scores([composite_8bit(THREE)], THREE)
     assert scores["reorder"]["psnr"] == near(decibel(16 * 0.04))
     assert scores["reorder"]["psnr_changed"] == near(decibel(16 * 0.04, 36))
 
@@ -89,7 +89,7 @@ def test_the_composite_alone_keeps_the_order():
 def test_psnr_changed_is_that_of_the_widened_region():
     # Two boxes and a pixel around each, 10 x 10, which share 6 x 6; 2 x 2 amid what both cover are too far from any
     # change.
-    assert edit_scores([flattened(TWO)], TWO)["move"]["psnr_changed"] == near(decibel(96 * 0.36, 2 * 100 - 36 - 4))
+    assert edit_scores([composite_8bit(TWO)], TWO)["move"]["psnr_changed"] == near(decibel(96 * 0.36, 2 * 100 - 36 - 4))
     # What is wrong far from the change does not count in it.
     spoilt = [TWO[0], np.maximum(TWO[1], box(24, 24, 4, 4))]
     scores = edit_scores(spoilt, TWO)
@@ -100,7 +100,7 @@ def test_psnr_changed_is_that_of_the_widened_region():
 def test_where_layers_flatten_to_the_picture_fading_is_half_of_deleting():
     # Half of the box has been left in the ground.
     predicted = [np.where(box(8, 8, 4)[..., 3:] > 0, box(8, 8, 4), ground()), box(8, 8)]
-    assert (flattened(predicted) == flattened(TWO)).all()
+    assert (composite_8bit(predicted) == composite_8bit(TWO)).all()
     of_box = {edit.kind: edit for edit in edits(predicted, TWO) if edit.true == (1,)}
     stack, truth = (torch.tensor(np.stack(one)).permute(0, 3, 1, 2) / 255.0 for one in (predicted, TWO))
     errors = {
@@ -121,7 +121,7 @@ def test_a_thing_split_over_two_layers_is_edited_whole():
 
 
 def test_two_things_in_one_layer_go_with_the_one_it_is_more_like():
-    together = flattened(THREE[1:])
+    together = composite_8bit(THREE[1:])
     assert counterparts([THREE[0], together], THREE, [[0], [1], [2]]) == [(0,), (), (1,)]
     scores = edit_scores([THREE[0], together], THREE)
     assert scores["move"]["reached"] == 0.5 and scores["reorder"]["reached"] == 0.0
@@ -175,11 +175,11 @@ def test_a_wrong_order_is_seen_where_layers_overlap():
 
 
 def test_empty_layers_and_colours_under_alpha_0_change_nothing():
-    scores = edit_scores([flattened(THREE)], THREE)
+    scores = edit_scores([composite_8bit(THREE)], THREE)
     hidden = [layer.copy() for layer in THREE]
     for layer in hidden:
         layer[layer[..., 3] == 0] = (9, 99, 199, 0)
-    assert edit_scores([nothing(), flattened(THREE), nothing()], [*hidden, nothing()]) == scores
+    assert edit_scores([nothing(), composite_8bit(THREE), nothing()], [*hidden, nothing()]) == scores
     assert edit_scores([nothing()], THREE)["all"]["reached"] == 0.0
 
 
@@ -220,22 +220,22 @@ def test_distance_sees_the_pictures_between_minus_1_and_1():
     def distance(ours, theirs):
         return (ours - theirs).abs().mean((1, 2, 3))
 
-    scores = edit_scores([flattened(TWO)], TWO, distance)
+    scores = edit_scores([composite_8bit(TWO)], TWO, distance)
     assert scores["move"]["lpips"] == near(96 * 1.2 / PIXELS)
     assert scores["recolour"]["lpips"] == near(64 * 1.2 / PIXELS)
 
 
 def test_figures_do_not_hang_on_how_many_pictures_are_compared_together(monkeypatch):
-    whole = edit_scores([flattened(THREE)], THREE, Perceptual())
+    whole = edit_scores([composite_8bit(THREE)], THREE, Perceptual())
     monkeypatch.setattr(editability, "PIXELS_AT_ONCE", 3 * PIXELS)
-    parts = edit_scores([flattened(THREE)], THREE, Perceptual())
+    parts = edit_scores([composite_8bit(THREE)], THREE, Perceptual())
     assert list(parts) == list(whole)
     for kind, row in whole.items():
         assert parts[kind] == pytest.approx(row, abs=1e-4)
 
 
 def test_means_over_samples_are_of_those_that_have_the_kind():
-    found = [edit_scores([flattened(TWO)], TWO), edit_scores(THREE, THREE), {}]
+    found = [edit_scores([composite_8bit(TWO)], TWO), edit_scores(THREE, THREE), {}]
     mean = mean_edit_scores(found)
     assert mean["reorder"] == {"psnr": PSNR_CEILING, "psnr_changed": PSNR_CEILING, "reached": 1.0, "samples": 1.0}
     assert mean["move"]["samples"] == 2.0

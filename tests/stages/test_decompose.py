@@ -16,7 +16,7 @@ from config.errors import UserError
 from config.paths import check_place
 from inference.decomposer import Decomposer
 from inference.images import Effort, effort_of, layers_of
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 from models.transformer.trained_for import RELEASED, read_trained_for, save_trained_for
 from stages.decompose import main, targets
 from tests.networks import save_tiny
@@ -60,7 +60,7 @@ def test_layers_have_the_pictures_size_and_flatten_to_it(decompose, tmp_path):
     assert names == ["poster", "poster.ora", "poster.pptx", "poster.psd", "poster.zip"]
     layers = read(out / "poster")
     assert len(layers) == 3 and all(layer.shape == (100, 150, 4) for layer in layers)
-    error = np.abs(flattened(layers).astype(int)[..., :3] - np.asarray(Image.open(source)))
+    error = np.abs(composite_8bit(layers).astype(int)[..., :3] - np.asarray(Image.open(source)))
     assert error.max() <= 2 and 10 * np.log10(255**2 / np.square(error).mean()) > 48.0
     assert len(list(PSDImage.open(out / "poster.psd"))) == 3
 
@@ -100,7 +100,7 @@ def test_layers_of_an_earlier_stack_do_not_stay(decompose, tmp_path):
     assert {path.name for path in (out / "poster").iterdir()} == names
     for path in mine:
         path.unlink()
-    error = np.abs(flattened(read(out / "poster")).astype(int)[..., :3] - np.asarray(Image.open(source)))
+    error = np.abs(composite_8bit(read(out / "poster")).astype(int)[..., :3] - np.asarray(Image.open(source)))
     assert error.max() <= 2
     decompose(source, "--layers", 2, "--out", "out", "--recursive", 1)
     assert all("layer" in path.name for path in (out / "poster").iterdir()), "the ground's own file is gone as well"
@@ -164,7 +164,7 @@ def test_a_layer_is_split_again_and_all_parts_flatten_to_the_picture(decompose, 
     out = decompose(source, "--layers", 2, "--out", "out", "--recursive", 1)
     files = sorted(path.name for path in (out / "poster").iterdir())
     assert 2 < len(files) <= 4 and files[0] == "00_layer_0_0.png"
-    error = np.abs(flattened(read(out / "poster")).astype(int)[..., :3] - np.asarray(Image.open(source)))
+    error = np.abs(composite_8bit(read(out / "poster")).astype(int)[..., :3] - np.asarray(Image.open(source)))
     assert error.max() <= 6, "each split rounds once more"
 
 
@@ -173,14 +173,14 @@ def test_alpha_of_the_picture_is_that_of_the_stack(decompose, tmp_path):
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image.save(tmp_path / "in" / "poster.png")
     out = decompose(tmp_path / "in" / "poster.png", "--layers", 2, "--out", "out")
-    flat = flattened(read(out / "poster"))[..., 3].astype(int)
+    flat = composite_8bit(read(out / "poster"))[..., 3].astype(int)
     assert np.abs(flat - np.asarray(image)[..., 3]).max() <= 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--layers", "0"], "--layers: got 0, expected auto or 1 to 20"),
+        (["--layers", "0"], "--layers: got '0', expected auto or 1 to 20"),
         (["--layers", "21"], "--layers: got 21"),
         (["--layers", "many"], "--layers: got many"),
         (["--layers", "2.5"], "--layers: got 2.5"),

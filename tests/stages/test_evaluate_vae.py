@@ -12,7 +12,7 @@ from layers.imaging.tensors import to_tensor
 from metrics.reconstruction.backgrounds import stored
 from metrics.reconstruction.luma_ssim import ssim_y
 from metrics.reconstruction.perceptual import Perceptual, alexnet_distance
-from metrics.reconstruction.rgba import BACKGROUNDS, blend
+from metrics.reconstruction.rgba import BACKGROUNDS, over_background
 from models.vae.autoencoder import RGBAVAE
 from stages.evaluate_vae import find_pictures, main, prepare
 from tests.networks import tiny_vae
@@ -53,7 +53,7 @@ def test_the_figures_are_those_of_torchmetrics(folders, tmp_path):
         with torch.no_grad():
             predicted = vae(target)
             for name, colour in BACKGROUNDS.items():
-                pair = blend(predicted, colour), blend(target, colour)
+                pair = over_background(predicted, colour), over_background(target, colour)
                 rows[name].append(
                     (
                         float(peak_signal_noise_ratio(*pair, data_range=1.0)),
@@ -88,8 +88,8 @@ def test_each_background_has_a_frechet_distance_of_its_own(folders, tmp_path):
             if path.name != "broken.png":
                 target = to_tensor(prepare(np.array(Image.open(path).convert("RGBA")), 32, 4))[None]
                 with torch.no_grad():
-                    alone.update(blend(vae(target), BACKGROUNDS[name]), real=False)
-                    alone.update(blend(target, BACKGROUNDS[name]), real=True)
+                    alone.update(over_background(vae(target), BACKGROUNDS[name]), real=False)
+                    alone.update(over_background(target, BACKGROUNDS[name]), real=True)
         assert report["backgrounds"][name]["fid_alexnet"] == pytest.approx(float(alone.compute()), rel=1e-2)
     assert report["backgrounds"]["red"]["fid_alexnet"] != report["backgrounds"]["black"]["fid_alexnet"]
 

@@ -20,7 +20,7 @@ from inference import images
 from inference.decomposer import Decomposer
 from layers.dataset.digest import digest
 from layers.imaging.codec import decode_rgba, encode_png
-from layers.imaging.compositing import flattened
+from layers.imaging.compositing import composite_8bit
 from stages.serve import CONFIG
 from tests import pictures
 from tests.imports import ROOMS, ROOT
@@ -114,7 +114,7 @@ def test_layers_over_http_are_those_of_the_decomposer(server, project):
     first, second = answer["predictions"]
     assert (first["width"], first["height"]) == (70, 50) == (second["width"], second["height"])
     np.testing.assert_array_equal(layers_of(first), direct(project, image, 3, 2, 5))
-    assert np.abs(flattened(layers_of(first)).astype(int) - image).max() <= 2
+    assert np.abs(composite_8bit(layers_of(first)).astype(int) - image).max() <= 2
     assert len(second["layers"]) == 3
     status, answer = ask(server, {"picture": [encoded(encode_png(image))]}, layers=3, steps=2, seed=5)
     assert answer["predictions"] == [first], "MLflow's other form, and alone as beside others"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from layers.imaging.tensors import composite_stack, over_grey
+from layers.imaging import tensors
 from training.losses import (
     BACKGROUND_MEAN,
     BACKGROUND_SQUARE,
@@ -95,7 +95,13 @@ def test_perceptual_is_the_mean_of_black_and_white_composites():
         return (a - b).square().mean((1, 2, 3))
 
     value = perceptual(predicted, target, distance)
-    expected = sum((over_grey(predicted, g) - over_grey(target, g)).square().mean() for g in (-1.0, 1.0)) / 2
+    expected = (
+        sum(
+            (tensors.over_background(predicted, g) - tensors.over_background(target, g)).square().mean()
+            for g in (-1.0, 1.0)
+        )
+        / 2
+    )
     assert torch.allclose(value, expected)
     assert seen[0][0].shape == (4, 3, 5, 5), "colour alone, both backgrounds in one go"
 
@@ -127,14 +133,14 @@ def test_slot_weights_are_normalised():
     assert torch.allclose(weighted_slot_error(errors, composite=0.0, layers=1.0), errors[:, 1:].mean())
 
 
-def test_composite_stack_is_the_papers_recursion():
+def test_composite_is_the_papers_recursion():
     layers, _ = pictures(2, 3, 4, 5, 5)
     flat = torch.zeros(2, 3, 5, 5, dtype=torch.double)
     for k in range(3):  # paper sec. 3.1 in [0, 1], C_0 = 0
         alpha, rgb = (layers[:, k, 3:] + 1) / 2, (layers[:, k, :3] + 1) / 2
         flat = alpha * rgb + (1 - alpha) * flat
-    assert torch.allclose((composite_stack(layers) + 1) / 2, flat)
-    assert torch.allclose(composite_stack(layers[:, :1]), over_grey(layers[:, 0], -1.0))
+    assert torch.allclose((tensors.composite(layers) + 1) / 2, flat)
+    assert torch.allclose(tensors.composite(layers[:, :1]), tensors.over_background(layers[:, 0], -1.0))
 
 
 @pytest.mark.parametrize("side", [32, 48])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config.decompose import AlignmentLoss
-from layers.imaging.tensors import composite_stack, over_grey
+from layers.imaging.tensors import composite, over_background
 from models.vae.autoencoder import RGBAVAE
 from models.vae.latents import at_once
 from training.decompose.alignment_loss import alignment_loss
@@ -74,9 +74,9 @@ class PixelTerms(nn.Module):
         layers = self.decode(estimate[:, 1:])
         with torch.no_grad():
             truth = self.decode(clean)
-        picture, truth = over_grey(truth[:, 0], -1.0), truth[:, 1:]
+        picture, truth = over_background(truth[:, 0], -1.0), truth[:, 1:]
         trust = (1.0 - sigma) ** self.trust
-        flat = composite_stack(layers)
+        flat = composite(layers)
         errors = {
             "recomposition": lambda: (flat - picture).abs().flatten(1).mean(1),
             "layer_pixels": lambda: torch.stack([abmse(p, t) for p, t in zip(layers, truth, strict=True)]),

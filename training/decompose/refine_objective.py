@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config.decompose import Refine
-from layers.imaging.tensors import composite_stack
+from layers.imaging.tensors import composite
 from models.transformer.flow import draw_sigmas, interpolate, predict_clean, velocity
 from models.transformer.vld_mmdit import Text, VLDMMDiT
 from models.vae.autoencoder import RGBAVAE
@@ -130,7 +130,7 @@ class RefineObjective(nn.Module):
         vae, rows = self.pixels.vae, torch.arange(len(clean), device=clean.device)
         latents = clean[:, 1:]
         edited = edit_layers(decode_layers(vae, latents), index, edit)
-        flat = composite_stack(edited)
+        flat = composite(edited)
         pictures = [torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)]
         if edit != "delete":
             pictures.append(edited[rows, index])

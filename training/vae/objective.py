@@ -31,7 +31,7 @@ from training.losses import (
 REPLAY_LEVELS = (-1.0, 0.0, 1.0)
 
 
-def flattened(images: Tensor, colours: Tensor) -> Tensor:
+def over_colours(images: Tensor, colours: Tensor) -> Tensor:
     """Composite ``(B, 4, H, W)`` over colours ``(B, 3)`` in [-1, 1]; alpha becomes 1."""
     rgb, alpha = split_alpha(images)
     flat = rgb * alpha + colours[:, :, None, None] * (1.0 - alpha)
@@ -48,7 +48,7 @@ def replay_opaque(images: Tensor, share: float) -> Tensor:
     # Drawn on the CPU, so that a run sees the same replay whatever it runs on.
     colours = levels[torch.randint(len(levels), (len(images), 3)).to(images.device)]
     chosen = (torch.rand(len(images)) < share).to(images.device)
-    return torch.where(chosen[:, None, None, None], flattened(images, colours), images)
+    return torch.where(chosen[:, None, None, None], over_colours(images, colours), images)
 
 
 class VAEObjective(nn.Module):
@@ -109,7 +109,7 @@ class VAEObjective(nn.Module):
         """KL to the frozen initial encoder on opaque pictures, mean of black and white backgrounds (AlphaVAE)."""
         total = images.new_zeros(())
         for grey in (-1.0, 1.0):
-            opaque = flattened(images, images.new_full((len(images), 3), grey))
+            opaque = over_colours(images, images.new_full((len(images), 3), grey))
             ours = self.vae.encode(opaque)
             with torch.no_grad():
                 theirs: DiagonalGaussian = self.reference.encode(opaque)

@@ -18,8 +18,9 @@ from layers.dataset.loaders import (
 )
 from layers.dataset.manifest import DatasetError
 from layers.dataset.storage import read_picture
+from layers.imaging import tensors
 from layers.imaging.compositing import composite, to_float
-from layers.imaging.tensors import composite_stack, over_grey, to_image, to_tensor
+from layers.imaging.tensors import to_image, to_tensor
 from layers.preparation.dataset import prepare_dataset
 from layers.preparation.sample import Preparation
 from layers.sources.location import Location
@@ -44,11 +45,11 @@ def test_slots_are_bottom_to_top(bucketed_root):
         assert (cover[1:] < 1.0).all()
         # The writer of the fixture stacks ever smaller discs.
         assert (cover[1:].diff() < 0).all()
-        flat = composite_stack(layers[None])[0]
-        assert (flat - over_grey(dataset[index]["composite"], -1.0)).abs().max() <= 2 / 127.5
+        flat = tensors.composite(layers[None])[0]
+        assert (flat - tensors.over_background(dataset[index]["composite"], -1.0)).abs().max() <= 2 / 127.5
         # Shuffling the order must show, or this test shows nothing.
         if len(layers) > 2:
-            assert (composite_stack(layers.flip(0)[None])[0] - flat).abs().max() > 0.1
+            assert (tensors.composite(layers.flip(0)[None])[0] - flat).abs().max() > 0.1
 
 
 def test_component_batches(bucketed_root):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from layers.imaging.compositing import composite, group_into_peels, to_float
 from layers.preparation.cleaning import Cleaning, clean, group_layers
-from layers.preparation.patches import Patch, flatten, trimmed
+from layers.preparation.patches import Patch, composite_patches, trimmed
 
 SIZE = (64, 64)
 
@@ -39,7 +39,7 @@ def test_empty_hidden_and_unchanging_layers_go_and_are_counted():
     kept, flat, counts = clean(stack, Cleaning(), SIZE)
     assert names(kept) == ["", "cover", "faint"]
     assert counts == {"empty": 1, "hidden": 2, "unchanging": 2}
-    assert np.abs(flat - flatten(stack, SIZE)).max() * 255 <= 1.0 + 1e-4
+    assert np.abs(flat - composite_patches(stack, SIZE)).max() * 255 <= 1.0 + 1e-4
 
 
 def test_each_step_is_a_switch():
@@ -81,11 +81,11 @@ def test_cleaning_and_grouping_never_change_the_picture(seed, count):
     stack = random_stack(np.random.default_rng(seed), count)
     kept, flat, counts = clean(stack, Cleaning(min_change=0.0), (24, 24))
     assert len(kept) + sum(counts.values()) == len(stack)
-    whole = flatten(stack, (24, 24))
+    whole = composite_patches(stack, (24, 24))
     # What hides behind layers may add up to half a level each.
     assert np.abs(flat - whole).max() * 255 <= 0.5 * counts["hidden"] + 1e-3
     peels = group_layers(kept)
-    assert np.abs(flatten(peels, (24, 24)) - flat).max() * 255 <= 1.0
+    assert np.abs(composite_patches(peels, (24, 24)) - flat).max() * 255 <= 1.0
     again, _, second = clean(kept, Cleaning(min_change=0.0), (24, 24))
     assert len(again) == len(kept) and not any(second.values()), "cleaning twice does nothing more"
 

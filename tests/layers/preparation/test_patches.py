@@ -5,7 +5,7 @@ from PIL import Image
 
 from layers.dataset.buckets import Placement
 from layers.imaging.compositing import composite, to_float
-from layers.preparation.patches import Patch, flatten, merged, resized, to_levels, trimmed, visible_box
+from layers.preparation.patches import Patch, composite_patches, merged, resized, to_levels, trimmed, visible_box
 
 
 def sparse_layer(rng, height, width, opaque=False):
@@ -83,7 +83,7 @@ def test_flattening_patches_equals_over_on_whole_canvases(seed, count):
     layers = [sparse_layer(rng, 12, 15, opaque=index == 0 and seed % 2 == 0) for index in range(count)]
     patches = [trimmed(np.where(layer[..., 3:] > 0, layer, 0)) for layer in layers]
     theirs = composite([to_float(layer) for layer in layers])
-    ours = flatten(patches, (12, 15))
+    ours = composite_patches(patches, (12, 15))
     assert np.allclose(ours[..., 3], theirs[..., 3], atol=1e-6)
     assert np.allclose(ours[..., :3], theirs[..., :3] * theirs[..., 3:], atol=1e-6)
     assert np.abs(to_levels(ours).astype(float) - np.rint(theirs * 255))[theirs[..., 3] > 0.05].max(initial=0) <= 1
@@ -96,4 +96,4 @@ def test_merging_keeps_the_picture_and_the_place():
     one = merged([left, right], "group", "both")
     assert (one.kind, one.description, one.top, one.left) == ("group", "both", 2, 1)
     assert np.array_equal(one.on_canvas((16, 16))[left.where][..., 3], left.image[..., 3])
-    assert np.abs(flatten([one], (16, 16)) - flatten([left, right], (16, 16))).max() <= 0.6 / 255
+    assert np.abs(composite_patches([one], (16, 16)) - composite_patches([left, right], (16, 16))).max() <= 0.6 / 255

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.decomposition_metric import plain_levels
 from metrics.decomposition import alignment
-from metrics.decomposition.alignment import flatten_peels
+from metrics.decomposition.alignment import composite_peels
 from metrics.decomposition.pairs import pair_measure
 from metrics.decomposition.scores import aggregate, score_sample
 from tests.metrics.decomposition.stacks import EXPECTED, SCORES, close, flat, random_layer, stacks, vector
@@ -45,7 +45,7 @@ class TestReferenceSamples:
     @pytest.mark.parametrize("name", sorted(EXPECTED["samples"]))
     def test_groups(self, name):
         for layers, key in zip(vector(name), ("pred_groups", "gt_groups"), strict=True):
-            assert flatten_peels(layers)[0] == EXPECTED["samples"][name]["trace"][key]
+            assert composite_peels(layers)[0] == EXPECTED["samples"][name]["trace"][key]
 
     @pytest.mark.parametrize("name", sorted(EXPECTED["samples"]))
     def test_pairs(self, name):
@@ -125,12 +125,12 @@ class TestEdgeCases:
 
     def test_empty_layers_join_the_front_peel(self):
         layers = [flat(1, 2, 3, 255), flat(0, 0, 0, 0), flat(4, 5, 6, 255), flat(0, 0, 0, 0)]
-        groups, peels = flatten_peels(layers)
+        groups, peels = composite_peels(layers)
         assert groups == [[0], [1, 2, 3]]
         np.testing.assert_array_equal(peels[1], flat(4, 5, 6, 255))
 
     def test_opaque_layers_stay_apart(self):
-        assert flatten_peels([flat(k, k, k, 255) for k in range(3)])[0] == [[0], [1], [2]]
+        assert composite_peels([flat(k, k, k, 255) for k in range(3)])[0] == [[0], [1], [2]]
 
     @pytest.mark.parametrize(
         ("pred", "gt", "words"),

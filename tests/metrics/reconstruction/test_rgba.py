@@ -5,8 +5,8 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from metrics.reconstruction.rgba import (
     BACKGROUNDS,
     PSNR_CEILING,
-    blend,
     mean_metrics,
+    over_background,
     psnr,
     reconstruction_metrics,
     ssim,
@@ -21,7 +21,7 @@ def pictures():
 
 def test_psnr_and_ssim_equal_torchmetrics():
     predicted, target = pictures()
-    a, b = blend(predicted, BACKGROUNDS["white"]), blend(target, BACKGROUNDS["white"])
+    a, b = over_background(predicted, BACKGROUNDS["white"]), over_background(target, BACKGROUNDS["white"])
     for k in range(3):
         one = slice(k, k + 1)
         assert float(psnr(a, b)[k]) == pytest.approx(
@@ -40,7 +40,7 @@ def test_psnr_closed_form_and_ceiling():
 def test_blending():
     half = torch.full((1, 4, 2, 2), 1.0)
     half[:, 3] = 0.0
-    assert torch.allclose(blend(half, (0.0, 1.0, 0.0))[0, :, 0, 0], torch.tensor([0.5, 1.0, 0.5]))
+    assert torch.allclose(over_background(half, (0.0, 1.0, 0.0))[0, :, 0, 0], torch.tensor([0.5, 1.0, 0.5]))
 
 
 def test_the_nine_backgrounds_are_averaged():

@@ -6,7 +6,7 @@ import torch
 
 from config.decompose import Curriculum, Surplus
 from config.params import load_params
-from layers.imaging.tensors import composite_stack
+from layers.imaging.tensors import composite
 from metrics.reconstruction.perceptual import Perceptual
 from models.transformer.text_encoders import NULL_TEXT
 from tests.networks import tiny_network, tiny_vae
@@ -264,7 +264,7 @@ def test_a_deleted_layer_leaves_one_slot_fewer_and_the_composite_without_it():
     vae = objective.pixels.vae
     with torch.no_grad():
         pixels = vae.decode(vae.denormalise(clean[0, [1, 3]]), clamp=True)[None]
-        flat = composite_stack(pixels)
+        flat = composite(pixels)
         flat = torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)
         assert torch.allclose(edited[0, 0], vae.normalise(vae.encode(flat).mode())[0], atol=1e-4)
 

@@ -88,7 +88,7 @@ def test_decompose_plans_the_model_it_is_given(capsys):
     ("arguments", "message"),
     [
         (["--plan", "--model", "./nowhere"], "./nowhere: neither a folder nor the name owner/name of a repository"),
-        (["--plan", "--layers", "40"], "--layers: got 40, expected auto or 1 to 20"),
+        (["--plan", "--layers", "40"], "--layers: got '40', expected auto or 1 to 20"),
         (["--plan", "--batch-size", "0"], "--batch-size: got 0, expected more"),
         ([], "got no pictures and no --layers and no --out; expected pictures, --layers and --out, or --plan"),
         (["a.png", "--layers", "3"], "got no --out; expected pictures, --layers and --out, or --plan"),

@@ -6,7 +6,7 @@ import torch
 from config.vae import TrainVAE
 from tests.networks import tiny_vae
 from tests.stages.workspace import SMOKE
-from training.vae.objective import VAEObjective, flattened, replay_opaque
+from training.vae.objective import VAEObjective, over_colours, replay_opaque
 
 WEIGHTS = {"abmse": 1.0, "l1": 0.5, "lpips": 0.0, "kl": 0.01, "reference_kl": 0.0, "gan": 0.0}
 
@@ -126,4 +126,6 @@ def test_opaque_replay():
     assert set(colours.unique().tolist()) == {-1.0, 0.0, 1.0}
     half = torch.zeros(1, 4, 1, 1)
     half[:, :3] = 1.0
-    assert torch.allclose(flattened(half, torch.tensor([[-1.0, 0.0, 1.0]]))[0, :, 0, 0], torch.tensor([0, 0.5, 1, 1.0]))
+    assert torch.allclose(
+        over_colours(half, torch.tensor([[-1.0, 0.0, 1.0]]))[0, :, 0, 0], torch.tensor([0, 0.5, 1, 1.0])
+    )
