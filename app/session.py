@@ -13,18 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from app.edit import (
-    EditError,
-    Stack,
-    deleted,
-    moved,
-    recoloured,
-    reordered,
-    replaced,
-    shown,
-    stacked,
-    visible_layers,
-)
+from app.edit import EditError, Stack, deleted, moved, recoloured, reordered, replaced, shown, stacked, visible_layers
 from config.errors import UserError
 from inference.images import layer_count
 from inference.restore import check_room

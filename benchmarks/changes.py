@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from config.params import Params, load_params, parse_params
-from experiments.study.space import with_values
+from config.params import Params, load_params, parse_params, with_values
 
 RECIPE = "presets/from_nothing.yaml"
 

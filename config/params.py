@@ -5,38 +5,19 @@ The schema holds no defaults: params.yaml is the only place for a knob, and a pr
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from config.base import (
-    MOST_LAYERS,
-    Block,
-    Count,
-    InputPath,
-    Natural,
-    Offload,
-    Positive,
-    Precision,
-    ProjectPath,
-    Weight,
-)
+from config.base import Block, Positive
 from config.decompose import Refine, TrainDecompose
 from config.errors import UserError
-from config.prepare import SIDE_MULTIPLE, SOURCES, PrepareBuckets
+from config.evaluate import Evaluate
+from config.prepare import SIDE_MULTIPLE, PrepareBuckets
 from config.tune import Tune
 from config.vae import TrainVAE
 
@@ -45,101 +26,11 @@ class ParamsError(UserError, ValueError):
     """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
 
 
-ROW_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
-RowName = Annotated[str, Field(pattern=ROW_NAME)]
-
-
 class Tracking(Block):
     """Where runs are written."""
 
     experiment: Annotated[str, Field(min_length=1)]
     system_metrics: bool
-
-
-# Rows that the stage itself writes: the model's, the picture as the only layer, the true layers through the VAE, the
-# model told the captions, and its layers before they are restored.
-MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
-TOLD, AS_PREDICTED = "model_told_captions", "model_as_predicted"
-
-
-class Baseline(Block):
-    """Another model of evaluate that is used in its own way; what is not said here is as the block has it."""
-
-    model: InputPath
-    steps: Count | None = None
-    tries: Count | None = None
-    guidance: Weight | None = None
-    precision: Precision | None = None
-    offload: Offload | None = None
-
-    @model_serializer(mode="wrap")
-    def _said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value is not None}
-
-
-def _baseline(given: Any, union: ValidatorFunctionWrapHandler) -> str | Baseline:
-    del union  # left to itself, it reports the faults of both its members
-    if isinstance(given, dict):
-        return Baseline.model_validate(given)
-    if isinstance(given, str | Baseline):
-        return given
-    raise ValueError("a folder or repository, or a mapping of model and what is its own")
-
-
-class EvaluationData(Block):
-    """Designs that are scored at their own size, or at ``long_side``, and reported apart; all by default."""
-
-    source: Literal[SOURCES[1:]]
-    location: InputPath
-    layout_root: InputPath | None = None
-    long_side: Count | None = None
-    max_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
-    count: Count | None = None
-
-
-class Evaluate(Block):
-    """Stage evaluate."""
-
-    model: InputPath
-    split: Literal["train", "val", "test"]
-    datasets: dict[RowName, EvaluationData]
-    steps: Count
-    tries: Count
-    seed: Natural
-    captions: Literal["none", "told", "both"]
-    guidance: Weight
-    precision: Precision
-    offload: Offload
-    restore: bool
-    batch_size: Count
-    max_merges: Natural
-    baselines: dict[RowName, Annotated[InputPath | Baseline, WrapValidator(_baseline)]]
-    others: dict[RowName, InputPath]
-    predictions: ProjectPath | None
-    panels: Natural
-    jobs: Annotated[int, Field(ge=-1)]
-
-    @field_validator("baselines", "others")
-    @classmethod
-    def _names(cls, rows: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        taken = {MODEL, NOTHING, CEILING, TOLD, AS_PREDICTED, *info.data.get("baselines", ())}
-        if taken := taken & rows.keys():
-            raise ValueError(f"names that no other row has, not {sorted(taken)}")
-        return rows
-
-    @model_validator(mode="after")
-    def _guided(self) -> Evaluate:
-        own = {row.guidance for row in self.baselines.values() if isinstance(row, Baseline)} - {None, 1.0}
-        if self.captions == "none" and (own or self.guidance != 1.0):
-            raise ValueError("captions told or both where guidance, which is by the caption, is not 1.0; got none")
-        if self.captions == "both" and own:
-            raise ValueError("captions told where a baseline has guidance of its own; got both, which tells it none")
-        return self
-
-    def of_baseline(self, name: str) -> Evaluate:
-        """The block as it holds for another model: its place as ``model``, and what is its own."""
-        row = self.baselines[name]
-        return self.model_copy(update=row.model_dump() if isinstance(row, Baseline) else {"model": row})
 
 
 class Params(Block):
@@ -231,3 +122,21 @@ def flatten(block: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy nested parameters with some dotted paths set.
+
+    Raises:
+        ParamsError: if a path does not exist.
+    """
+    changed = copy.deepcopy(raw)
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        block = changed
+        for name in parents:
+            block = block.get(name) if isinstance(block, dict) else None
+        if not isinstance(block, dict) or last not in block:
+            raise ParamsError(f"tune: {path}: no such parameter in params.yaml")
+        block[last] = value
+    return changed

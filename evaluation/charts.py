@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from config.params import CEILING, NOTHING
+from config.evaluate import CEILING, NOTHING
 
 CURVES = ("rgb_l1", "alpha_iou", "cost")
 REFERENCES = (NOTHING, CEILING)

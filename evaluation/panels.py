@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from config.params import MODEL, NOTHING, Evaluate
+from config.evaluate import MODEL, NOTHING, Evaluate
 from evaluation.designs import EvaluationSet
 from evaluation.page import Panel
 from evaluation.samples import NO_MODELS, Decomposed, Measured, decompose

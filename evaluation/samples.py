@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
-from config.params import AS_PREDICTED, CEILING, MODEL, NOTHING, TOLD, Evaluate
+from config.evaluate import AS_PREDICTED, CEILING, MODEL, NOTHING, TOLD, Evaluate
 from config.paths import in_project
 from evaluation.designs import EvaluationSample
 from inference.decomposer import Decomposer

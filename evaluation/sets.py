@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from config.base import MOST_LAYERS
 from config.errors import UserError
-from config.params import EvaluationData, Params, ParamsError, parse_params
+from config.evaluate import EvaluationData
+from config.params import Params, ParamsError, parse_params
 from config.paths import find_input, in_workspace
 from evaluation.designs import BucketedSplit, EvaluationSet, SourceDesigns
 from inference.decomposer import Decomposer

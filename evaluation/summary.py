@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from config.params import CEILING, MODEL, NOTHING, TOLD
+from config.evaluate import CEILING, MODEL, NOTHING, TOLD
 from evaluation.literature import decomposition_rows
 from evaluation.samples import Measured
 from metrics.decomposition.scores import MergeLevel, aggregate, level_entry

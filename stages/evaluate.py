@@ -27,7 +27,8 @@ import torch
 from tqdm import tqdm
 
 from config.errors import UserError
-from config.params import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate, Params, parse_params
+from config.evaluate import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate
+from config.params import Params, parse_params
 from config.paths import REPORTS, find_input, in_workspace
 from evaluation.designs import BucketedSplit
 from evaluation.page import Panel, write_page

@@ -22,14 +22,7 @@ from config.params import Params
 from config.tune import TUNED
 from experiments.study.apply import apply_trial, choose, queue_experiments
 from experiments.study.confirm import CONFIRMING
-from experiments.study.plan import (
-    check_same,
-    load_study,
-    make_plan,
-    ranked,
-    run_id_of,
-    study_name,
-)
+from experiments.study.plan import check_same, load_study, make_plan, ranked, run_id_of, study_name
 from experiments.study.run import confirm_and_report, logged_params, report, run_study
 from stages.cli import stage_command
 from tracking.run import stage_run

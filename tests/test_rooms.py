@@ -1,14 +1,6 @@
 """The house stays in order: benchmarks/structure.py measures it, `make lint` holds which room imports which."""
 
-from benchmarks.structure import (
-    ROOT,
-    code_files,
-    files_by_folder,
-    functions,
-    main,
-    repeating_names,
-    rooms,
-)
+from benchmarks.structure import ROOT, code_files, files_by_folder, functions, main, repeating_names, rooms
 from tests.imports import ROOMS
 
 FILES = code_files(ROOT)

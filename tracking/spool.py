@@ -28,16 +28,7 @@ from tqdm import tqdm
 from config.errors import UserError
 from config.paths import project_root
 from tracking import records
-from tracking.store import (
-    STORE_ERRORS,
-    answering,
-    is_outage,
-    open_store,
-    reachable,
-    reason,
-    store_name,
-    tracking_uri,
-)
+from tracking.store import STORE_ERRORS, answering, is_outage, open_store, reachable, reason, store_name, tracking_uri
 
 RETRY_SECONDS = 10.0
 # A server that answers nothing takes seconds to find out: trying is kept below a twentieth of the time.

@@ -19,10 +19,9 @@ from pydantic import Field, ValidationError
 
 from config.base import Block
 from config.errors import UserError
-from config.params import Params, parse_params
+from config.params import Params, parse_params, with_values
 from config.paths import REPORTS, WEIGHTS
 from experiments.launch import OUTPUTS, environment_in, launch_command
-from experiments.study.space import with_values
 from layers.files import put_folder
 from tracking.run import tracking_uri
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import optuna
 
+from config.params import with_values
 from experiments.study.plan import Plan, figures_of, is_today, measured, ranked, todays_values, values_of
-from experiments.study.space import with_values
 from experiments.study.storage import is_gone, signature
 from experiments.study.trial import TrialFailed, launch
 from tracking.run import Run

@@ -7,12 +7,9 @@ import contextlib
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from config.params import ParamsError, flatten, parse_params
-from experiments.study.plan import (
-    Plan,
-    measured,
-)
-from experiments.study.space import suggest, with_values
+from config.params import ParamsError, flatten, parse_params, with_values
+from experiments.study.plan import Plan, measured
+from experiments.study.space import suggest
 from experiments.study.storage import ERROR, KEPT, VALUES, WORKER, signature
 from experiments.study.trial import TrialFailed, launch
 from tracking.run import Run, report_metrics

@@ -12,14 +12,7 @@ from config.paths import in_project
 from experiments.launch import launch_command
 from experiments.study.confirm import confirm
 from experiments.study.objective import Objective
-from experiments.study.plan import (
-    Plan,
-    StudyError,
-    make_plan,
-    open_study,
-    ranked,
-    run_id_of,
-)
+from experiments.study.plan import Plan, StudyError, make_plan, open_study, ranked, run_id_of
 from experiments.study.storage import ERROR, RUN_ID, StorageError, shown
 from experiments.study.summary import summary
 from experiments.study.trial import TRIALS, TrialFailed

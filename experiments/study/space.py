@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,28 +16,10 @@ from optuna.distributions import (
 )
 
 from config.base import COSMETIC
-from config.params import Params, ParamsError, flatten
+from config.params import Params, ParamsError, flatten, with_values
 from config.tune import SearchRange
 
 SWITCH = ".enabled"
-
-
-def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy nested parameters with some dotted paths set.
-
-    Raises:
-        ParamsError: if a path does not exist.
-    """
-    changed = copy.deepcopy(raw)
-    for path, value in values.items():
-        *parents, last = path.split(".")
-        block = changed
-        for name in parents:
-            block = block.get(name) if isinstance(block, dict) else None
-        if not isinstance(block, dict) or last not in block:
-            raise ParamsError(f"tune: {path}: no such parameter in params.yaml")
-        block[last] = value
-    return changed
 
 
 def budgeted(params: Params, stage: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 
-from config.params import Evaluate
+from config.evaluate import Evaluate
 from evaluation.designs import EvaluationSample
 from evaluation.samples import evaluated
 from inference import offloading

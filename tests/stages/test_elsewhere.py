@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 
-from config.params import EvaluationData, Params, load_params
+from config.evaluate import EvaluationData
+from config.params import Params, load_params
 from config.paths import WORKSPACE
 from evaluation.sets import designs_of
 from experiments.launch import launch_command

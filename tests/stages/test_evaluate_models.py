@@ -9,7 +9,8 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from config.params import MODEL, TOLD, parse_params
+from config.evaluate import MODEL, TOLD
+from config.params import parse_params
 from evaluation.designs import EvaluationSample
 from evaluation.samples import compared, decompose, evaluated
 from evaluation.sets import NamedSet

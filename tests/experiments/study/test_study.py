@@ -5,12 +5,12 @@ import optuna
 import pytest
 import yaml
 
-from config.params import ParamsError, flatten, load_params, parse_params
+from config.params import ParamsError, flatten, load_params, parse_params, with_values
 from config.tune import Sampler, SearchRange
 from experiments.launch import launch_command
 from experiments.study import storage as tune_storage
 from experiments.study.plan import make_plan, make_sampler
-from experiments.study.space import first_trial, suggest, with_values
+from experiments.study.space import first_trial, suggest
 from experiments.study.storage import WORKER, open_storage, shown, signature
 from experiments.study.trial import failure
 from tests.stages.workspace import make_workspace
