@@ -55,7 +55,7 @@ class Browser:
         self._process.wait(20)
         os.close(self._out), os.close(self._in)
 
-    def call(self, method, timeout=30.0, **parameters):
+    def call(self, method, timeout=60.0, **parameters):
         """One command; its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
@@ -105,7 +105,7 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, expression, timeout=30.0):
+    def wait(self, expression, timeout=120.0):
         """Wait until an expression is true; returns its value."""
         end = time.monotonic() + timeout
         while not (value := self.js(expression)):

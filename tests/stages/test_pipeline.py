@@ -231,3 +231,17 @@ def test_what_a_user_can_get_wrong_is_one_line(clone, tmp_path):
     missing = run(stage("train_decompose"), make_workspace(tmp_path / "empty"), check=False)
     assert missing.returncode == 2
     assert missing.stderr.strip().splitlines()[-1].startswith("error: data/rgba_layers: no such file or folder")
+
+
+def test_others_get_the_models_by_name(clone, tmp_path):
+    """As docs/tracking.md says: a remote, a tag, and ``dvc artifacts get`` from another folder."""
+    dvc(clone, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    dvc(clone, "push", "refine")
+    commit(clone, "a remote")
+    for name in ("decomposer", "pretrained-decomposer"):
+        run(["git", "tag", "--annotate", f"{name}@v1.0.0", "--message", "first"], clone)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name, place in (("decomposer", "models/weights/refine"), ("pretrained-decomposer", "models/pretrained/model")):
+        dvc(elsewhere, "artifacts", "get", str(clone), name, "--out", name)
+        assert digest(elsewhere / name) == digest(clone / place), name

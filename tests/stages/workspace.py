@@ -147,7 +147,7 @@ def run(command: list[str], root: Path, *, check: bool = True, **more: str | Non
     """
     env, module = environment(root, **more), [part for part in command[1:] if part not in ("-P", "-m")]
     if command[0] == sys.executable and (
-        module[0].startswith(("stages.", "training.")) or command[1:3] == ["-P", "-c"]
+        module[0].startswith(("stages.", "tracking.", "training.")) or command[1:3] == ["-P", "-c"]
     ):
         result = run_forked(module, root, env, TIMEOUT)
     else:
