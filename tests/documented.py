@@ -234,7 +234,9 @@ NOT_RUN = {
     "dvc remote add --default store s3://bucket/layers": "needs a bucket; tests/stages/test_pipeline.py has a folder",
     "dvc push": "tests/stages/test_pipeline.py pushes",
     'git tag --annotate decomposer@v1.0.0 --message "first" && git push --tags': "tests/stages/test_pipeline.py tags",
-    "dvc artifacts get https://example.org/you/layers.git decomposer --out decomposer": "tests/stages/test_pipeline.py gets both models",
+    "dvc artifacts get https://example.org/you/layers.git decomposer --out decomposer": (
+        "tests/stages/test_pipeline.py gets both models"
+    ),
     "cp presets/rehearsal.yaml params.yaml && dvc repro": "tests/stages/test_rehearsal.py runs it",
     "python -m stages.pretrain": "hours of compute; tests/experiments/test_pretraining.py has a recipe of seconds",
     "python -m benchmarks.rgba_vae_step --device cuda --bf16": "needs a GPU",
