@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class SampleError(ValueError):
     """A sample cannot be used; the message is the reason that goes into the manifest."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; what follows in torch's is advice to run what the file holds."""
+    return next(iter(str(error).strip().splitlines()), "").partition(". ")[0] or type(error).__name__

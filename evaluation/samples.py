@@ -27,7 +27,7 @@ from metrics.decomposition.alignment import composite_peels
 from metrics.decomposition.folders import read_stack
 from metrics.decomposition.scores import MergeLevel, score_sample
 from metrics.decomposition.structure import Structure, stack_structure
-from metrics.editability import edit_scores
+from metrics.editability.scores import edit_scores
 from metrics.reconstruction.rgba import Distance, reconstruction_metrics
 from models.vae.latents import at_once
 
@@ -81,7 +81,7 @@ class Measured:
         vae_layers: of each peel of the true stack, its reconstruction over nine backgrounds.
         seconds: of the model.
         stratum: part of the set that it belongs to; may be empty.
-        edits: of the model, its bounds and its baselines, see :func:`metrics.editability.edit_scores`.
+        edits: of the model, its bounds and its baselines, see :func:`metrics.editability.scores.edit_scores`.
     """
 
     sample_id: str

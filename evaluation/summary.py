@@ -12,7 +12,7 @@ from config.evaluate import CEILING, MODEL, NOTHING, TOLD
 from evaluation.literature import decomposition_rows
 from evaluation.samples import Measured
 from metrics.decomposition.scores import MergeLevel, aggregate, level_entry
-from metrics.editability import mean_edit_scores
+from metrics.editability.scores import mean_edit_scores
 from metrics.intervals import bootstrap_interval
 from metrics.reconstruction.rgba import mean_metrics
 

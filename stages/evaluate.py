@@ -27,21 +27,21 @@ import torch
 from tqdm import tqdm
 
 from config.errors import UserError
-from config.evaluate import MODEL, NOTHING, ROW_NAME, TOLD, Evaluate
+from config.evaluate import MODEL, NOTHING, ROW_NAME, Evaluate
 from config.params import Params, parse_params
 from config.paths import REPORTS, find_input, in_workspace
-from evaluation.designs import BucketedSplit
 from evaluation.page import Panel, write_page
 from evaluation.panels import panels_of
-from evaluation.samples import Measured, evaluated
+from evaluation.samples import evaluated
 from evaluation.sets import NamedSet, check_datasets, sets_of, with_source
+from evaluation.settings import of_baselines, setting_of
 from evaluation.summary import CURVES, curve_rows, sample_rows, summarise
 from inference.decomposer import Decomposer, GuidanceError
 from inference.process_memory import process_peak
 from layers.dataset.digest import digests
 from layers.imaging.codec import write_png
 from metrics.reconstruction.perceptual import Perceptual
-from models.precision import name_of, weights_dtype
+from models.precision import weights_dtype
 from stages.cli import place, stage_command
 from stages.reports import write_report, write_table
 from tracking.registry import register_evaluation
@@ -130,65 +130,6 @@ def open_models(settings: Evaluate, device: torch.device) -> tuple[Decomposer, d
                 where = "evaluate" if name == MODEL else f"evaluate.baselines.{name}"
                 raise GuidanceError(f"{where}.{error}") from None
     return found.pop(MODEL), found
-
-
-def of_baselines(settings: Evaluate) -> dict[str, Evaluate]:
-    """The settings as they hold for each baseline."""
-    return {name: settings.of_baseline(name) for name in settings.baselines}
-
-
-def use_of(model: Decomposer, settings: Evaluate, told: bool, md5: Mapping[str, str]) -> dict[str, object]:
-    """How a row's model is used: of ``settings`` what may differ from row to row, with what became of it."""
-    return {
-        "model": settings.model,
-        "weights_md5": md5.get(settings.model, "not known"),
-        "text": model.condition.encoder if told else "none",
-        "steps": settings.steps,
-        "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
-        "tries": settings.tries,
-        "guidance": settings.guidance if told else 1.0,
-        "precision": name_of(model.dtype),
-        "offload": settings.offload,
-    }
-
-
-def setting_of(
-    one: NamedSet,
-    measured: Sequence[Measured],
-    model: Decomposer,
-    settings: Evaluate,
-    baselines: Mapping[str, Decomposer],
-    md5: Mapping[str, str],
-) -> dict[str, object]:
-    """What the figures hang on; ``rows`` has what differs from that in a row of another model, or of this one told.
-
-    Args:
-        one: the set.
-        measured: its samples.
-        model: that was measured.
-        settings: of the stage.
-        baselines: models beside it.
-        md5: digests of what was read, by its place.
-    """
-    pictures = one.pictures
-    told = settings.captions == "told"
-    use = use_of(model, settings, told, md5)
-    rows = {name: use_of(baselines[name], how, told, md5) for name, how in of_baselines(settings).items()}
-    if any(TOLD in sample.levels for sample in measured):
-        rows[TOLD] = use_of(model, settings, True, md5)
-    return {
-        "samples": len(measured),
-        "source": pictures.description,
-        "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
-        "layers_asked": pictures.asked,
-        **use,
-        "seed": settings.seed,
-        "restored": "yes" if settings.restore else "no",
-        "sizes": sorted({m.bucket for m in measured}),
-        "device": model.device.type,
-        "skipped": dict(pictures.skipped),
-        "rows": {name: {key: row[key] for key in row if row[key] != use[key]} for name, row in rows.items()},
-    }
 
 
 def write_panels(folder: Path, panels: Sequence[Panel]) -> None:

@@ -13,7 +13,6 @@ the numbers: ``--blends jpeg`` does so too. Every choice is in the output.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import sys
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.paths import check_place, visible_files
+from layers.dataset.digest import digest
 from layers.imaging.codec import PictureError, read_rgba
 from layers.imaging.compositing import resize, to_float, to_uint8
 from layers.imaging.tensors import to_tensor
@@ -166,9 +166,7 @@ def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarr
 
 def _describe(folder: Path, size: int | None, blends: str, inception: str | None, device, multiple: int) -> dict:
     """List every choice behind the numbers."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    for path in visible_files(folder, {".safetensors"}, deep=False):
-        md5.update(path.read_bytes())
+    weights = visible_files(folder, {".safetensors"}, deep=False)
     return {
         "source": "AlphaVAE validation code, github.com/o0o0o00o0/AlphaVAE at 4415ef7; paper Table 3",
         "resize": f"short side to {size} px, premultiplied Lanczos" if size else "none",
@@ -186,7 +184,10 @@ def _describe(folder: Path, size: int | None, blends: str, inception: str | None
         "frechet_mean": "one distance a background, averaged",
         "mean": "over all pictures; a Fréchet distance over all of them together",
         "mean_over_groups": "unweighted, of groups' own figures, AlphaVAE's way; a group is the pictures of one folder",
-        "vae": {"folder": folder.name, "safetensors_md5": md5.hexdigest()},
+        "vae": {
+            "folder": folder.name,
+            "safetensors_md5": ", ".join(map(digest, weights)),
+        },
         "device": device.type,
         "versions": {
             "python": platform.python_version(),

@@ -15,7 +15,6 @@ import itertools
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -23,15 +22,12 @@ from config.params import Params, ParamsError, PrepareBuckets, parse_params
 from config.paths import REPORTS, find_input, in_workspace
 from layers.composer import compose as composing
 from layers.composer.writer import write_dataset
-from layers.dataset.buckets import bucket_name
 from layers.dataset.digest import digest
-from layers.dataset.loaders import StackDataset
 from layers.dataset.manifest import MANIFEST
-from layers.dataset.splits import SPLITS, assign_splits, until_filled
-from layers.imaging.tensors import to_image
-from layers.imaging.view import grid
+from layers.dataset.splits import assign_splits, until_filled
 from layers.preparation.cleaning import Cleaning
-from layers.preparation.dataset import Summary, prepare_dataset
+from layers.preparation.dataset import prepare_dataset
+from layers.preparation.report import bucket_rows, contact_sheet, counts_of, report
 from layers.preparation.sample import Preparation
 from layers.sources.base import Source
 from layers.sources.catalogue import bucket_limits, open_source
@@ -44,8 +40,6 @@ from tracking.run import stage_run
 COMPOSED = Path("data") / "composed"
 COMPOSER = Path(composing.__file__).parent
 LISTS = {"val": "validation_list", "test": "test_list"}
-SHEET_SAMPLES = 8
-LISTED = 20
 
 
 def _overridden(params: Params, arguments: argparse.Namespace) -> Params:
@@ -154,58 +148,6 @@ def _preparation(settings: PrepareBuckets) -> Preparation:
     )
 
 
-def bucket_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One row a split and bucket (H, W, L): samples, their share, mean crop share and mean scale."""
-    total = sum(summary.samples.values())
-    return [
-        {
-            "split": split,
-            "bucket": f"{split} {bucket_name((height, width))}-l{layers}",
-            "samples": int(count),
-            "share": float(count / total),
-            "mean_crop_share": float(crop / count),
-            "mean_scale": float(scale / count),
-        }
-        for (split, height, width, layers), (count, crop, scale) in sorted(summary.buckets.items())
-    ]
-
-
-def counts_of(settings: PrepareBuckets) -> dict[str, int | None]:
-    """At most so many samples of each split."""
-    return {split: getattr(settings, f"{split}_count") for split in SPLITS}
-
-
-def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBuckets) -> dict[str, Any]:
-    """What ``metrics/reports/prepare_buckets.json`` holds."""
-    total = sum(summary.samples.values())
-    worst = sorted(summary.mismatched.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
-    asked = counts_of(settings)
-    return {
-        "samples": dict(sorted(summary.samples.items())),
-        "asked_for": {split: count for split, count in asked.items() if count is not None},
-        "layers": {name: summary.layers[name] for name in ("kept", "merged", "empty", "hidden", "unchanging")},
-        "dropped": dict(sorted(summary.reasons.items())),
-        "in_several_splits": summary.shared,
-        "buckets": {row["bucket"]: row["samples"] for row in rows},
-        "mean_crop_share": sum(row["mean_crop_share"] * row["share"] for row in rows),
-        "mean_scale": sum(row["mean_scale"] * row["share"] for row in rows),
-        "previews": {
-            "compared": summary.compared,
-            "not_recomposed": len(summary.mismatched),
-            "worst": dict(worst),
-        },
-        "notes": dict(sorted(summary.noted.items(), key=lambda item: (-item[1], item[0]))[:LISTED]),
-        "largest_change": summary.change,
-        "usable_share": total / (total + summary.dropped),
-    }
-
-
-def _contact_sheet(root: Path) -> Any:
-    stacks = StackDataset(root, "train")
-    items = [stacks[i] for i in range(min(SHEET_SAMPLES, len(stacks)))]
-    return grid([[to_image(item["composite"]), *to_image(item["layers"])] for item in items], scale=2)
-
-
 def _bound(split: str, settings: PrepareBuckets) -> str:
     """What decides how many samples a split may have."""
     if split == "train":
@@ -272,7 +214,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         mlflow_run.report(write_report("prepare_buckets", content))
         mlflow_run.artifact(write_table("buckets", rows))
         mlflow_run.artifact(root / MANIFEST, "metadata")
-        mlflow_run.picture("contact_sheet", _contact_sheet(root), 0)
+        mlflow_run.picture("contact_sheet", contact_sheet(root), 0)
     for split, asked in content["asked_for"].items():
         if summary.samples[split] < asked:
             print(

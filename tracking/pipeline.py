@@ -23,6 +23,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from config.params import Params, flatten
+from layers.dataset.digest import text_digest
 from tracking.store import store_lock
 
 STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
@@ -72,7 +73,7 @@ def covered(params: Params) -> dict[str, Any]:
 def pipeline_key(params: Params) -> str:
     """Hash of parameters, code and DVC experiment; 16 hex digits."""
     described = json.dumps([covered(params), code_digest(), os.environ.get("DVC_EXP_NAME", "")], sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
+    return text_digest(described, 16)
 
 
 def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from config.errors import UserError
 from config.params import Params, parse_params, with_values
 from config.paths import REPORTS, WEIGHTS
 from experiments.launch import OUTPUTS, environment_in, launch_command
+from layers.dataset.digest import text_digest
 from layers.files import put_folder
 from tracking.run import tracking_uri
 
@@ -113,7 +113,7 @@ def record_of(step: Step, params: Params, before: str) -> dict[str, Any]:
     """What makes a step's output what it is; ``before`` stands for all steps before it."""
     block = params.model_dump()[step.stage]
     described = json.dumps([step.stage, step.start, block, before], sort_keys=True, default=str)
-    return {"stage": step.stage, "params": block, "key": hashlib.sha256(described.encode()).hexdigest()[:16]}
+    return {"stage": step.stage, "params": block, "key": text_digest(described, 16)}
 
 
 def is_done(folder: Path, key: str) -> bool:

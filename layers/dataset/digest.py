@@ -1,4 +1,4 @@
-"""What stands for the content of a file, of a folder, of a dataset."""
+"""Digests that stand for content: of a text, a file, a folder, a dataset."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 
 from config.paths import find_input, visible_files
 from layers.dataset.manifest import MANIFEST
+
+
+def text_digest(text: str | bytes, digits: int = 32) -> str:
+    """The first hex digits of the sha256 of a text in UTF-8, which may hold the lone surrogates of a file's name."""
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    return hashlib.sha256(data).hexdigest()[:digits]
 
 
 def digest(path: str | Path) -> str:

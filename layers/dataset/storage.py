@@ -10,7 +10,6 @@ pictures are read from tars as fast as from files.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
+from layers.dataset.digest import text_digest
 from layers.dataset.splits import SPLITS
 from layers.files import whole_file, write_whole
 from layers.imaging.codec import PictureError, decode_rgba, encode_png
@@ -40,7 +40,7 @@ def file_stem(sample_id: str) -> str:
     stem = _UNSAFE.sub("_", sample_id)[:60]
     if stem and stem == sample_id:
         return stem
-    return f"{stem}-{hashlib.sha256(sample_id.encode(errors='surrogateescape')).hexdigest()[:12]}"
+    return f"{stem}-{text_digest(sample_id.encode(errors='surrogateescape'), 12)}"
 
 
 class Writer(Protocol):

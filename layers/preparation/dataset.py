@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from config.errors import UserError
 from config.paths import visible
+from layers.dataset.digest import text_digest
 from layers.dataset.manifest import MANIFEST, Ledger, journal_path, plain, states_paths
 from layers.dataset.splits import SPLITS
 from layers.dataset.storage import SHARDS, mark, present, remove_strays
@@ -214,7 +214,7 @@ def _forget_other_code(root: Path) -> None:
     layers = Path(__file__).resolve().parents[1]
     modules = (path for name in PIXEL_CODE for path in _modules_of(layers / name))
     text = b"".join(module.read_bytes() for module in modules)
-    digest = hashlib.sha256(text).hexdigest()
+    digest = text_digest(text, 64)
     journal = journal_path(root)
     code = journal.with_suffix(".code")
     if not code.is_file() or code.read_text() != digest:
@@ -232,7 +232,7 @@ def _code(source: Source) -> str:
     module = Path(inspect.getfile(type(source)))
     own_folder = module.stem == "reader"
     text = b"".join(path.read_bytes() for path in _modules_of(module.parent if own_folder else module))
-    return hashlib.sha256(text).hexdigest()[:16]
+    return text_digest(text, 16)
 
 
 def _still_valid(

@@ -12,6 +12,7 @@ import numpy as np
 
 from config.errors import SampleError
 from layers.dataset.buckets import BucketLimits, NoBucketError, Placement, bucket_name, place
+from layers.dataset.digest import text_digest
 from layers.dataset.manifest import plain
 from layers.dataset.storage import FileWriter, Writer, open_shard
 from layers.imaging.stack import LayeredSample
@@ -51,7 +52,7 @@ class Preparation:
 
     def recipe(self) -> str:
         """A digest of all of it and of :data:`VERSION`."""
-        return hashlib.sha256(f"{VERSION}:{sorted(asdict(self).items())}".encode()).hexdigest()[:32]
+        return text_digest(f"{VERSION}:{sorted(asdict(self).items())}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import hashlib
 import io
 import json
 from pathlib import PurePosixPath
@@ -20,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from config.errors import SampleError, UserError
+from layers.dataset.digest import text_digest
 from layers.imaging.stack import LayeredSample
 from layers.sources.base import Source
 from layers.sources.listed import Entry, by_id, json_lines, read_stack, record
@@ -141,9 +141,7 @@ class DiffSynthSource(Source):
             names = _images(record(found))
         except SampleError:
             names = []
-        data = found.encode(errors="surrogatepass") if isinstance(found, str) else found
-        line = hashlib.sha256(data).hexdigest()[:16]
-        return f"{line}-{self.root.signature(names)}"
+        return f"{text_digest(found, 16)}-{self.root.signature(names)}"
 
     def _index(self) -> dict[str, Entry]:
         return kept(self._token, lambda: by_id(self._entries(), _first_path))

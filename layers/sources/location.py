@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from config.errors import SampleError, UserError
 from config.paths import find_input, visible
+from layers.dataset.digest import text_digest
 from layers.imaging.codec import PictureError, decode_rgba
 
 # What a listing says of a file besides its size; which of them there is depends on the file system.
@@ -181,7 +181,7 @@ class Location:
                 described.append(f"{name}:{info.get('size')}:{':'.join(versions)}")
             except (OSError, SampleError):
                 described.append(f"{name}:-")
-        return hashlib.sha256("\n".join(described).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return text_digest("\n".join(described))
 
 
 def _linked_files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:

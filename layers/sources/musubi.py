@@ -18,7 +18,6 @@ The order bottom to top is that of the released model, for which the datasets ar
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any
 from uuid import uuid4
 
 from config.errors import SampleError, UserError
+from layers.dataset.digest import text_digest
 from layers.imaging.stack import LayeredSample
 from layers.sources.base import Source
 from layers.sources.listed import Entry, by_id, json_lines, numbered_gaps, read_stack, record
@@ -151,9 +151,7 @@ class MusubiSource(Source):
             names = [self._below_root(name) for name in _numbered_paths(record(found or ""))]
         except SampleError:
             names = []
-        data = found.encode(errors="surrogatepass") if isinstance(found, str) else found or b""
-        line = hashlib.sha256(data).hexdigest()[:16]
-        return f"{line}-{self.root.signature(names)}"
+        return f"{text_digest(found or b'', 16)}-{self.root.signature(names)}"
 
     def _index(self) -> dict[str, _Files] | dict[str, Entry]:
         return kept(self._token, self._from_lines if self._tables else lambda: _grouped(self.root.files()))

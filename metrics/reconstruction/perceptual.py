@@ -18,7 +18,7 @@ import lpips
 import torch
 from torch import Tensor, nn
 
-from config.errors import UserError
+from config.errors import UserError, first_line
 from layers.weight_files import read_weights, what_is_wrong
 
 if TYPE_CHECKING:
@@ -195,8 +195,3 @@ def _downloaded_inception(url: str) -> Path:
             "delete it, and it is downloaded anew"
         )
     return weights
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first; what follows in torch's is advice to run what the file holds."""
-    return next(iter(str(error).splitlines()), "").partition(". ")[0] or type(error).__name__

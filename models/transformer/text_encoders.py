@@ -9,7 +9,6 @@ The picture is never shown to the text encoder; the released pipeline feeds it t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -23,8 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from config.errors import UserError
+from config.errors import UserError, first_line
 from config.paths import visible_files
+from layers.dataset.digest import digest, text_digest
 from models.diffusers_folder import CONFIG_FILE, locate, weight_files
 
 # Transformers takes seconds to import, which no network without text should wait for.
@@ -273,7 +273,7 @@ def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreT
         how = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "variant": variant}
         model, report = kind.from_pretrained(folder, output_loading_info=True, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise TextEncoderError(f"{folder}: no {kind.__name__} in safetensors ({_first_line(error)})") from error
+        raise TextEncoderError(f"{folder}: no {kind.__name__} in safetensors ({first_line(error)})") from error
     # Transformers fills what is missing with random weights and only warns.
     if missing := sorted(report["missing_keys"]):
         raise TextEncoderError(f"{folder}: {len(missing)} tensors of {kind.__name__} are missing, {missing[0]} first")
@@ -284,21 +284,13 @@ def _load_tokenizer(kind: type[Tokenizer], folder: Path, model: PreTrainedModel)
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, truncation_side="right")
     except Exception as error:  # tokenizers raises no narrower one
-        raise TextEncoderError(f"{folder}: no {kind.__name__} ({_first_line(error)})") from error
+        raise TextEncoderError(f"{folder}: no {kind.__name__} ({first_line(error)})") from error
     if len(tokenizer) > model.config.vocab_size:
         raise TextEncoderError(f"{folder}: {len(tokenizer)} tokens for a network of {model.config.vocab_size}")
     return tokenizer
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
 def _digest(folders: Sequence[Path]) -> str:
-    sha256 = hashlib.sha256()
-    for folder in folders:
-        for path in visible_files(folder, {".json", ".safetensors", ".txt"}, deep=False):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            sha256.update(f"{folder.name}/{path.name}:{content}\n".encode())
-    return sha256.hexdigest()
+    kinds = {".json", ".safetensors", ".txt"}
+    files = [(folder, path) for folder in folders for path in visible_files(folder, kinds, deep=False)]
+    return text_digest("\n".join(f"{folder.name}/{path.name}:{digest(path)}" for folder, path in files))

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layers.imaging.compositing import composite_8bit, group_into_peels
-from metrics import editability
-from metrics.editability import KINDS, counterparts, edit_scores, edited, edits, mean_edit_scores, shown_peels
+from metrics.editability import scores as editability
+from metrics.editability.edits import KINDS, counterparts, edited, edits, shown_peels
+from metrics.editability.scores import edit_scores, mean_edit_scores
 from metrics.reconstruction.perceptual import Perceptual
 from metrics.reconstruction.rgba import PSNR_CEILING
 from tests.metrics.decomposition.stacks import stacks
@@ -105,8 +106,8 @@ def test_where_layers_flatten_to_the_picture_fading_is_half_of_deleting():
     stack, truth = (torch.tensor(np.stack(one)).permute(0, 3, 1, 2) / 255.0 for one in (predicted, TWO))
     errors = {
         kind: (
-            editability.over_white(edited(stack, of_box[kind].predicted, kind))
-            - editability.over_white(edited(truth, of_box[kind].true, kind))
+            editability.composite_over_white(edited(stack, of_box[kind].predicted, kind))
+            - editability.composite_over_white(edited(truth, of_box[kind].true, kind))
         )
         for kind in ("delete", "fade")
     }

@@ -14,12 +14,13 @@ from config.params import parse_params
 from evaluation.designs import EvaluationSample
 from evaluation.samples import compared, decompose, evaluated
 from evaluation.sets import NamedSet
+from evaluation.settings import setting_of
 from evaluation.summary import summarise
 from inference.decomposer import Decomposer, GuidanceError
 from inference.images import NAME
 from layers.imaging.tensors import to_image, to_tensor
 from metrics.reconstruction.perceptual import Perceptual
-from stages.evaluate import open_models, setting_of
+from stages.evaluate import open_models
 from tests.networks import save_tiny
 from tests.stages.workspace import SMOKE
 from training.decompose import latents

@@ -10,7 +10,8 @@ from psd_tools import PSDImage
 from layers.composer.compose import sample_id
 from layers.dataset.splits import SPLITS
 from layers.preparation.dataset import Summary
-from stages.prepare_buckets import bucket_rows, main
+from layers.preparation.report import bucket_rows
+from stages.prepare_buckets import main
 from tests.conftest import write_rendered
 from tests.stages.workspace import SMOKE, make_workspace, run, stage
 

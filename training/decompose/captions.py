@@ -13,9 +13,10 @@ from accelerate.utils import release_memory
 from torch import Tensor
 
 from config.decompose import TextCondition
+from layers.dataset.digest import text_digest
 from models.transformer.text_encoders import NULL_TEXT, find_text_encoder, pad_texts
 from models.transformer.vld_mmdit import Text, as_text
-from training.engine.cache import TensorCache, embed_texts, text_key
+from training.engine.cache import TensorCache, embed_texts
 from training.engine.processes import done_once, share, wait
 
 
@@ -32,7 +33,7 @@ class Captions:
 
     def __call__(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Text:
         """Token states ``(B, T, D)`` in float32 and mask ``(B, T)`` of a batch of texts, padded on the right."""
-        entries = [self.cache.get(text_key(text)) for text in texts]
+        entries = [self.cache.get(text_digest(text)) for text in texts]
         states, mask = as_text(*pad_texts([(entry["embedding"].float(), entry["mask"]) for entry in entries]))
         return _sent(states, device), None if mask is None else _sent(mask, device)
 
@@ -63,7 +64,7 @@ def embed_captions(
         return None
     identity = done_once(lambda: source.identity, accelerator)
     cache = TensorCache(cache_dir, identity)
-    by_key = {text_key(text): text for text in [NULL_TEXT, *sorted(set(chain.from_iterable(texts)))]}
+    by_key = {text_digest(text): text for text in [NULL_TEXT, *sorted(set(chain.from_iterable(texts)))]}
     missing = [by_key[key] for key in cache.missing(by_key)]
     # None may write before all have looked: they would share out different lists.
     wait(accelerator)

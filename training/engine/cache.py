@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import UserError
+from layers.dataset.digest import text_digest
 from layers.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,6 @@ class DamagedCacheError(UserError):
 
 class UnreadableError(UserError):
     """A file cannot be read now, for want of handles, rights or a healthy disk; it is left alone."""
-
-
-def text_key(text: str) -> str:
-    """Key of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _checksum(tensor: Tensor) -> str:
@@ -61,7 +56,7 @@ class TensorCache:
 
     def __init__(self, root: str | Path, identity: Mapping[str, str]) -> None:
         described = json.dumps(dict(sorted(identity.items())), indent=1)
-        self.folder = Path(root) / hashlib.sha256(described.encode()).hexdigest()[:24]
+        self.folder = Path(root) / text_digest(described, 24)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "identity.json").is_file():
             write_whole(self.folder / "identity.json", described.encode())
@@ -110,7 +105,7 @@ class TensorCache:
             for name, tensor in entry.items()
         }
         checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
-        digest = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()[:24]
+        digest = text_digest("\n".join(sorted(entries)), 24)
         path = self.folder / f"{digest}.safetensors"
         write_whole(path, save(tensors, metadata=checksums))
         self._opened.cache_clear()
@@ -202,7 +197,7 @@ def embed_texts(
     Each entry holds ``embedding`` ``(T, D)`` and ``mask`` ``(T,)`` of the real tokens only: what padding a text got
     depends on its batch, and must not be remembered.
     """
-    by_key = {text_key(text): text for text in texts}
+    by_key = {text_digest(text): text for text in texts}
     left = iter(cache.missing(by_key))
     with tqdm(desc="embed texts", unit="text", disable=not progress, mininterval=1.0) as bar:
         while keys := list(islice(left, batch_size)):

@@ -13,7 +13,6 @@ links the file of the old one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from config.base import COSMETIC
 from config.errors import UserError
+from layers.dataset.digest import text_digest
 from layers.files import put_folder, whole_file
 from training.engine.cache import UnreadableError, open_tensors
 from training.engine.processes import done_once
@@ -48,7 +48,7 @@ def fingerprint(block: Mapping[str, Any], inputs: Mapping[str, str], world_size:
         return value
 
     described = json.dumps([matters(block), dict(inputs), world_size], sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
+    return text_digest(described, 16)
 
 
 def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -16,7 +16,6 @@ what is assumed about it, is told in :mod:`layers.sources.lica.render`.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 import sys
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from config.errors import SampleError, UserError
+from layers.dataset.digest import text_digest
 from layers.imaging.codec import MAX_PIXELS, PictureError, decode_rgba
 from layers.imaging.compositing import to_uint8
 from layers.imaging.stack import MAX_LAYERS, Layer, LayeredSample
@@ -95,11 +95,11 @@ class LicaSource(Source):
             name = self._name(sample_id)
             layout = self.root.read_json(f"layouts/{name}.json")
         except SampleError as error:
-            return hashlib.sha256(str(error).encode(errors="replace")).hexdigest()[:32]
+            return text_digest(str(error))
         names = [f"layouts/{name}.json", f"annotations/{name}.json", f"images/{name}.png", f"images/{name}.mp4"]
         signature = self.root.signature([*names, *(f"assets/{_base_name(src)}" for src in _sources(layout))])
         fetched = ":download" if self.download else ""
-        return hashlib.sha256(f"{signature}:{self.fonts.signature()}{fetched}".encode()).hexdigest()[:32]
+        return text_digest(f"{signature}:{self.fonts.signature()}{fetched}")
 
     def read(self, sample_id: str) -> LayeredSample:
         """Read and render one layout: the page's colour, then a layer a component.

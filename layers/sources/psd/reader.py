@@ -12,7 +12,6 @@ psd-tools parses and draws; ``psd_layers`` takes the document apart, ``psd_facts
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import warnings
@@ -27,6 +26,7 @@ from psd_tools.compression import PSDDecompressionWarning
 from psd_tools.constants import ColorMode, Resource
 
 from config.errors import SampleError, UserError
+from layers.dataset.digest import text_digest
 from layers.imaging.codec import MAX_PIXELS
 from layers.imaging.stack import Layer, LayeredSample
 from layers.sources.base import Source
@@ -98,7 +98,7 @@ def _ids(names: list[str]) -> dict[str, str]:
     forms = []
     for name in names:
         flat = name.replace("/", "__")
-        digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
+        digest = text_digest(name.encode(errors="surrogateescape"), 8)
         forms.append((str(PurePosixPath(flat).with_suffix("")), flat, f"{flat}__{digest}"))
     counts = Counter(form for own in forms for form in own)
     return {next(form for form in own if counts[form] == 1): name for name, own in zip(names, forms, strict=True)}

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from config.errors import UserError
+from layers.dataset.digest import text_digest
 from models.transformer.text_encoders import (
     NULL_TEXT,
     QWEN_DROPPED_TOKENS,
@@ -23,7 +24,7 @@ from models.transformer.text_encoders import (
 )
 from tests.networks import tiny_network
 from tests.released import TEXTS, write_text_encoder
-from training.engine.cache import TensorCache, embed_texts, text_key
+from training.engine.cache import TensorCache, embed_texts
 
 MODEL = "Qwen2_5_VLForConditionalGeneration"
 DOCS_SENTENCES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
@@ -150,14 +151,14 @@ def test_padding_cached_texts_gives_the_batch(encoder, tmp_path):
     cache = TensorCache(tmp_path, encoder.identity)
     embed_texts(encoder.encode, [*TEXTS, TEXTS[0]], cache, batch_size=2, progress=False)
     reopened = TensorCache(tmp_path, encoder.identity)
-    entries = [reopened.get(text_key(text)) for text in TEXTS]
+    entries = [reopened.get(text_digest(text)) for text in TEXTS]
     states, mask = pad_texts([(entry["embedding"], entry["mask"]) for entry in entries])
     expected, expected_mask = encoder.encode(TEXTS)
     assert mask.dtype == torch.bool and torch.equal(mask, expected_mask)
     torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
     assert not states[~mask].any()
 
-    null = reopened.get(text_key(NULL_TEXT))
+    null = reopened.get(text_digest(NULL_TEXT))
     alone, alone_mask = null_text(encoder)
     torch.testing.assert_close(null["embedding"], alone, atol=2e-5, rtol=1e-4)
     assert torch.equal(null["mask"], alone_mask) and alone_mask.all()

@@ -6,6 +6,7 @@ import torch
 
 from config.decompose import Curriculum, Surplus
 from config.params import load_params
+from layers.dataset.digest import text_digest
 from layers.imaging.tensors import composite
 from metrics.reconstruction.perceptual import Perceptual
 from models.transformer.text_encoders import NULL_TEXT
@@ -14,7 +15,7 @@ from training.decompose.captions import Captions
 from training.decompose.flow_objective import FlowObjective, error_curves, phase_at, with_surplus
 from training.decompose.pixel_terms import NAMES, PixelTerms
 from training.decompose.refine_objective import RefineObjective
-from training.engine.cache import TensorCache, text_key
+from training.engine.cache import TensorCache
 
 PARAMS = load_params("presets/smoke.yaml")
 
@@ -55,7 +56,7 @@ def captions(tmp_path):
         def __call__(self, texts, device="cpu"):
             cache.put(
                 {
-                    text_key(text): {
+                    text_digest(text): {
                         "embedding": torch.full((1, 8), 0.0 if text == NULL_TEXT else float(len(text))),
                         "mask": torch.ones(1, dtype=torch.bool),
                     }

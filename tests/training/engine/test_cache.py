@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.errors import UserError
-from training.engine.cache import DamagedCacheError, TensorCache, embed_texts, text_key
+from layers.dataset.digest import text_digest
+from training.engine.cache import DamagedCacheError, TensorCache, embed_texts
 
 IDENTITY = {"encoder": "abc", "template": "a {}", "dtype": "float32"}
 
@@ -155,7 +156,7 @@ def test_texts_are_embedded_once_and_padding_is_not_remembered(tmp_path):
     cache, encoder = TensorCache(tmp_path, IDENTITY), WordEncoder()
     embed_texts(encoder, ["ab", "wxyz", "ab", "q"], cache, batch_size=2, progress=False)
     assert encoder.calls == [["ab", "wxyz"], ["q"]]
-    found = cache.get(text_key("ab"))
+    found = cache.get(text_digest("ab"))
     assert found["embedding"].tolist() == [[97.0, 1.0], [98.0, 1.0]] and found["mask"].tolist() == [1, 1]
     embed_texts(encoder, ["q", "new"], TensorCache(tmp_path, IDENTITY), progress=False)
     assert encoder.calls[2:] == [["new"]]

@@ -1,0 +1,71 @@
+"""How the figures of a report were made: what every row was computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from config.evaluate import TOLD, Evaluate
+from evaluation.designs import BucketedSplit
+from evaluation.samples import Measured
+from evaluation.sets import NamedSet
+from inference.decomposer import Decomposer
+from models.precision import name_of
+
+
+def of_baselines(settings: Evaluate) -> dict[str, Evaluate]:
+    """The settings as they hold for each baseline."""
+    return {name: settings.of_baseline(name) for name in settings.baselines}
+
+
+def use_of(model: Decomposer, settings: Evaluate, told: bool, md5: Mapping[str, str]) -> dict[str, object]:
+    """How a row's model is used: of ``settings`` what may differ from row to row, with what became of it."""
+    return {
+        "model": settings.model,
+        "weights_md5": md5.get(settings.model, "not known"),
+        "text": model.condition.encoder if told else "none",
+        "steps": settings.steps,
+        "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
+        "tries": settings.tries,
+        "guidance": settings.guidance if told else 1.0,
+        "precision": name_of(model.dtype),
+        "offload": settings.offload,
+    }
+
+
+def setting_of(
+    one: NamedSet,
+    measured: Sequence[Measured],
+    model: Decomposer,
+    settings: Evaluate,
+    baselines: Mapping[str, Decomposer],
+    md5: Mapping[str, str],
+) -> dict[str, object]:
+    """What the figures hang on; ``rows`` has what differs from that in a row of another model, or of this one told.
+
+    Args:
+        one: the set.
+        measured: its samples.
+        model: that was measured.
+        settings: of the stage.
+        baselines: models beside it.
+        md5: digests of what was read, by its place.
+    """
+    pictures = one.pictures
+    told = settings.captions == "told"
+    use = use_of(model, settings, told, md5)
+    rows = {name: use_of(baselines[name], how, told, md5) for name, how in of_baselines(settings).items()}
+    if any(TOLD in sample.levels for sample in measured):
+        rows[TOLD] = use_of(model, settings, True, md5)
+    return {
+        "samples": len(measured),
+        "source": pictures.description,
+        "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
+        "layers_asked": pictures.asked,
+        **use,
+        "seed": settings.seed,
+        "restored": "yes" if settings.restore else "no",
+        "sizes": sorted({m.bucket for m in measured}),
+        "device": model.device.type,
+        "skipped": dict(pictures.skipped),
+        "rows": {name: {key: row[key] for key in row if row[key] != use[key]} for name, row in rows.items()},
+    }
