@@ -32,9 +32,9 @@ from stages.train_decompose import build_network, build_objective
 from training.decompose.captions import embed_captions
 from training.decompose.latents import both_splits
 from training.decompose.validation import held_out_velocity_error, sampled_scores
-from training.engine.ema import averaged_weights, update_average
-from training.engine.loop import BETAS
+from training.engine.ema import ema_weights, update_ema
 from training.engine.schedule import learning_rate
+from training.engine.state import BETAS
 
 SWITCHES = ("layer_rope", "rgba_condition")
 
@@ -117,7 +117,7 @@ def main() -> None:
     for indices in order.endless(0):
         if seen >= due or seen >= stop:
             due += arguments.every
-            with averaged_weights(average, parameters):
+            with ema_weights(average, parameters):
                 network.eval()
                 errors = held_out_velocity_error(network, held_out, accelerator, captions)
                 sampler = {"samples": len(held_out.ids), "steps": arguments.steps}
@@ -149,7 +149,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         running.append(loss.item())
         step, seen = step + 1, seen + len(indices)
-        update_average(average, parameters, block.ema_decay, step)
+        update_ema(average, parameters, block.ema_decay, step)
         spent += time.perf_counter() - start
 
 

@@ -27,7 +27,11 @@ from stages.train_decompose import build_network, build_objective
 from tracking.run import Run
 from training.decompose.latents import both_splits
 from training.engine.checkpoint import CheckpointStore
-from training.engine.loop import BETAS, Plan, fit
+from training.engine.loop import fit
+from training.engine.progress import Plan
+from training.engine.session import Session
+from training.engine.state import BETAS
+from training.engine.task import Task
 
 
 class Forgetful(CheckpointStore):
@@ -57,21 +61,17 @@ def main() -> None:
 
     def whole(start: int) -> float:
         began = time.perf_counter()
-        fit(
-            objective,
-            network,
+        task = Task(
+            title="fit",
+            objective=objective,
+            network=network,
             batches=lambda _: (train.batch(indices) for indices in order.endless(start)),
-            settings=block,
-            plan=Plan(1, arguments.steps, block.batch_size),
-            seed=settings.seed,
             validate=lambda _: {"none": 0.0},
             select="none",
-            largest=False,
-            accelerator=accelerator,
-            run=Run(None),
-            store=Forgetful(Path("nowhere"), "benchmark", "key"),
-            title="fit",
         )
+        store = Forgetful(Path("nowhere"), "benchmark", "key", accelerator)
+        session = Session(accelerator, None, Run(None), store, {})
+        fit(task, block, Plan(1, arguments.steps, block.batch_size), seed=settings.seed, session=session)
         return (time.perf_counter() - began) / arguments.steps
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, betas=BETAS, weight_decay=0.0)

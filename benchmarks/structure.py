@@ -50,7 +50,7 @@ def code_files(root: Path) -> list[Path]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
         cwd=root, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    paths = sorted(Path(line) for line in listed.stdout.splitlines())
+    paths = sorted({Path(line) for line in listed.stdout.splitlines()})
     return [path for path in paths if len(path.parts) > 1 and path.parts[0] not in BESIDE and (root / path).is_file()]
 
 

@@ -29,9 +29,9 @@ from metrics.reconstruction.rgba import BACKGROUNDS, over_background, psnr
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from stages.train_vae import build_vae
-from training.engine.ema import averaged_weights, update_average
-from training.engine.loop import BETAS
+from training.engine.ema import ema_weights, update_ema
 from training.engine.schedule import learning_rate
+from training.engine.state import BETAS
 from training.losses import kl_to_unit
 from training.vae.linear_start import start_as_linear_code
 from training.vae.objective import VAEObjective
@@ -96,7 +96,7 @@ def train(
     while True:
         if spent >= due or spent >= seconds or seen >= items:
             due += every
-            with averaged_weights(average, parameters):
+            with ema_weights(average, parameters):
                 flat, single = held_out(vae, stacks)
             print(
                 f"{title}: {spent:5.0f} s, {2 * seen:6d} pictures: {flat:.2f} dB composites, {single:.2f} dB layers",
@@ -112,7 +112,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step, seen = step + 1, seen + len(batch["component"])
-        update_average(average, parameters, decay, step)
+        update_ema(average, parameters, decay, step)
         spent += time.perf_counter() - start
 
 

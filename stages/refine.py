@@ -37,6 +37,7 @@ from training.decompose.validation import preview
 from training.engine.loop import fit
 from training.engine.progress import make_plan
 from training.engine.session import training_session
+from training.engine.task import Task
 
 INPUT = WEIGHTS / "decompose"
 OUTPUT = WEIGHTS / "refine"
@@ -91,22 +92,17 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             session.run.picture("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
             return held_out_terms(objective, held_out, accelerator)
 
-        progress, trained = fit(
-            objective,
-            network,
+        task = Task(
+            title="refine",
+            objective=objective,
+            network=network,
             batches=lambda start: train.endless(order, start, optimisation.num_workers),
-            settings=optimisation,
-            plan=make_plan(optimisation, len(order), session.world_size),
-            seed=settings.seed,
             validate=after_epoch,
             select="layer_pixels",
-            largest=False,
-            accelerator=accelerator,
-            run=session.run,
-            store=session.store,
-            title="refine",
             measure_start=True,
         )
+        plan = make_plan(optimisation, len(order), session.world_size)
+        progress, trained = fit(task, optimisation, plan, seed=settings.seed, session=session)
         if accelerator.is_main_process:
             before, after = progress.start, progress.best
             shutil.rmtree(OUTPUT, ignore_errors=True)

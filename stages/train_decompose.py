@@ -43,6 +43,7 @@ from training.decompose.validation import held_out_velocity_error, preview, samp
 from training.engine.loop import fit
 from training.engine.progress import make_plan
 from training.engine.session import training_session, with_checkpoint
+from training.engine.task import Task
 
 INPUT = WEIGHTS / "vae"
 OUTPUT = WEIGHTS / "decompose"
@@ -124,6 +125,19 @@ def texts_asked_for(
     return said + [texts[:1] for texts in held_out.texts]
 
 
+def save(trained: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, train: LatentStacks) -> None:
+    """Write the stage's output: the network, with LoRA its adapters too, what it was trained for, and its VAE."""
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    if settings.lora.rank:
+        save_lora(trained.transformer, OUTPUT, settings.checkpoint)
+        merge_lora(trained.transformer)
+    trained.save_pretrained(OUTPUT)
+    save_text_condition(settings.text, OUTPUT)
+    surplus = settings.surplus.max_layers if settings.surplus.share else None
+    save_trained_for(of_buckets(train.keys, surplus, settings.sampling_shift), OUTPUT)
+    vae.save_pretrained(OUTPUT / "vae")
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Encode pictures and captions, train, validate on fixed noise, write the network."""
     if arguments.plan:
@@ -153,32 +167,19 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             sampler = settings.validation.model_dump() | {"shift": settings.sampling_shift}
             return errors | sampled_scores(network, vae, held_out, truth, accelerator, captions, **sampler)
 
-        progress, trained = fit(
-            build_objective(network, vae, settings, captions),
-            network,
+        task = Task(
+            title="train_decompose",
+            objective=build_objective(network, vae, settings, captions),
+            network=network,
             batches=lambda start: train.endless(order, start, optimisation.num_workers),
-            settings=optimisation,
-            plan=make_plan(optimisation, len(order), session.world_size),
-            seed=settings.seed,
             validate=after_epoch,
             validate_raw=lambda: held_out_velocity_error(network, held_out, accelerator, captions),
             select=settings.select,
-            largest=False,
-            accelerator=accelerator,
-            run=session.run,
-            store=session.store,
-            title="train_decompose",
         )
+        plan = make_plan(optimisation, len(order), session.world_size)
+        progress, trained = fit(task, optimisation, plan, seed=settings.seed, session=session)
         if accelerator.is_main_process:
-            shutil.rmtree(OUTPUT, ignore_errors=True)
-            if settings.lora.rank:
-                save_lora(trained.transformer, OUTPUT, settings.checkpoint)
-                merge_lora(trained.transformer)
-            trained.save_pretrained(OUTPUT)
-            save_text_condition(settings.text, OUTPUT)
-            surplus = settings.surplus.max_layers if settings.surplus.share else None
-            save_trained_for(of_buckets(train.keys, surplus, settings.sampling_shift), OUTPUT)
-            vae.save_pretrained(OUTPUT / "vae")
+            save(trained, vae, settings, train)
             final = progress.best
             parameters = sum(p.numel() for p in trained.parameters())
             session.run.report(write_report("train_decompose", {**final, "parameters": parameters}))

@@ -12,7 +12,7 @@ import argparse
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
@@ -32,6 +32,7 @@ from stages.reports import write_report, write_table
 from training.engine.loop import fit
 from training.engine.progress import make_plan
 from training.engine.session import Session, training_session, with_checkpoint
+from training.engine.task import Task
 from training.vae.linear_start import start_as_linear_code
 from training.vae.objective import VAEObjective
 from training.vae.statistics import latent_statistics
@@ -101,6 +102,26 @@ def pictures(
         yield torch.stack([item[name][:channels] for item in items for name in names]).to(device)
 
 
+def validation(
+    vae: RGBAVAE, held_out: StackDataset, perceptual: Perceptual, session: Session
+) -> Callable[[int], dict[str, float]]:
+    """What is done after every epoch: the grid of reconstructions is drawn, then all of the split is measured."""
+    if session.accelerator.is_main_process:
+        if session.store.read_state() is None:
+            shutil.rmtree(GRIDS, ignore_errors=True)
+        # Even if a resumed run has no epoch left to draw: DVC expects the folder.
+        GRIDS.mkdir(parents=True, exist_ok=True)
+
+    def after_epoch(epoch: int) -> dict[str, float]:
+        if session.accelerator.is_main_process:
+            picture = reconstruction_grid(vae, held_out, session.accelerator.device)
+            write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
+            session.run.picture("val_recon", picture, epoch)
+        return validate(vae, held_out, perceptual, session.accelerator)
+
+    return after_epoch
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Train, validate, measure the latents, write the network."""
     if arguments.plan:
@@ -126,34 +147,17 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             rank=session.rank,
             world_size=session.world_size,
         )
-
-        def after_epoch(epoch: int) -> dict[str, float]:
-            if session.accelerator.is_main_process:
-                picture = reconstruction_grid(vae, held_out, device)
-                write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
-                session.run.picture("val_recon", picture, epoch)
-            return validate(vae, held_out, perceptual, session.accelerator)
-
-        if session.accelerator.is_main_process:
-            if session.store.read_state() is None:
-                shutil.rmtree(GRIDS, ignore_errors=True)
-            # Even if a resumed run has no epoch left to draw: DVC expects the folder.
-            GRIDS.mkdir(parents=True, exist_ok=True)
-        progress, _ = fit(
-            VAEObjective(as_rgba(vae), settings),
-            vae,
+        task = Task(
+            title="train_vae",
+            objective=VAEObjective(as_rgba(vae), settings),
+            network=vae,
             batches=lambda start: endless_batches(dataset, order, start, optimisation.num_workers),
-            settings=optimisation,
-            plan=make_plan(optimisation, len(order), session.world_size),
-            seed=settings.seed,
-            validate=after_epoch,
+            validate=validation(vae, held_out, perceptual, session),
             select=settings.select,
             largest=settings.select != "lpips",
-            accelerator=session.accelerator,
-            run=session.run,
-            store=session.store,
-            title="train_vae",
         )
+        plan = make_plan(optimisation, len(order), session.world_size)
+        progress, _ = fit(task, optimisation, plan, seed=settings.seed, session=session)
         vae.eval()
         # From here on it is measured as it will be used.
         vae.compute_dtype = None

@@ -34,6 +34,9 @@ from training.engine.cache import UnreadableError, open_tensors
 from training.engine.processes import done_once
 from training.engine.sharding import as_part_of, is_sharded, local_part
 
+# Their name on disk, from before they were called auxiliary parameters: resume points that lie there can be read.
+AUXILIARY = "companion."
+
 
 class ResumePointError(UserError):
     """A resume point is broken, and there is none before it; the message says what to delete."""
@@ -130,7 +133,7 @@ class CheckpointStore:
         self,
         *,
         network: torch.nn.Module,
-        companions: list[torch.nn.Parameter],
+        auxiliary: list[torch.nn.Parameter],
         ema: list[torch.Tensor],
         best: list[torch.Tensor] | None,
         optimizer: torch.optim.Optimizer,
@@ -151,7 +154,7 @@ class CheckpointStore:
             tensors, optimizer_state = _pack_optimizer(optimizer)
             frozen = _frozen(network)
             tensors |= {f"network.{name}": v for name, v in network.state_dict().items() if name not in frozen}
-            tensors |= {f"companion.{index}": value for index, value in enumerate(companions)}
+            tensors |= {f"{AUXILIARY}{index}": value for index, value in enumerate(auxiliary)}
             tensors |= {f"ema.{index}": value for index, value in enumerate(ema)}
             with whole_file(fresh / self._file, alone=True) as part:
                 save_file(_on_the_cpu(tensors), part)
@@ -244,9 +247,9 @@ class CheckpointStore:
 
     @torch.no_grad()
     def load(
-        self, *, network: torch.nn.Module, companions: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
+        self, *, network: torch.nn.Module, auxiliary: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Restore network, companions and optimizer in place; returns the EMA's tensors and the best ones."""
+        """Restore network, auxiliary parameters and optimizer in place; returns the EMA's tensors and the best ones."""
         tensors = load_file(self.folder / self._file)
         frozen = _frozen(network)
         for name, value in network.state_dict().items():
@@ -254,7 +257,7 @@ class CheckpointStore:
                 local_part(value).copy_(tensors[f"network.{name}"])
         optimizer.load_state_dict(_unpack_optimizer(tensors, self.read_state()["optimizer"], optimizer))
 
-        for parameter, value in zip(companions, _numbered(tensors, "companion."), strict=True):
+        for parameter, value in zip(auxiliary, _numbered(tensors, AUXILIARY), strict=True):
             parameter.copy_(value)
         return _numbered(tensors, "ema."), _numbered(load_file(self.folder / self._best)) or None
 

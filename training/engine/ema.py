@@ -1,4 +1,4 @@
-"""The moving average of the weights, and putting it in their place; of a sharded network, part by part."""
+"""The moving average of the weights (EMA), and putting it in their place; of a sharded network, part by part."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def load_weights(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
 
 
 @torch.no_grad()
-def update_average(average: list[Tensor], parameters: list[nn.Parameter], decay: float, step: int) -> None:
-    """Move the average towards the weights after ``step`` steps; early averages forget the random start faster."""
-    get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(average, [local_part(p) for p in parameters], step)
+def update_ema(ema: list[Tensor], parameters: list[nn.Parameter], decay: float, step: int) -> None:
+    """Move the EMA towards the weights after ``step`` steps; at first its decay is smaller: the start is forgotten."""
+    get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(ema, [local_part(p) for p in parameters], step)
 
 
 @contextlib.contextmanager
-def averaged_weights(average: list[Tensor], parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Run a block on the moving average of the weights."""
+def ema_weights(ema: list[Tensor], parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Run a block with the EMA in the place of the weights."""
     kept = copied_weights(parameters)
-    load_weights(parameters, average)
+    load_weights(parameters, ema)
     try:
         yield
     finally:

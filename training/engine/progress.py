@@ -34,6 +34,10 @@ class Plan:
         """Optimizer steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
+    def seen(self, step: int) -> int:
+        """Samples that all processes have seen after ``step`` steps."""
+        return step * self.samples_per_step
+
 
 def make_plan(settings: Optimisation, batches_per_pass: int, world_size: int) -> Plan:
     """Turn epochs and samples into steps.

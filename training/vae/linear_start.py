@@ -14,8 +14,9 @@ from config.vae import TrainVAE
 from models.vae.autoencoder import RGBAVAE
 from models.vae.linear_code import init_as_linear_code, patch_axes
 from models.vae.opaque import as_rgba
-from training.engine.loop import BETAS, step_seed
+from training.engine.loop import step_seed
 from training.engine.schedule import learning_rate
+from training.engine.state import BETAS
 from training.vae.objective import VAEObjective, replay_opaque
 
 WARMUP_SHARE = 0.025

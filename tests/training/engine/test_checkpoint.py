@@ -27,7 +27,7 @@ def advance(network, optimizer, steps, seed=1):
 
 def saved(store, network, optimizer, **state):
     ema = [p.detach().clone() for p in network.parameters()]
-    store.save(network=network, companions=[], ema=ema, best=None, optimizer=optimizer, state={"step": 3, **state})
+    store.save(network=network, auxiliary=[], ema=ema, best=None, optimizer=optimizer, state={"step": 3, **state})
 
 
 def test_a_restored_run_goes_on_bit_equal(tmp_path):
@@ -38,7 +38,7 @@ def test_a_restored_run_goes_on_bit_equal(tmp_path):
     advance(network, optimizer, 5, seed=2)
     expected = copy.deepcopy(network.state_dict())
     again, again_optimizer = make()
-    store.load(network=again, companions=[], optimizer=again_optimizer)
+    store.load(network=again, auxiliary=[], optimizer=again_optimizer)
     advance(again, again_optimizer, 5, seed=2)
     assert all(torch.equal(expected[k], v) for k, v in again.state_dict().items())
 
@@ -52,7 +52,7 @@ def test_frozen_weights_are_not_saved_and_stay_as_they_are(tmp_path):
     assert "network.weight" not in load_file(store.folder / "tensors_0.safetensors")
     with torch.no_grad():
         network.weight.fill_(7.0), network.bias.fill_(7.0)
-    store.load(network=network, companions=[], optimizer=optimizer)
+    store.load(network=network, auxiliary=[], optimizer=optimizer)
     assert torch.equal(network.bias, bias) and (network.weight == 7.0).all()
 
 
@@ -62,7 +62,7 @@ def test_state_and_averages_come_back(tmp_path):
     assert store.read_state() is None
     store.save(
         network=network,
-        companions=[],
+        auxiliary=[],
         ema=[torch.full((12,), float(i)) for i in range(12)],
         best=[torch.ones(2)],
         optimizer=optimizer,
@@ -70,7 +70,7 @@ def test_state_and_averages_come_back(tmp_path):
     )
     state = store.read_state()
     assert (state["step"], state["run_id"]) == (7, "abc")
-    ema, best = store.load(network=network, companions=[], optimizer=optimizer)
+    ema, best = store.load(network=network, auxiliary=[], optimizer=optimizer)
     assert [float(tensor[0]) for tensor in ema] == list(range(12)), "ten comes after nine"
     assert torch.equal(best[0], torch.ones(2))
 
@@ -78,10 +78,10 @@ def test_state_and_averages_come_back(tmp_path):
 def test_what_is_trained_beside_the_network_comes_back(tmp_path):
     network, optimizer = make()
     store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
-    companions = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(12)]
-    store.save(network=network, companions=companions, ema=[], best=None, optimizer=optimizer, state={"step": 1})
+    auxiliary = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(12)]
+    store.save(network=network, auxiliary=auxiliary, ema=[], best=None, optimizer=optimizer, state={"step": 1})
     again = [torch.nn.Parameter(torch.zeros(3)) for _ in range(12)]
-    store.load(network=network, companions=again, optimizer=optimizer)
+    store.load(network=network, auxiliary=again, optimizer=optimizer)
     assert [p[0].item() for p in again] == list(range(12)) and all(p.requires_grad for p in again)
 
 
@@ -148,7 +148,7 @@ def test_a_broken_resume_point_gives_way_to_the_one_before(tmp_path, spoil):
     store.recover()
     assert store.read_state()["step"] == 2
     again, again_optimizer = make()
-    store.load(network=again, companions=[], optimizer=again_optimizer)
+    store.load(network=again, auxiliary=[], optimizer=again_optimizer)
     assert all(torch.equal(expected[name], value) for name, value in again.state_dict().items())
     saved(store, network, optimizer, step=4)
     store.recover()
@@ -193,7 +193,7 @@ def test_a_resume_point_of_another_network_is_one_sentence(tmp_path):
     saved(store, network, optimizer)
     for other in (torch.nn.Linear(3, 5), torch.nn.Sequential(torch.nn.Linear(3, 2))):
         with pytest.raises(ResumePointError, match="delete"), store.reading():
-            store.load(network=other, companions=[], optimizer=torch.optim.AdamW(other.parameters()))
+            store.load(network=other, auxiliary=[], optimizer=torch.optim.AdamW(other.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -232,17 +232,17 @@ def test_the_best_weights_are_written_when_they_change_and_linked_between(tmp_pa
     def save(value, epoch):
         best = None if value is None else [torch.full((2,), value)]
         state = {"step": 1, "best_epoch": epoch}
-        store.save(network=network, companions=[], ema=[], best=best, optimizer=optimizer, state=state)
+        store.save(network=network, auxiliary=[], ema=[], best=best, optimizer=optimizer, state=state)
         return (store.folder / "best_0.safetensors").stat().st_ino
 
     first, second = save(None, None), save(None, None)
-    assert first == second and store.load(network=network, companions=[], optimizer=optimizer)[1] is None
+    assert first == second and store.load(network=network, auxiliary=[], optimizer=optimizer)[1] is None
     third = save(1.0, 1)
     assert third != second and save(1.0, 1) == third
     monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
     save(1.0, 1)
-    (best,) = store.load(network=network, companions=[], optimizer=optimizer)[1]
+    (best,) = store.load(network=network, auxiliary=[], optimizer=optimizer)[1]
     assert torch.equal(best, torch.ones(2))
     save(2.0, 3)
-    (best,) = store.load(network=network, companions=[], optimizer=optimizer)[1]
+    (best,) = store.load(network=network, auxiliary=[], optimizer=optimizer)[1]
     assert torch.equal(best, torch.full((2,), 2.0))

@@ -10,9 +10,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from config.base import Optimisation
 from tracking.run import Run
 from training.engine.checkpoint import CheckpointStore
-from training.engine.loop import _better, fit, step_seed
+from training.engine.loop import fit, step_seed
 from training.engine.progress import Plan, make_plan
 from training.engine.readings import NonFiniteLossError, Readings
+from training.engine.session import Session
+from training.engine.task import Task, is_better
 
 
 def settings(**changes):
@@ -60,10 +62,8 @@ class Contest(Regression):
         return {"loss": ours + rival, "ours": ours, "rival": rival}
 
 
-def train(
-    tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, validate_raw=None,
-    start=False, largest=True,
-):  # fmt: skip
+def train(tmp_path, block, batch_size, *, steps=4, poison=None, validation=None, log=None, module=None, **changes):
+    """Fit a line; ``changes`` are of the task."""
     torch.manual_seed(3)
     data = torch.randn(64, 2)
 
@@ -80,23 +80,19 @@ def train(
 
     module = module or Regression()
     seen = iter(validation or itertools.count())
-    progress, _ = fit(
-        module,
-        module.line,
-        batches=batches,
-        settings=block,
-        plan=Plan(block.epochs, steps, batch_size * block.gradient_accumulation),
-        seed=0,
-        validate=lambda epoch: {"score": float(next(seen))},
-        validate_raw=validate_raw,
-        select="score",
-        largest=largest,
-        accelerator=Accelerator(cpu=True),
-        run=Recorder(None),
-        store=CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True)),
+    task = Task(
         title="test",
-        measure_start=start,
+        objective=module,
+        network=module.line,
+        batches=batches,
+        validate=lambda epoch: {"score": float(next(seen))},
+        select="score",
+        **{"largest": True, **changes},
     )
+    accelerator = Accelerator(cpu=True)
+    store = CheckpointStore(tmp_path, "stage", "key", accelerator)
+    plan = Plan(block.epochs, steps, batch_size * block.gradient_accumulation)
+    progress, _ = fit(task, block, plan, seed=0, session=Session(accelerator, None, Recorder(None), store, {}))
     return module.line.weight.detach().clone(), progress
 
 
@@ -218,7 +214,9 @@ def test_seeds_differ_by_step_micro_batch_and_rank():
 
 def test_the_start_is_measured_once_and_the_kept_epoch_is_told(tmp_path):
     log = []
-    _, progress = train(tmp_path, settings(epochs=3), batch_size=4, validation=[7, 1, 5, 2], log=log, start=True)
+    _, progress = train(
+        tmp_path, settings(epochs=3), batch_size=4, validation=[7, 1, 5, 2], log=log, measure_start=True
+    )
     assert progress.start == {"score": 7.0} and (0, {"val/score": 7.0}) in log
     assert progress.best_epoch == 0 and progress.best == {"score": 7.0}
     assert [entry["epoch"] for entry in progress.history] == [1, 2, 3], "the start is no epoch of the table"
@@ -235,7 +233,7 @@ def test_a_start_that_no_epoch_beats_is_kept_to_the_last_bit(tmp_path, largest, 
     before = {name: value.clone() for name, value in module.state_dict().items()}
     _, progress = train(
         tmp_path, settings(**HARMFUL), batch_size=4, validation=[sign * s for s in (7, *epochs_score)], log=log,
-        module=module, start=True, largest=largest,
+        module=module, measure_start=True, largest=largest,
     )  # fmt: skip
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert progress.best_epoch == 0 and progress.best == progress.start == {"score": 7.0 * sign}
@@ -246,18 +244,18 @@ def test_a_start_that_no_epoch_beats_is_kept_to_the_last_bit(tmp_path, largest, 
 
 @pytest.mark.parametrize("largest", [True, False])
 def test_a_score_that_is_no_number_is_beaten_by_any_and_beats_none(largest):
-    assert _better(0.1, math.nan, largest) and not _better(math.nan, 0.1, largest)
-    assert not _better(math.nan, math.nan, largest)
+    assert is_better(0.1, math.nan, largest) and not is_better(math.nan, 0.1, largest)
+    assert not is_better(math.nan, math.nan, largest)
     for infinite in (math.inf, -math.inf):
-        assert not _better(infinite, 0.1, largest) and _better(0.1, infinite, largest)
-    assert _better(0.2, 0.1, True) and _better(0.1, 0.2, False) and not _better(0.1, 0.1, largest)
+        assert not is_better(infinite, 0.1, largest) and is_better(0.1, infinite, largest)
+    assert is_better(0.2, 0.1, True) and is_better(0.1, 0.2, False) and not is_better(0.1, 0.1, largest)
 
 
 def test_an_epoch_that_beats_the_start_gives_what_it_gave_without_it(tmp_path, capsys):
     log = []
     plain, other = train(tmp_path / "a", settings(**HARMFUL), batch_size=4, validation=[1, 8, 2])
     kept, progress = train(
-        tmp_path / "b", settings(**HARMFUL), batch_size=4, validation=[7, 1, 8, 2], start=True, log=log
+        tmp_path / "b", settings(**HARMFUL), batch_size=4, validation=[7, 1, 8, 2], measure_start=True, log=log
     )
     assert torch.equal(plain, kept) and not torch.equal(kept, Regression().line.weight)
     assert progress.best_epoch == other.best_epoch == 2 and progress.history == other.history
@@ -270,14 +268,21 @@ def test_an_epoch_that_beats_the_start_gives_what_it_gave_without_it(tmp_path, c
 def test_the_start_survives_a_resume_point(tmp_path, killed_at_step, epochs_score, epoch):
     """Killed within the first epoch and after it; what goes on is another process, whose network is drawn anew."""
     block = settings(epochs=3, learning_rate=10.0, ema_decay=0.9, checkpoint_every=1)
-    straight, _ = train(tmp_path / "a", block, batch_size=4, validation=[7, *epochs_score], start=True)
+    straight, _ = train(tmp_path / "a", block, batch_size=4, validation=[7, *epochs_score], measure_start=True)
     with pytest.raises(NonFiniteLossError):
-        train(tmp_path / "b", block, batch_size=4, validation=[7, *epochs_score], start=True, poison=killed_at_step)
+        train(
+            tmp_path / "b",
+            block,
+            batch_size=4,
+            validation=[7, *epochs_score],
+            measure_start=True,
+            poison=killed_at_step,
+        )
     module = Regression()
     with torch.no_grad():
         module.line.weight.zero_()
     left = epochs_score[killed_at_step // 4 :]
-    resumed, progress = train(tmp_path / "b", block, batch_size=4, validation=left, start=True, module=module)
+    resumed, progress = train(tmp_path / "b", block, batch_size=4, validation=left, measure_start=True, module=module)
     assert progress.best_epoch == epoch and progress.start == {"score": 7.0}, "the start is not measured again"
     assert torch.equal(resumed, straight)
     assert torch.equal(resumed, Regression().line.weight) == (epoch == 0)
