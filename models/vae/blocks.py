@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from models.vae import winograd
-
 if TYPE_CHECKING:
     from models.vae.config import VAEConfig
 
@@ -70,14 +68,13 @@ class RMSNorm(nn.Module):
 
 
 class FrameConv(nn.Conv2d):
-    """The last temporal tap of a causal 3-D convolution; on disk its kernel is a cube, zero before that tap."""
+    """The last temporal tap of a causal 3-D convolution: ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``.
+
+    On disk its kernel is a cube, zero before that tap.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
-        return winograd.conv3x3(x, self.weight, self.bias) if winograd.fits(x, self.weight) else super().forward(x)
 
 
 class ResidualBlock(nn.Module):

@@ -5,8 +5,8 @@ import torch
 from accelerate.hooks import UserCpuOffloadHook
 
 from inference.decomposer import Decomposer
+from models.vae import latents
 from tests.networks import save_tiny
-from training.decompose import latents
 
 
 @pytest.fixture(scope="module")

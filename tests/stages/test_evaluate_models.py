@@ -20,10 +20,10 @@ from inference.decomposer import Decomposer, GuidanceError
 from inference.images import NAME
 from layers.imaging.tensors import to_image, to_tensor
 from metrics.reconstruction.perceptual import Perceptual
+from models.vae import latents
 from stages.evaluate import open_models
 from tests.networks import save_tiny
 from tests.stages.workspace import SMOKE
-from training.decompose import latents
 
 CPU = torch.device("cpu")
 OWN = {"steps": 3, "tries": 2, "guidance": 4.0}

@@ -10,9 +10,9 @@ from layers.dataset.batches import BucketBatches
 from layers.dataset.digest import digest
 from layers.dataset.loaders import StackDataset
 from layers.dataset.manifest import DatasetError
+from models.vae import latents
 from models.vae.latents import decode_layers, empty_latents, encode_stack, stacks_at_once
 from tests.networks import tiny_vae
-from training.decompose import latents
 from training.decompose.latents import both_splits, cached_stacks, encode_missing, open_cache
 from training.engine.cache import DamagedCacheError
 
