@@ -12,3 +12,7 @@ class SampleError(ValueError):
 def first_line(error: BaseException) -> str:
     """What an error says first; what follows in torch's is advice to run what the file holds."""
     return next(iter(str(error).strip().splitlines()), "").partition(". ")[0] or type(error).__name__
+
+
+class ParamsError(UserError, ValueError):
+    """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""

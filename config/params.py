@@ -1,6 +1,6 @@
 """Schema of params.yaml: every key, its type and its bounds, checked before anything is allocated.
 
-The schema holds no defaults: params.yaml is the only place for a knob, and a preset that lacks one is refused.
+The schema holds no defaults: params.yaml is the only place for a knob, and presets say what differs from it.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from config.base import Block, Positive
 from config.decompose import Refine, TrainDecompose
-from config.errors import UserError
+from config.errors import ParamsError
 from config.evaluate import Evaluate
+from config.overlays import layers_of, merged
 from config.prepare import SIDE_MULTIPLE, PrepareBuckets
 from config.tune import Tune
 from config.vae import TrainVAE
-
-
-class ParamsError(UserError, ValueError):
-    """A parameter is missing, unknown or out of bounds; the message names key, value and expectation."""
 
 
 class Tracking(Block):
@@ -36,6 +32,7 @@ class Tracking(Block):
 class Params(Block):
     """The whole of params.yaml."""
 
+    preset: str | None
     launcher: Annotated[str, Field(min_length=1)]
     collective_timeout: Positive
     tracking: Tracking
@@ -92,22 +89,26 @@ def parse_params(raw: Any, source: str = "params.yaml") -> Params:
         raise ParamsError("\n".join(_sentence(source, item) for item in error.errors())) from None
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check a parameter file.
+def read_params(path: str | Path) -> Any:
+    """What a parameter file says, not yet checked; an overlay's with its base (:mod:`config.overlays`).
 
     Raises:
-        ParamsError: if the file is missing, is no YAML, or breaks the schema.
+        ParamsError: if a file is missing, is no YAML, or builds on none.
     """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; expected the project's params.yaml or a preset") from None
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read ({error.strerror}); expected a parameter file") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_params(raw, path.name)
+    (_, raw), *overlays = layers_of(Path(path))
+    for _, overlay in overlays:
+        raw = merged(raw, overlay, Params)
+    return raw
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file, or an overlay and its base.
+
+    Raises:
+        ParamsError: if a file is missing, is no YAML, or builds on none.
+        ParamsError: if it breaks the schema.
+    """
+    return parse_params(read_params(path), Path(path).name)
 
 
 def flatten(block: Any, prefix: str = "") -> dict[str, Any]:
@@ -140,3 +141,15 @@ def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
             raise ParamsError(f"tune: {path}: no such parameter in params.yaml")
         block[last] = value
     return changed
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings, as a parameter file has them."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        block = result
+        for name in parents:
+            block = block.setdefault(name, {})
+        block[last] = value
+    return result

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.base import MOST_LAYERS
-from config.errors import UserError
+from config.errors import ParamsError, UserError
 from config.evaluate import EvaluationData
-from config.params import Params, ParamsError, parse_params
+from config.params import Params, parse_params
 from config.paths import find_input, in_workspace
 from evaluation.designs import BucketedSplit, EvaluationSet, SourceDesigns
 from inference.decomposer import Decomposer

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from config.params import ParamsError
+from config.errors import ParamsError
 from config.paths import WORKSPACE, find_input, project_root
 
 OUTPUTS = {"train_vae": "vae", "train_decompose": "decompose", "refine": "refine"}

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from config.params import Params, ParamsError, PrepareBuckets, parse_params
+from config.errors import ParamsError
+from config.params import Params, PrepareBuckets, parse_params
 from config.paths import REPORTS, find_input, in_workspace
 from layers.composer import compose as composing
 from layers.composer.writer import write_dataset

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from config.decompose import TrainDecompose
-from config.params import Params, ParamsError
+from config.errors import ParamsError
+from config.params import Params
 from config.paths import CACHE, WEIGHTS, in_workspace
 from layers.dataset.batches import BucketBatches
 from layers.dataset.loaders import StackDataset

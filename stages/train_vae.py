@@ -17,7 +17,8 @@ from itertools import islice
 
 import torch
 
-from config.params import Params, ParamsError, TrainVAE
+from config.errors import ParamsError
+from config.params import Params, TrainVAE
 from config.paths import REPORTS, WEIGHTS, in_workspace
 from layers.dataset.batches import BucketBatches
 from layers.dataset.loaders import RgbaComponentDataset, StackDataset, endless_batches

@@ -132,7 +132,8 @@ RUN = {
     "make lint": How(says="already formatted"),
     "python -m evaluation.results --write": How(
         says="<!-- end of results -->", leaves="README.md", after="git checkout --quiet README.md"),
-    "cp presets/from_nothing.yaml params.yaml": How(leaves="params.yaml", after="git checkout --quiet params.yaml"),
+    "python -m stages.use_preset presets/from_nothing.yaml": How(
+        says="is written in", leaves="params.yaml", after="git checkout --quiet params.yaml"),
     "python -m stages.prepare_buckets --output-root data/rgba_layers --train-count 1000 --val-count 50": How(
         {"1000": "16", "50": "4"}, "24 were there"),
     "python -m stages.check_data --max-samples 2 --batch-size 1": How(
@@ -237,14 +238,14 @@ NOT_RUN = {
     "dvc artifacts get https://example.org/you/layers.git decomposer --out decomposer": (
         "tests/stages/test_pipeline.py gets both models"
     ),
-    "cp presets/rehearsal.yaml params.yaml && dvc repro": "tests/stages/test_rehearsal.py runs it",
+    "python -m stages.use_preset presets/rehearsal.yaml && dvc repro": "tests/stages/test_rehearsal.py runs it",
     "python -m stages.pretrain": "hours of compute; tests/experiments/test_pretraining.py has a recipe of seconds",
     "python -m benchmarks.rgba_vae_step --device cuda --bf16": "needs a GPU",
     "python -m benchmarks.vae_full_size --size 640": "minutes; tests/models/vae/test_full_size.py has a step",
     "CUDA_VISIBLE_DEVICES=3 python -m stages.tune": "needs GPUs",
     "accelerate launch --config_file presets/accelerate/multi_node.yaml": "needs a cluster",
     "accelerate launch --config_file presets/accelerate/fsdp2.yaml": "needs GPUs; as tests/stages/test_sharding.py",
-    "cp presets/qwen.yaml params.yaml": "tests/stages/test_rehearsal.py runs the preset's switches",
+    "python -m stages.use_preset presets/qwen.yaml": "tests/stages/test_rehearsal.py runs the preset's switches",
     "accelerate launch --num_processes 2 -m stages.train_vae": "tests/stages/test_processes.py has two processes",
     "accelerate launch --num_processes=2 scripts/train.py": "of the plan: the one beside it has taken its place",
     "python -m stages.decompose … --model Qwen/Qwen-Image-Layered": "needs a GPU and a hub; README's has a stand-in",

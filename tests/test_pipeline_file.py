@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from benchmarks.structure import pipeline_lines
-from config.params import load_params, parse_params
+from config.params import load_params, parse_params, read_params
 from config.paths import REPORTS
 from tests.imports import ROOT, imported_files
 
@@ -50,7 +50,7 @@ def test_the_file_is_short():
 )
 def test_checking_parameters_changes_no_value(path):
     """Why config/ is no dep: stages compute with what the file says, which DVC watches by itself."""
-    raw = yaml.safe_load(path.read_text())
+    raw = read_params(path)
     parsed = parse_params(raw).model_dump()
     # A range of a study may leave keys out: they are filled in.
     assert {name: block for name, block in parsed.items() if name != "tune"} == {

@@ -7,72 +7,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from config.errors import UserError
-from config.params import ParamsError, parse_params
+from config.overlays import written_into, yaml_scalar
+from config.params import Params, nested, parse_params, read_params, with_values
 from experiments.study.plan import StudyError, ranked, values_of
-
-SMALL, LARGE = 1.0e-3, 1.0e6
-
-
-def yaml_scalar(value: Any) -> str:
-    """Write a scalar so that YAML 1.1 and 1.2 read the same: a float has a point and all of its digits."""
-    if isinstance(value, float):
-        if value != 0.0 and not SMALL <= abs(value) < LARGE:
-            sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-            first, *rest = map(str, digits)
-            return f"{'-' * sign}{first}.{''.join(rest) or 0}e{exponent + len(rest):+d}"
-        return repr(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def yaml_lines(values: Mapping[str, Any], indent: str = "") -> str:
     """Write dotted paths and their values, a line each."""
     return "".join(f"{indent}{path}: {yaml_scalar(value)}\n" for path, value in values.items())
-
-
-def _node(root: yaml.Node | None, path: str) -> yaml.ScalarNode:
-    node = root
-    for name in path.split("."):
-        children = {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}
-        node = children.get(name)
-    if not isinstance(node, yaml.ScalarNode):
-        raise ParamsError(f"tune: {path}: no such parameter in the parameter file")
-    return node
-
-
-def set_values(text: str, values: Mapping[str, Any]) -> str:
-    """Replace values in a YAML text where they stand; every other character, comments included, stays.
-
-    A comment behind a value stays in its column where the room before it allows.
-
-    Args:
-        text: of a parameter file.
-        values: dotted path to scalar.
-
-    Raises:
-        ParamsError: if a path is not in it.
-    """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    places = {path: _node(root, path) for path in values}
-    for path, node in sorted(places.items(), key=lambda item: -item[1].start_mark.index):
-        start, end = node.start_mark.index, node.end_mark.index
-        old, new = text[start:end], yaml_scalar(values[path])
-        if yaml.safe_load(new) == yaml.safe_load(old):
-            continue
-        rest = text[end:]
-        room = len(rest) - len(rest.lstrip(" "))
-        if rest[room : room + 1] == "#":
-            rest = " " * max(1, room + len(old) - len(new)) + rest[room:]
-        text = text[:start] + new + rest
-    return text
 
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
@@ -104,12 +53,13 @@ def apply_trial(path: str | Path, study: optuna.Study, trial: FrozenTrial) -> No
     """Write a trial's values into a parameter file and print what changes.
 
     Raises:
-        ParamsError: if the file lacks one of them, or does not accept it.
+        ParamsError: if there is no such parameter, or does not accept it.
     """
     path = Path(path)
     before = path.read_text(encoding="utf-8")
-    after = set_values(before, values_of(trial))
-    parse_params(yaml.safe_load(after), path.name)
+    values = values_of(trial)
+    parse_params(with_values(read_params(path), values), path.name)
+    after = written_into(before, nested(values), Params)
     path.write_text(after, encoding="utf-8")
     lines = difflib.unified_diff(
         before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{path.name}", f"b/{path.name}"

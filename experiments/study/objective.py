@@ -7,7 +7,8 @@ import contextlib
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from config.params import ParamsError, flatten, parse_params, with_values
+from config.errors import ParamsError
+from config.params import flatten, parse_params, with_values
 from experiments.study.plan import Plan, measured
 from experiments.study.space import suggest
 from experiments.study.storage import ERROR, KEPT, VALUES, WORKER, signature

@@ -13,8 +13,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from config.errors import UserError
-from config.params import Params, ParamsError, flatten
+from config.errors import ParamsError, UserError
+from config.params import Params, flatten
 from config.tune import Sampler, SearchRange
 from experiments.study.space import SWITCH, budgeted, check_kinds, first_trial, fixed_part
 from experiments.study.storage import RUN_ID, VALUES, open_storage, shown

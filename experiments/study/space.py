@@ -16,7 +16,8 @@ from optuna.distributions import (
 )
 
 from config.base import COSMETIC
-from config.params import Params, ParamsError, flatten, with_values
+from config.errors import ParamsError
+from config.params import Params, flatten, with_values
 from config.tune import SearchRange
 
 SWITCH = ".enabled"

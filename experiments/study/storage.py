@@ -28,8 +28,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
-from config.errors import UserError
-from config.params import ParamsError
+from config.errors import ParamsError, UserError
 from config.paths import in_project, sqlite_in_project
 from tracking.store import inspected, tracking_uri
 from tracking.studies import close_trial

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from config.params import ParamsError, PrepareBuckets
+from config.errors import ParamsError
+from config.params import PrepareBuckets
 from layers.dataset.buckets import BucketLimits
 from layers.sources.base import Source
 from layers.sources.crello.reader import CrelloSource

@@ -3,17 +3,10 @@ import re
 import pytest
 import yaml
 
-from config.params import ParamsError, flatten, load_params, parse_params
+from config.errors import ParamsError
+from config.params import flatten, load_params, parse_params
 from stages.train_vae import build_vae
 from tests.imports import ROOT
-
-FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_preset_is_whole_and_valid(path):
-    params = load_params(path)
-    assert params.prepare_buckets.max_side % 32 == 0
 
 
 def from_nothing(raw):
@@ -142,7 +135,7 @@ def test_flatten_uses_dotted_paths():
 
 
 def test_every_float_in_the_files_is_one_for_every_yaml_reader():
-    for path in FILES:
+    for path in [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]:
         bare = [line for line in path.read_text().splitlines() if re.search(r":\s*\d+e-?\d+", line)]
         assert not bare, f"{path.name}: {bare}: a float without a point is a word to YAML 1.1"
 

@@ -8,7 +8,8 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from config.params import ParamsError, load_params
+from config.errors import ParamsError
+from config.params import load_params
 from experiments.pretraining.recipe import RecipeError, is_done, params_of, read_recipe, record_of
 from experiments.pretraining.ship import machine_of, without_origin
 from inference.decomposer import Decomposer

@@ -15,7 +15,7 @@ from config.params import flatten, load_params
 from models.tiny_release import write_release
 from models.transformer.lora import LORA_FILE, adapted_base
 from tests.imports import ROOT
-from tests.stages.workspace import commit, dvc, make_clone, run_together
+from tests.stages.workspace import commit, dvc, make_clone, run, run_together, stage
 from training.engine.progress import THE_START
 
 RELEASE = "models/weights/tiny_release"
@@ -77,7 +77,8 @@ def test_it_differs_from_the_full_size_in_sizes_and_names_only():
 def rehearsed(tmp_path_factory) -> tuple[Path, float]:
     """A clone in which the pipeline has run with the preset, and the seconds it took."""
     root = make_clone(tmp_path_factory.mktemp("rehearsal") / "clone")
-    shutil.copy2(ROOT / "presets" / "rehearsal.yaml", root / "params.yaml")
+    shutil.copy2(ROOT / "params.yaml", root / "params.yaml")
+    run(stage("use_preset", "presets/rehearsal.yaml"), root, PYTHONPATH=str(root))
     write_release(root / RELEASE)
     commit(root, "rehearsal")
     start = time.perf_counter()
@@ -96,8 +97,8 @@ def dtypes(path: Path) -> set[torch.dtype]:
 def test_the_whole_pipeline_runs(rehearsed):
     root, seconds = rehearsed
     print(f"dvc repro with presets/rehearsal.yaml: {seconds:.1f} s")
-    for stage in ("train_vae", "train_decompose", "refine", "evaluate"):
-        assert report(root, stage)
+    for name in ("train_vae", "train_decompose", "refine", "evaluate"):
+        assert report(root, name)
     # The decoder alone was trained, in the latent space of the release.
     ours, theirs = (load_file(root / place / "diffusion_pytorch_model.safetensors")
                     for place in ("models/weights/vae/vae", f"{RELEASE}/vae"))  # fmt: skip
@@ -163,9 +164,9 @@ def test_two_processes_rehearse_it_in_shards(rehearsed, tmp_path):
     for place in ("data/rgba_layers", "models/weights/vae", RELEASE):
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).symlink_to(source / place)
-    shutil.copy2(ROOT / "presets" / "rehearsal.yaml", root / "params.yaml")
-    for stage, key in (("train_decompose", "velocity_layers"), ("refine", "after")):
-        run_together(*SHARDED, stage, root=root)
-        assert key in report(root, stage)
+    shutil.copy2(source / "params.yaml", root / "params.yaml")
+    for name, key in (("train_decompose", "velocity_layers"), ("refine", "after")):
+        run_together(*SHARDED, name, root=root)
+        assert key in report(root, name)
     learnt = load_file(root / "models" / "weights" / "refine" / LORA_FILE)
     assert max(float(value.abs().max()) for name, value in learnt.items() if "lora_B" in name) > 0.0

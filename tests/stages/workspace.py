@@ -10,11 +10,13 @@ from pathlib import Path
 
 import yaml
 
+from config.overlays import written_into, yaml_scalar
+from config.params import Params, nested, read_params
 from tests.forked import forking_programs, run_forked
 from tests.imports import ROOT
 
 TIMEOUT = 500  # seconds
-SMOKE = yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text())
+SMOKE = read_params(ROOT / "presets" / "smoke.yaml")
 # What the fixtures of tests/conftest.py have.
 SMOKE["evaluate"]["split"] = "val"
 DVC = [sys.executable, "-m", "dvc"]
@@ -94,11 +96,9 @@ def make_workspace(root: Path, bucketed: Path | None = None, **blocks) -> Path:
 
 def smaller(text: str) -> str:
     """The text of params.yaml with the values of :data:`SMALLER`, comments and all else as they are."""
-    # Imports Optuna, which most of who imports this module do without.
-    from experiments.study.apply import set_values, yaml_scalar
-
     budget = "tune.budget."
-    text = set_values(text, {path: value for path, value in SMALLER.items() if not path.startswith(budget)})
+    values = {path: value for path, value in SMALLER.items() if not path.startswith(budget)}
+    text = written_into(text, nested(values), Params)
     # The keys of a budget are dotted paths themselves.
     for path, value in SMALLER.items():
         if path.startswith(budget):

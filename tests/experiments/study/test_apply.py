@@ -11,9 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.errors import UserError
-from config.params import ParamsError, load_params
-from experiments.study.apply import apply_trial, choose, queue_experiments, set_values, yaml_scalar
+from config.errors import ParamsError, UserError
+from config.overlays import written_into, yaml_scalar
+from config.params import Params, load_params, nested
+from experiments.study.apply import apply_trial, choose, queue_experiments
 from experiments.study.plan import StudyError, ranked
 from tests.imports import ROOT
 
@@ -50,11 +51,10 @@ def test_scalars_are_written_as_the_files_write_them(value, text):
     assert yaml_scalar(value) == text
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "presets/qwen.yaml", "presets/smoke.yaml"])
-def test_only_the_values_change(name):
+def test_only_the_values_change():
     """Comments, their columns, blank lines, quotes and flow lists stay as they are, to the last character."""
-    before = (ROOT / name).read_text()
-    after = set_values(before, VALUES)
+    before = (ROOT / "params.yaml").read_text()
+    after = written_into(before, nested(VALUES), Params)
     old, new = before.splitlines(), after.splitlines()
     changed = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
     assert 0 < len(changed) <= len(VALUES)
@@ -69,7 +69,7 @@ def test_only_the_values_change(name):
             block = block[parent]
         block[last] = value
     assert yaml.safe_load(after) == wanted
-    assert set_values(after, VALUES) == after
+    assert written_into(after, nested(VALUES), Params) == after
 
 
 def test_the_best_trial_is_applied_and_its_diff_is_shown(tmp_path, capsys):
@@ -90,6 +90,21 @@ def test_the_best_trial_is_applied_and_its_diff_is_shown(tmp_path, capsys):
     assert load_params(path).train_vae.loss.l1 == 0.75
 
 
+def test_a_trial_is_applied_to_a_preset_too(tmp_path, capsys):
+    shutil.copy2(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    path, before = tmp_path / "presets" / "qwen.yaml", load_params(ROOT / "presets" / "qwen.yaml")
+    study = finished()
+    apply_trial(path, study, choose(study, None))
+    assert "+    kl: 1.0e-4" in capsys.readouterr().out
+    after = load_params(path)
+    assert after.train_vae.loss.kl == 1.0e-4 and after.train_vae.discriminator.width == 128
+    assert (
+        after.train_decompose == before.train_decompose
+        and (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+    )
+
+
 def test_a_value_that_the_file_does_not_accept_leaves_it_alone(tmp_path):
     path = tmp_path / "params.yaml"
     shutil.copy2(ROOT / "params.yaml", path)
@@ -98,7 +113,8 @@ def test_a_value_that_the_file_does_not_accept_leaves_it_alone(tmp_path):
         apply_trial(path, study, choose(study, None))
     assert path.read_text() == (ROOT / "params.yaml").read_text()
     with pytest.raises(ParamsError, match=r"tune: train_vae\.x: no such parameter"):
-        set_values(path.read_text(), {"train_vae.x": 1})
+        study = finished({"train_vae.x": 1})
+        apply_trial(path, study, choose(study, None))
 
 
 def test_trials_are_ranked_and_chosen():

@@ -5,7 +5,8 @@ import optuna
 import pytest
 import yaml
 
-from config.params import ParamsError, flatten, load_params, parse_params, with_values
+from config.errors import ParamsError
+from config.params import flatten, load_params, parse_params, with_values
 from config.tune import Sampler, SearchRange
 from experiments.launch import launch_command
 from experiments.study import storage as tune_storage

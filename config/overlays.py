@@ -1,0 +1,162 @@
+"""Parameter files that say only what differs: overlays over params.yaml, and how one is written into it.
+
+An overlay names the file that it changes, relative to itself: ``base: ../params.yaml``. That may be an overlay too. Its
+mappings are merged key by key where the schema has keys of its own; lists, ranges and other values replace the base's.
+So a preset is the project's params.yaml, with whatever a user has set there, at another scale.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from config.base import Block
+from config.errors import ParamsError
+
+BASE, PRESET = "base", "preset"
+
+
+class _Float(float):
+    """A number of a file, written again as it was written there."""
+
+    text: str
+
+
+def read_yaml(path: Path) -> Any:
+    """What a parameter file says, its base not looked at.
+
+    Raises:
+        ParamsError: if the file is missing or is no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; expected the project's params.yaml or a preset") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "no UTF-8"
+        raise ParamsError(f"{path}: cannot be read ({said}); expected a parameter file") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def layers_of(path: Path) -> list[tuple[Path, Any]]:
+    """A parameter file and what it builds on, the whole file first: path and content of each, without ``base``.
+
+    Raises:
+        ParamsError: if one cannot be read, builds on itself, or the whole file has a preset written in already.
+    """
+    found: list[tuple[Path, Any]] = []
+    while True:
+        raw = read_yaml(path)
+        if not isinstance(raw, dict) or BASE not in raw:
+            break
+        found.append((path, {key: value for key, value in raw.items() if key != BASE}))
+        path = Path(os.path.normpath(path.parent / str(raw[BASE])))
+        if any(path.resolve() == other.resolve() for other, _ in found):
+            raise ParamsError(f"{found[0][0]}: base: {path} builds on itself; expected params.yaml in the end")
+    if found and isinstance(raw, dict) and raw.get(PRESET) is not None:
+        raise ParamsError(
+            f"{found[0][0]}: {path} has {raw[PRESET]} written in, and one preset is no base of another; "
+            f"expected the default, which git checkout {path.name} gives"
+        )
+    return [(path, raw), *reversed(found)]
+
+
+def merged(base: Any, overlay: Any, block: type[BaseModel]) -> Any:
+    """The content of a parameter file with an overlay over it.
+
+    Args:
+        base: nested values.
+        overlay: likewise, only those that differ.
+        block: the schema's class of both; its own blocks are merged, all else is replaced.
+    """
+    if not (isinstance(base, Mapping) and isinstance(overlay, Mapping)):
+        return overlay
+    result = dict(base)
+    for key, value in overlay.items():
+        inner = _block_of(block, key)
+        result[key] = merged(base[key], value, inner) if inner and key in base else value
+    return result
+
+
+def _block_of(block: type[BaseModel], key: str) -> type[BaseModel] | None:
+    field = block.model_fields.get(key)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, Block) else None
+
+
+def written_into(text: str, changes: Mapping[str, Any], block: type[BaseModel]) -> str:
+    """The text of a parameter file with nested values changed; comments and the order of keys stay.
+
+    Args:
+        text: of a whole parameter file.
+        changes: nested values, only those that differ.
+        block: the schema's class of the file.
+    """
+    editor = YAML()
+    editor.width, editor.preserve_quotes = 4096, True
+    editor.indent(mapping=2, sequence=4, offset=2)
+    for kind, tag in ((type(None), "null"), (float, "float")):
+        editor.representer.add_representer(
+            kind, lambda into, value, tag=tag: into.represent_scalar(f"tag:yaml.org,2002:{tag}", yaml_scalar(value))
+        )
+    editor.representer.add_representer(
+        _Float, lambda into, value: into.represent_scalar("tag:yaml.org,2002:float", value.text)
+    )
+    editor.constructor.add_constructor("tag:yaml.org,2002:float", _float)
+    content = editor.load(text)
+    _set(content, changes, block)
+    out = io.StringIO()
+    editor.dump(content, out)
+    return out.getvalue()
+
+
+def _float(_: Any, node: Any) -> _Float:
+    number = _Float(node.value)
+    number.text = node.value
+    return number
+
+
+def _set(content: Any, changes: Mapping[str, Any], block: type[BaseModel]) -> None:
+    for key, value in changes.items():
+        inner = _block_of(block, key)
+        if inner and key in content:
+            _set(content[key], value, inner)
+        elif content.get(key) != value or type(content.get(key)) is bool:
+            content[key] = _in_a_line(value)
+
+
+def _in_a_line(value: Any, inner: bool = False) -> Any:
+    """A list, or a mapping inside another, in YAML's flow style: ``[1, 2]``, ``{low: 0.1, high: 1.0}``."""
+    if isinstance(value, Mapping):
+        found: Any = CommentedMap({key: _in_a_line(item, inner=True) for key, item in value.items()})
+    elif isinstance(value, list):
+        found, inner = CommentedSeq(value), True
+    else:
+        return value
+    if inner or not value:
+        found.fa.set_flow_style()
+    return found
+
+
+SMALL, LARGE = 1.0e-3, 1.0e6
+
+
+def yaml_scalar(value: Any) -> str:
+    """Write a scalar so that YAML 1.1 and 1.2 read the same: a float has a point and all of its digits."""
+    if isinstance(value, float):
+        if value != 0.0 and not SMALL <= abs(value) < LARGE:
+            sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+            first, *rest = map(str, digits)
+            return f"{'-' * sign}{first}.{''.join(rest) or 0}e{exponent + len(rest):+d}"
+        return repr(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
