@@ -100,14 +100,8 @@ def evaluate_folders(
         "alpha_threshold": alpha_threshold,
     }
     tasks = (delayed(_score_folder)(pred_root / name, gt_root / name, max_merges, options) for name in pred_ids)
-    outcomes = Parallel(n_jobs=jobs, return_as="generator")(tasks)
-    scored: dict[str, list[MergeLevel]] = {}
-    skipped: dict[str, str] = {}
-    for name, outcome in zip(pred_ids, tqdm(outcomes, total=len(pred_ids), unit="sample"), strict=True):
-        if isinstance(outcome, str):
-            skipped[name] = outcome
-        else:
-            scored[name] = outcome
+    outcomes = tqdm(Parallel(n_jobs=jobs, return_as="generator")(tasks), total=len(pred_ids), unit="sample")
+    scored, skipped = _parted(dict(zip(pred_ids, outcomes, strict=True)))
     missing = sorted(set(gt_ids) - set(pred_ids))
     counted = list(scored.values())
     if missing_as_worst:
@@ -138,6 +132,12 @@ def _score_folder(pred: Path, gt: Path, max_merges: int, options: dict) -> list[
         return score_sample(*stacks, max_merges, **options)
     except ValueError as error:
         return str(error)
+
+
+def _parted(outcomes: dict[str, list[MergeLevel] | str]) -> tuple[dict[str, list[MergeLevel]], dict[str, str]]:
+    """By sample, the levels of those that were scored, and why the others were not."""
+    scored = {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, str)}
+    return scored, {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
 
 
 def _describe_protocol(
