@@ -80,6 +80,8 @@ def test_what_is_trained_beside_the_network_comes_back(tmp_path):
     store = CheckpointStore(tmp_path, "stage", "key", Accelerator(cpu=True))
     auxiliary = [torch.nn.Parameter(torch.full((3,), float(i))) for i in range(12)]
     store.save(network=network, auxiliary=auxiliary, ema=[], best=None, optimizer=optimizer, state={"step": 1})
+    on_disk = load_file(store.folder / "tensors_0.safetensors")
+    assert on_disk.keys() >= {f"companion.{index}" for index in range(12)}, "the name of older resume points"
     again = [torch.nn.Parameter(torch.zeros(3)) for _ in range(12)]
     store.load(network=network, auxiliary=again, optimizer=optimizer)
     assert [p[0].item() for p in again] == list(range(12)) and all(p.requires_grad for p in again)
