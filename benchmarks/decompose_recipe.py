@@ -96,7 +96,7 @@ def main() -> None:
     block = settings.optimisation
     vae = RGBAVAE.from_pretrained(WEIGHTS / "vae", "vae").eval()
     accelerator = Accelerator(cpu=True)
-    train, held_out = both_splits(vae, WEIGHTS / "vae", root, CACHE / "latents", accelerator)
+    train, held_out = both_splits(vae, WEIGHTS / "vae", root, cache_dir=CACHE / "latents", accelerator=accelerator)
     truth = StackDataset(root, "val")
     pool = [train.stack(i) for i in tqdm(range(len(train.ids)))]
     captions = embed_captions(settings.text, train.texts + held_out.texts, CACHE / "texts", accelerator)
@@ -121,7 +121,7 @@ def main() -> None:
                 network.eval()
                 errors = held_out_velocity_error(network, held_out, accelerator, captions)
                 sampler = {"samples": len(held_out.ids), "steps": arguments.steps}
-                sampled = sampled_scores(network, vae, held_out, truth, accelerator, captions, **sampler)
+                sampled = sampled_scores(network, vae, held_out, truth, accelerator, captions=captions, **sampler)
                 network.train()
             recent = sum(running) / max(len(running), 1)
             running = []

@@ -54,7 +54,8 @@ def main() -> None:
     block = settings.optimisation.model_copy(update={"checkpoint_every": 10**9})
     accelerator = Accelerator(cpu=True)
     vae = RGBAVAE.from_pretrained(WEIGHTS / "vae", "vae").eval()
-    train, _ = both_splits(vae, WEIGHTS / "vae", params.prepare_buckets.output_root, CACHE / "latents", accelerator)
+    root, cache = params.prepare_buckets.output_root, CACHE / "latents"
+    train, _ = both_splits(vae, WEIGHTS / "vae", root, cache_dir=cache, accelerator=accelerator)
     order = BucketBatches(train.keys, block.batch_size, seed=settings.seed)
     network = build_network(settings, vae.config.z_dim)
     objective = build_objective(network, vae, settings, None)

@@ -170,6 +170,7 @@ class SourceDesigns(EvaluationSet):
         source: Source,
         limits: BucketLimits,
         max_layers: int,
+        *,
         count: int | None,
         description: str,
         long_side: int | None = None,

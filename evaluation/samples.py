@@ -287,6 +287,7 @@ def _measured(
 def evaluated(
     model: Decomposer,
     batches: Iterator[list[EvaluationSample]],
+    *,
     others: Mapping[str, Path],
     distance: Distance,
     settings: Evaluate,

@@ -67,7 +67,7 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
     if arguments.source is not None:
         options = getattr(block, arguments.source, None)
         described = f"{arguments.source}: {arguments.location}" + (f", {options.model_dump()}" if options else "")
-        designs = SourceDesigns(open_source(block), limits, MOST_LAYERS, arguments.count, described)
+        designs = SourceDesigns(open_source(block), limits, MOST_LAYERS, count=arguments.count, description=described)
         return [NamedSet(arguments.source, designs)]
     asked = {name: folder_data(Path(folder)) for name, folder in arguments.dataset}
     found = []
@@ -120,7 +120,10 @@ def designs_of(params: Params, name: str, data: EvaluationData, count: int | Non
     described = f"{name}: {data.source} at {data.location}, designs of {size}"
     described += f", the first {count}" if count else ""
     limits = model.trained_for.limits
-    return NamedSet(name, SourceDesigns(open_source(block), limits, most, count, described, data.long_side))
+    designs = SourceDesigns(
+        open_source(block), limits, most, count=count, description=described, long_side=data.long_side
+    )
+    return NamedSet(name, designs)
 
 
 def folder_data(folder: Path) -> EvaluationData:

@@ -36,6 +36,7 @@ def setting_of(
     one: NamedSet,
     measured: Sequence[Measured],
     model: Decomposer,
+    *,
     settings: Evaluate,
     baselines: Mapping[str, Decomposer],
     md5: Mapping[str, str],

@@ -14,7 +14,7 @@ from config.errors import UserError
 from config.paths import find_input
 from inference.consensus import most_agreed
 from inference.offloading import Offload, place
-from models.transformer.sampling import Guidance, decompose_pictures
+from models.transformer.sampling import Guidance, decompose_pictures, slots_noise
 from models.transformer.text_condition import open_text_encoder, read_text_condition
 from models.transformer.text_encoders import NULL_TEXT, TextEncoder
 from models.transformer.trained_for import TrainedFor, read_trained_for
@@ -141,10 +141,8 @@ class Decomposer:
                 self.network,
                 self.vae,
                 condition,
-                layer_count,
-                names,
+                slots_noise(condition, layer_count, names, seed),
                 steps=steps,
-                seed=seed,
                 shift=self.trained_for.sampling_shift,
                 text=text,
                 guidance=guide,

@@ -161,12 +161,14 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapp
         batches = pictures.batches(settings.batch_size)
         where = settings.predictions and str(Path(settings.predictions) / one.name)
         chosen = settings.model_copy(update={"predictions": where})
-        for sample in evaluated(model, batches, models.others, models.distance, chosen, baselines):
+        for sample in evaluated(
+            model, batches, others=models.others, distance=models.distance, settings=chosen, baselines=baselines
+        ):
             measured.append(sample)
             bar.update()
     if not measured:
         raise FileNotFoundError(f"{pictures.description}: no picture to evaluate; skipped: {pictures.skipped}")
-    setting = setting_of(one, measured, model, settings, baselines, md5)
+    setting = setting_of(one, measured, model, settings=settings, baselines=baselines, md5=md5)
     report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(model.device)}
     curves, rows = curve_rows(report), sample_rows(measured)
     panels = panels_of(model, pictures, measured, settings, baselines)

@@ -107,8 +107,11 @@ def evaluate(
     perceptual = Perceptual().to(device)
     weights = None if inception in (None, "download") else Path(inception)
     frechet = (alexnet_distance(perceptual) if inception is None else inception_distance(weights)).to(device)
-    scored = _score(groups, images, vae, (perceptual, frechet, blends), size, frechet_name(inception))
-    return {"protocol": _describe(vae_folder, size, blends, inception, device, vae.spatial_factor), **scored}
+    scored = _score(groups, images, vae, (perceptual, frechet, blends), size=size, key=frechet_name(inception))
+    protocol = _describe(
+        vae_folder, size=size, blends=blends, inception=inception, device=device, multiple=vae.spatial_factor
+    )
+    return {"protocol": protocol, **scored}
 
 
 def frechet_name(inception: str | None) -> str:
@@ -116,7 +119,9 @@ def frechet_name(inception: str | None) -> str:
     return "fid_alexnet" if inception is None else "rfid"
 
 
-def _score(groups: dict[str, list[Path]], images: Path, vae: RGBAVAE, tools: tuple, size: int | None, key: str) -> dict:
+def _score(
+    groups: dict[str, list[Path]], images: Path, vae: RGBAVAE, tools: tuple, *, size: int | None, key: str
+) -> dict:
     """Score group by group; ``tools`` are what :class:`Scores` takes, ``key`` names the Fréchet distance."""
     device = next(vae.parameters()).device
     everything, table, sentences, skipped = None, {}, {}, {}
@@ -164,7 +169,9 @@ def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarr
     return picture
 
 
-def _describe(folder: Path, size: int | None, blends: str, inception: str | None, device, multiple: int) -> dict:
+def _describe(
+    folder: Path, *, size: int | None, blends: str, inception: str | None, device: torch.device, multiple: int
+) -> dict:
     """List every choice behind the numbers."""
     weights = visible_files(folder, {".safetensors"}, deep=False)
     return {

@@ -196,8 +196,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 {name: splits[name] for name, _ in samples if name in splits},
                 _preparation(settings),
                 root,
-                storage=settings.storage,
-                shard_samples=settings.shard_samples,
+                shard_samples=settings.shard_samples if settings.storage == "shards" else None,
                 jobs=settings.jobs,
                 cluster=settings.cluster,
                 # Not what does not change the result, so that equal datasets have equal manifests.

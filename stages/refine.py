@@ -75,7 +75,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with training_session("refine", params, [root, str(INPUT)], OUTPUT) as session:
         accelerator, kept = session.accelerator, getattr(torch, settings.cache_dtype)
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(accelerator.device).eval()
-        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", accelerator, kept)
+        train, held_out = both_splits(
+            vae, INPUT / "vae", root, cache_dir=CACHE / "latents", accelerator=accelerator, dtype=kept
+        )
         condition = read_text_condition(INPUT)
         asked = [said[:1] for said in train.texts + held_out.texts]
         captions = embed_captions(condition, asked, CACHE / "texts", accelerator, kept)

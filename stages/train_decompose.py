@@ -108,7 +108,8 @@ def build_network(
 
 def build_objective(network: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, captions: Captions | None) -> nn.Module:
     """What the network is trained by; pictures are compared where a term of them has a weight."""
-    pixels = PixelTerms(vae, settings.loss.model_dump(), settings.alignment, settings.decode_scale, settings.trust)
+    weights, scale = settings.loss.model_dump(), settings.decode_scale
+    pixels = PixelTerms(vae, weights, settings.alignment, decode_scale=scale, trust=settings.trust)
     empty = functools.lru_cache(functools.partial(empty_latents, vae)) if settings.surplus.share else None
     return FlowObjective(network, settings, captions, pixels if pixels.names else None, empty)
 
@@ -151,7 +152,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with training_session("train_decompose", params, inputs, OUTPUT) as session:
         accelerator, kept = session.accelerator, getattr(torch, settings.cache_dtype)
         vae = RGBAVAE.from_pretrained(INPUT, "vae").to(accelerator.device).eval()
-        train, held_out = both_splits(vae, INPUT / "vae", root, CACHE / "latents", accelerator, kept)
+        train, held_out = both_splits(
+            vae, INPUT / "vae", root, cache_dir=CACHE / "latents", accelerator=accelerator, dtype=kept
+        )
         asked = texts_asked_for(train, held_out, settings, session.world_size)
         captions = embed_captions(settings.text, asked, CACHE / "texts", accelerator, kept)
         network = build_network(settings, vae.config.z_dim, captions, session.compute_dtype)
@@ -166,7 +169,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             session.run.picture("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
             errors = held_out_velocity_error(network, held_out, accelerator, captions)
             sampler = settings.validation.model_dump() | {"shift": settings.sampling_shift}
-            return errors | sampled_scores(network, vae, held_out, truth, accelerator, captions, **sampler)
+            return errors | sampled_scores(network, vae, held_out, truth, accelerator, captions=captions, **sampler)
 
         task = Task(
             title="train_decompose",

@@ -42,7 +42,7 @@ def ground(scene: Scene, plain: bool = False) -> None:
 def _texture(scene: Scene) -> tuple[np.ndarray, str]:
     name = scene.choice(assets.textures(scene.pool))
     zoom = scene.uniform(1.0, 1.5)
-    grey = photos.cover_fill(assets.load_photo(name), scene.width, scene.height, scene, zoom)[..., :1]
+    grey = photos.cover_fill(assets.load_photo(name), scene.width, scene.height, scene, zoom=zoom)[..., :1]
     grey = np.clip((grey - grey.mean()) / (grey.std() + 1e-6) * 0.13 + 0.5, 0, 1)
     dark = np.asarray(colours.mix(scene.palette.ground, scene.palette.ink, 0.35), np.float32)
     light = np.asarray(colours.mix(scene.palette.ground, scene.palette.paper, 0.35), np.float32)
@@ -86,9 +86,8 @@ def pattern(scene: Scene, quiet: Box | None = None) -> None:
         return
     else:
         keep_out = (quiet.left, quiet.top, quiet.right, quiet.bottom) if quiet else (0.0, 0.0, 0.0, 0.0)
-        crop = shapes.scatter(
-            scene.rng, width, height, (palette.accent, palette.accent2, palette.paper), size * 0.34, keep_out
-        )
+        tones = (palette.accent, palette.accent2, palette.paper)
+        crop = shapes.scatter(scene.rng, width, height, colours=tones, size=size * 0.34, keep_out=keep_out)
         scene.add(crop, 0, 0, kind="shape", description="colourful confetti", glue=0.8)
         return
     said = f"{colours.name(tone)} {'large circles in two corners' if style == 'circles' else style}"

@@ -41,7 +41,7 @@ def label(
     lines: int = 2,
 ) -> Box:
     """Set a short text as large as a box allows, in the middle."""
-    setting = typeset.fit(text, face, box.width, box.height, lines)
+    setting = typeset.fit(text, face, box.width, box.height, max_lines=lines)
     ink = typeset.mask(setting, 0.5)
     height, width = ink.shape
     area = Box(box.centre[0] - width / 2, box.centre[1] - height / 2, width, height)

@@ -49,17 +49,20 @@ def text_block(
     small = None
     if "subtitle" in with_parts:
         height = min(0.19 * unit, 0.38 * room)
-        small = typeset.fit(copy.subtitle(scene.rng), scene.body_face, box.width, height, 2, 1.25 * BODY_SIZE * unit)
+        said = copy.subtitle(scene.rng)
+        small = typeset.fit(said, scene.body_face, box.width, height, max_lines=2, most=1.25 * BODY_SIZE * unit)
         room -= (len(small.lines) * 1.08 * small.size) + 0.05 * unit
     text = labels.headline(scene)
-    setting = typeset.fit(text, scene.title_face, box.width, max(room, 0.2 * box.height), lines, most * unit)
+    height = max(room, 0.2 * box.height)
+    setting = typeset.fit(text, scene.title_face, box.width, height, max_lines=lines, most=most * unit)
     ink = typeset.mask(setting, align)
     inks = [("title", ink, setting)]
     if small is not None:
         inks.append(("subtitle", typeset.mask(small, align), small))
     if "kicker" in with_parts:
         face = "manrope_body" if scene.pool == "train" else scene.body_face
-        setting = typeset.fit(copy.kicker(scene.rng).upper(), face, box.width, 0.08 * unit, 1, 0.07 * unit)
+        said = copy.kicker(scene.rng).upper()
+        setting = typeset.fit(said, face, box.width, 0.08 * unit, max_lines=1, most=0.07 * unit)
         inks.insert(0, ("kicker", typeset.mask(setting, align), setting))
     gap = 0.05 * unit
     tall = sum(mask.shape[0] for _, mask, _ in inks) + gap * (len(inks) - 1)
@@ -119,7 +122,7 @@ def _aligned(box: Box, ink: np.ndarray, align: float) -> Box:
 def small_line(scene: Scene, box: Box) -> Box:
     """Set a subtitle on its own, in the middle of a box."""
     text = copy.subtitle(scene.rng)
-    setting = typeset.fit(text, scene.body_face, box.width, box.height, 2, 1.3 * BODY_SIZE * scene.unit)
+    setting = typeset.fit(text, scene.body_face, box.width, box.height, max_lines=2, most=1.3 * BODY_SIZE * scene.unit)
     ink = typeset.mask(setting, 0.5)
     return set_text(scene, ink, setting, _aligned(box, ink, 0.5), "subtitle")
 
@@ -129,12 +132,12 @@ def offer(scene: Scene, box: Box, with_parts: set[str], *, align: float) -> None
     unit, rng = scene.unit, scene.rng
     shares = [0.6, 0.2 if "subtitle" in with_parts else 0.001, 0.3 if "button" in with_parts else 0.001]
     head, middle, foot = box.rows(*shares)
-    setting = typeset.fit(copy.offer(rng), labels.sturdy(scene), head.width, head.height * 0.96, 2)
+    setting = typeset.fit(copy.offer(rng), labels.sturdy(scene), head.width, head.height * 0.96, max_lines=2)
     ink = typeset.mask(setting, align)
     set_text(scene, ink, setting, _aligned(head, ink, align), "title")
     if "subtitle" in with_parts:
         text = copy.title(rng, scene.theme)
-        small = typeset.fit(text, scene.body_face, middle.width, 0.8 * middle.height, 1, 0.1 * unit)
+        small = typeset.fit(text, scene.body_face, middle.width, 0.8 * middle.height, max_lines=1, most=0.1 * unit)
         ink = typeset.mask(small, align)
         set_text(scene, ink, small, _aligned(middle, ink, align), "subtitle")
     if "button" in with_parts:

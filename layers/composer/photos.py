@@ -15,7 +15,7 @@ _FORMS = {"rounded": "rounded rectangle", "circle": "circle", "arch": "arch", "b
 
 
 def cover_fill(
-    image: Image.Image, width: int, height: int, scene: Scene, zoom: float = 1.0, focus: tuple = (0.5, 0.5)
+    image: Image.Image, width: int, height: int, scene: Scene, *, zoom: float = 1.0, focus: tuple = (0.5, 0.5)
 ) -> np.ndarray:
     """Cut and resize so that the picture covers a box, ``(height, width, 3)`` float32; now and then mirrored."""
     scale = max(width / image.width, height / image.height) * zoom
@@ -32,7 +32,8 @@ def cover_fill(
 def photo_fill(scene: Scene, name: str, width: int, height: int) -> tuple[np.ndarray, str]:
     """A photograph cut to a box and sometimes graded; returns the fill and what it shows."""
     photo = assets.PHOTOS[name]
-    fill = cover_fill(assets.load_photo(name), width, height, scene, scene.uniform(1.0, 1.15), photo.focus)
+    zoom = scene.uniform(1.0, 1.15)
+    fill = cover_fill(assets.load_photo(name), width, height, scene, zoom=zoom, focus=photo.focus)
     said = f"photograph of {photo.description}"
     grade = scene.uniform(0, 1)
     if grade < 0.12:

@@ -169,7 +169,13 @@ def rays(width: int, height: int, centre: Point, count: int) -> np.ndarray:
 
 
 def scatter(
-    rng: np.random.Generator, width: int, height: int, colours: Sequence[Colour], size: float, keep_out: Sequence[float]
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    *,
+    colours: Sequence[Colour],
+    size: float,
+    keep_out: Sequence[float],
 ) -> np.ndarray:
     """Confetti as a crop: discs, bars and triangles on a jittered grid outside the box ``keep_out`` (l, t, r, b)."""
     masks = [Image.new("L", (width * SCALE, height * SCALE), 0) for _ in colours]

@@ -54,7 +54,7 @@ def _breaks(text: str, most: int) -> list[tuple[str, ...]]:
     return options
 
 
-def fit(text: str, face: str, width: float, height: float, max_lines: int = 3, most: float = 1e9) -> Setting:
+def fit(text: str, face: str, width: float, height: float, *, max_lines: int = 3, most: float = 1e9) -> Setting:
     """The line breaks that allow the largest letters in a box, at most ``most`` pixels of font size."""
     leading = 1.0 if text.isupper() else 1.08
     cap = _cap_height(face) / _REFERENCE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from config.errors import UserError
 from config.paths import visible
@@ -141,8 +141,7 @@ def prepare_dataset(
     preparation: Preparation,
     root: str | Path,
     *,
-    storage: Literal["files", "shards"] = "files",
-    shard_samples: int = 256,
+    shard_samples: int | None = None,
     jobs: int = 1,
     cluster: str = "local",
     settings: Mapping[str, Any] | None = None,
@@ -159,8 +158,7 @@ def prepare_dataset(
         splits: id to split, in the order of work; readers of tables are fastest in their own order.
         preparation: what is done to every sample.
         root: where the dataset is written.
-        storage: ``files`` or ``shards``.
-        shard_samples: samples a tar.
+        shard_samples: samples a tar; ``None`` writes files.
         jobs: as :func:`layers.preparation.fanout.fan_out` takes it.
         cluster: likewise.
         settings: written to the manifest's first line.
@@ -172,24 +170,19 @@ def prepare_dataset(
     """
     root = Path(root).resolve()
     lock = locked(journal_path(root).with_suffix(".lock"), f"prepare_buckets.output_root: another run into {root}")
-    summary = Summary()
+    summary, storage = Summary(), "files" if shard_samples is None else "shards"
     with lock, closing(_ledger(root, f"{preparation.recipe()}:{storage}:{_code(source)}")) as ledger:
-        kept = _still_valid(ledger, source, splits, root, jobs, cluster)
-        if storage == "shards":
-            kept = _whole_shards(ledger, kept)
-        for name in set(ledger.known) - kept:
-            ledger.forget(name)
+        kept = _still_valid(ledger, source, splits, root, jobs=jobs, cluster=cluster)
+        kept = _forget_others(ledger, _whole_shards(ledger, kept) if storage == "shards" else kept)
         for name in kept:
             summary.add(ledger.record(name), preparation.preview_tolerance)
         summary.reused = len(kept)
         progress(len(kept))
         missing = [(name, split) for name, split in splits.items() if name not in kept and plain(name) == name]
-        for name, split in splits.items():
-            if plain(name) != name:
-                record = {"id": plain(name), "split": split, "reason": "the id is not valid UTF-8", "state": ""}
-                ledger.add(record)
-                summary.add(record, preparation.preview_tolerance)
-        chunks = _chunks(missing, storage, shard_samples, _next_shards(ledger, kept))
+        for record in _not_utf8(splits):
+            ledger.add(record)
+            summary.add(record, preparation.preview_tolerance)
+        chunks = _chunks(missing, shard_samples, _next_shards(ledger, kept))
         work = PrepareChunk(source, preparation, root)
         for chunk, records in fan_out(work, chunks, jobs=jobs, cluster=cluster):
             for record in records:
@@ -201,6 +194,13 @@ def prepare_dataset(
         sync_all()  # pictures were not waited for one by one
         ledger.finish({"settings": settings or {}, "counts": counts})
     return summary
+
+
+def _not_utf8(splits: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Records of samples whose ids cannot be written to the manifest."""
+    for name, split in splits.items():
+        if plain(name) != name:
+            yield {"id": plain(name), "split": split, "reason": "the id is not valid UTF-8", "state": ""}
 
 
 def _ledger(root: Path, recipe: str) -> Ledger:
@@ -236,7 +236,7 @@ def _code(source: Source) -> str:
 
 
 def _still_valid(
-    ledger: Ledger, source: Source, splits: Mapping[str, str], root: Path, jobs: int, cluster: str
+    ledger: Ledger, source: Source, splits: Mapping[str, str], root: Path, *, jobs: int, cluster: str
 ) -> set[str]:
     records = (
         (record, ledger.states[name]) for name in splits if name in ledger.known and (record := ledger.record(name))
@@ -244,6 +244,13 @@ def _still_valid(
     same_side = ((record, state) for record, state in records if record["split"] == splits[record["id"]])
     tasks = iter(lambda: list(islice(same_side, CHECK_CHUNK)), [])
     return {name for _, names in fan_out(_Check(source, root), tasks, jobs=jobs, cluster=cluster) for name in names}
+
+
+def _forget_others(ledger: Ledger, kept: set[str]) -> set[str]:
+    """Leave in the ledger only the samples that are kept; returns those."""
+    for name in set(ledger.known) - kept:
+        ledger.forget(name)
+    return kept
 
 
 def _whole_shards(ledger: Ledger, kept: set[str]) -> set[str]:
@@ -269,14 +276,14 @@ def _next_shards(ledger: Ledger, kept: Iterable[str]) -> dict[str, int]:
 
 
 def _chunks(
-    samples: Sequence[tuple[str, str]], storage: str, shard_samples: int, next_shards: Mapping[str, int]
+    samples: Sequence[tuple[str, str]], shard_samples: int | None, next_shards: Mapping[str, int]
 ) -> list[Chunk]:
     chunks = []
-    size = shard_samples if storage == "shards" else FILES_CHUNK
+    size = shard_samples or FILES_CHUNK
     for split in SPLITS:
         names = [name for name, side in samples if side == split]
         for number, first in enumerate(range(0, len(names), size), next_shards[split]):
-            chunks.append(Chunk(split, tuple(names[first : first + size]), number if storage == "shards" else None))
+            chunks.append(Chunk(split, tuple(names[first : first + size]), number if shard_samples else None))
     return chunks
 
 

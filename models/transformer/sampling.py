@@ -24,6 +24,11 @@ def start_noise(ids: Sequence[str], shape: Sequence[int], seed: int) -> Tensor:
     return torch.stack(draws)
 
 
+def slots_noise(condition: Tensor, layer_count: int, ids: Sequence[str], seed: int) -> Tensor:
+    """Start noise ``(B, L + 1, C, h, w)`` of all slots for flat pictures' latents ``(B, C, h, w)`` named ``ids``."""
+    return start_noise(ids, (layer_count + 1, *condition.shape[1:]), seed)
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance by the caption, as the released pipeline does it.
@@ -51,36 +56,28 @@ def guided_velocity(positive: Tensor, negative: Tensor, scale: float, normalise:
 def decompose_latents(
     network: VLDMMDiT,
     condition: Tensor,
-    layer_count: int,
-    ids: Sequence[str],
+    noise: Tensor,
     *,
     steps: int,
-    seed: int,
     shift: float | None = None,
     text: Text | None = None,
     guidance: Guidance | None = None,
-    noise: Tensor | None = None,
 ) -> Tensor:
     """Sample all slots given the flat picture's normalised latents.
 
     Args:
         network: predicts velocities.
         condition: ``(B, C, h, w)``.
-        layer_count: L.
-        ids: names of the samples, for their noise.
+        noise: ``(B, L + 1, C, h, w)`` to start from, see :func:`slots_noise`.
         steps: of the Euler sampler.
-        seed: of the start noise.
         shift: linear time shift of the sigmas; ``None`` for the released pipeline's.
         text: captions, one row a sample.
         guidance: by the caption; ``None`` is none.
-        noise: ``(B, L + 1, C, h, w)`` to start from instead of what ``seed`` and ``ids`` give.
 
     Returns:
         ``(B, L + 1, C, h, w)``, slot 0 the repainted composite, then layers bottom to top.
     """
     size = tuple(condition.shape[-2:])
-    if noise is None:
-        noise = start_noise(ids, (layer_count + 1, *condition.shape[1:]), seed)
 
     def predict(latents: Tensor, sigma: Tensor) -> Tensor:
         positive = network(latents, condition, sigma, text)
@@ -89,7 +86,7 @@ def decompose_latents(
         negative = network(latents, condition, sigma, guidance.negative)
         tokens = (pack(branch, network.patch_size) for branch in (positive, negative))
         guided = guided_velocity(*tokens, guidance.scale, guidance.normalise)
-        return unpack(guided, layer_count + 1, size, network.patch_size)
+        return unpack(guided, noise.shape[1], size, network.patch_size)
 
     sigmas = inference_sigmas(steps, network.condition_tokens(size), shift)
     return sample(predict, noise.to(condition), sigmas)
@@ -100,31 +97,17 @@ def decompose_pictures(
     network: VLDMMDiT,
     vae: RGBAVAE,
     condition: Tensor,
-    layer_count: int,
-    ids: Sequence[str],
+    noise: Tensor,
     *,
     steps: int,
-    seed: int,
     shift: float | None = None,
     text: Text | None = None,
     guidance: Guidance | None = None,
-    noise: Tensor | None = None,
 ) -> Tensor:
     """Decompose images into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
     ``condition`` are the images' latents, see :func:`models.vae.latents.encode_pictures`. What lies between the steps
     is float32, whatever the network computes in. The other arguments are those of :func:`decompose_latents`.
     """
-    latents = decompose_latents(
-        network,
-        condition,
-        layer_count,
-        ids,
-        steps=steps,
-        seed=seed,
-        shift=shift,
-        text=text,
-        guidance=guidance,
-        noise=noise,
-    )
+    latents = decompose_latents(network, condition, noise, steps=steps, shift=shift, text=text, guidance=guidance)
     return decode_layers(vae, latents[:, 1:])

@@ -68,7 +68,7 @@ def same(one, other):
 
 
 def designs(source, limits=LIMITS, max_layers=6, count=None):
-    return SourceDesigns(source, limits, max_layers, count, "designs")
+    return SourceDesigns(source, limits, max_layers, count=count, description="designs")
 
 
 APART = ((100, 150), ((30, 30), 15), ((70, 110), 15))
@@ -175,7 +175,7 @@ def test_what_cannot_be_had_is_skipped_with_its_reason():
 def test_a_banner_is_left_as_large_as_it_has_to_be_for_lpips(canvas, scored):
     limits = BucketLimits(min_side=64, max_side=768, max_pixels=65536, max_aspect=12.0, upscale=True)
     shelf = Shelf(a=(canvas, ((40, 40), 20)), speck=((16, 16), ((8, 8), 3)))
-    chosen = SourceDesigns(shelf, limits, 6, None, "banners", long_side=256)
+    chosen = SourceDesigns(shelf, limits, 6, count=None, description="banners", long_side=256)
     ((sample,),) = chosen.batches(1)
     assert sample.picture.shape[:2] == scored
     assert chosen.skipped == {"speck": "16x16 pixels are too few to be scored: LPIPS takes sides of at least 31"}

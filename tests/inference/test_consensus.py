@@ -6,7 +6,7 @@ import torch
 from inference.consensus import most_agreed, stack_distance
 from inference.decomposer import Decomposer, names_of_tries
 from layers.imaging.tensors import composite
-from models.transformer.sampling import decompose_pictures
+from models.transformer.sampling import decompose_pictures, slots_noise
 from models.transformer.trained_for import save_trained_for
 from models.vae.latents import encode_pictures
 from tests.networks import save_tiny
@@ -85,6 +85,7 @@ def test_a_decomposer_samples_with_the_shift_that_its_weights_came_with(tmp_path
     found = shifted.decompose(pictures, 2, ["a"], None, steps=2, seed=0)
     text = shifted._text([""])
     networks, condition = (shifted.network, shifted.vae), encode_pictures(shifted.vae, pictures)
-    expected = decompose_pictures(*networks, condition, 2, ["a"], steps=2, seed=0, shift=3.0, text=text)
+    noise = slots_noise(condition, 2, ["a"], seed=0)
+    expected = decompose_pictures(*networks, condition, noise, steps=2, shift=3.0, text=text)
     assert torch.equal(found, expected)
     assert not torch.equal(found, model.decompose(pictures, 2, ["a"], None, steps=2, seed=0))

@@ -91,7 +91,11 @@ def test_every_row_of_evaluate(folder, how, monkeypatch):
     with fake_gpu():
         model, other = (placed(model, how, monkeypatch) for model in models)
         batches = iter([[sample] * COUNT])
-        rows = list(evaluated(model, batches, {}, moved(distance, GPU), settings, {"start": other}))
+        rows = list(
+            evaluated(
+                model, batches, others={}, distance=moved(distance, GPU), settings=settings, baselines={"start": other}
+            )
+        )
     assert len(rows) == COUNT
     assert {"model", "start", "model_told_captions", "model_as_predicted"} <= rows[0].levels.keys()
 

@@ -106,9 +106,9 @@ def test_what_has_no_caption_has_no_row_of_one_told(reader, samples):
     lpips = Perceptual()
 
     def report(batch):
-        measured = list(evaluated(model, iter([batch]), {}, lpips, settings))
+        measured = list(evaluated(model, iter([batch]), others={}, distance=lpips, settings=settings))
         one = NamedSet("set", SimpleNamespace(description="", skipped={}, asked=""))
-        setting = setting_of(one, measured, model, settings, baselines, {})
+        setting = setting_of(one, measured, model, settings=settings, baselines=baselines, md5={})
         return measured, summarise(measured, setting, settings.max_merges)
 
     _, none = report(silent)
@@ -165,7 +165,7 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
         model, baselines = open_models(settings, CPU)
         measured = [SimpleNamespace(levels={TOLD: []} if settings.captions == "both" else {}, bucket="64x64")]
         one, md5 = NamedSet("", Pictures()), {reader: "abc", mute: "def"}
-        return setting_of(one, measured, model, settings, baselines, md5)
+        return setting_of(one, measured, model, settings=settings, baselines=baselines, md5=md5)
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
     found = setting(baselines={"released": released, "mute": mute, "same": reader})
@@ -212,7 +212,7 @@ def test_all_that_is_measured_of_a_batch_goes_where_the_model_is(reader, samples
     class Elsewhere:
         device = torch.device("meta")
 
-    assert len(list(evaluated(Elsewhere(), [samples], {}, None, settings))) == 2
+    assert len(list(evaluated(Elsewhere(), [samples], others={}, distance=None, settings=settings))) == 2
     assert set(seen) == {"meta"}
 
 

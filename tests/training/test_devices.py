@@ -15,13 +15,13 @@ from config.vae import TrainVAE
 from layers.dataset.loaders import StackDataset
 from metrics.reconstruction.perceptual import Perceptual
 from models.transformer.lora import add_lora
-from models.transformer.sampling import Guidance, decompose_latents
+from models.transformer.sampling import Guidance, decompose_latents, slots_noise
 from models.vae.latents import empty_latents
 from models.vae.opaque import as_rgba
 from tests.fake_gpu import GPU, fake_gpu, moved
 from tests.networks import tiny_network, tiny_vae
 from tests.stages.workspace import SMOKE
-from training.decompose import flow_objective
+from training import flow_objective
 from training.decompose.captions import Captions
 from training.decompose.edits import EDITS
 from training.decompose.flow_objective import FlowObjective
@@ -99,7 +99,7 @@ def test_a_step_of_stage_three_with_every_term(phase, monkeypatch):
     monkeypatch.setattr(flow_objective, "phase_at", lambda *_: phase)
     vae, network = tiny_vae(), tiny_network()
     add_lora(network.transformer, 2)
-    pixels = PixelTerms(vae, chosen.loss.model_dump(), chosen.alignment, 0.5, 1.0)
+    pixels = PixelTerms(vae, chosen.loss.model_dump(), chosen.alignment, decode_scale=0.5, trust=1.0)
     built = FlowObjective(network, chosen, captions(), pixels, lambda size: empty_latents(vae, size))
     with fake_gpu() as reads:
         moved(built, GPU)
@@ -118,7 +118,7 @@ def test_a_step_of_stage_four_with_every_term(edit):
         moved(built, GPU)
         clean = torch.randn(2, 4, 4, 8, 8, device=GPU)
         sigma, index = torch.rand(2, device=GPU), torch.tensor([1, 0], device=GPU)
-        terms = built.terms(clean, torch.randn_like(clean), sigma, edit, index, TEXTS)
+        terms = built.terms(clean, torch.randn_like(clean), sigma, edit=edit, index=index, texts=TEXTS)
         assert {value.device for value in terms.values()} == {GPU} and "edit_kept" in terms
         assert built({"latents": clean.cpu(), "texts": TEXTS, "seen": 0})["loss"].device == GPU
     assert reads == []
@@ -143,7 +143,7 @@ def test_validation_of_stages_three_and_four(stacks, monkeypatch):
     with fake_gpu():
         moved(objective, GPU)
         assert "velocity_layers" in held_out_velocity_error(network, data, process, captions())
-        assert "cost" in sampled_scores(network, vae, data, truth, process, captions(), samples=2, steps=2)
+        assert "cost" in sampled_scores(network, vae, data, truth, process, captions=captions(), samples=2, steps=2)
         assert preview(network, vae, data, process, captions()).dtype == np.uint8
         assert "edit_velocity" in held_out_terms(objective, data, process)
 
@@ -167,6 +167,7 @@ def test_a_sampler_waits_for_nothing():
         condition = torch.randn(2, 4, 8, 8, device=GPU)
         guidance = Guidance(4.0, text([" ", " "], GPU), normalise=True)
         said = text(["a", "b"], GPU)
-        found = decompose_latents(network, condition, 3, ["a", "b"], steps=3, seed=0, text=said, guidance=guidance)
+        noise = slots_noise(condition, 3, ["a", "b"], seed=0)
+        found = decompose_latents(network, condition, noise, steps=3, text=said, guidance=guidance)
         assert found.device == GPU
     assert reads == []

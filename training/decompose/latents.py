@@ -158,6 +158,7 @@ def both_splits(
     vae: RGBAVAE,
     vae_folder: str | Path,
     root_dir: str | Path,
+    *,
     cache_dir: str | Path,
     accelerator: Accelerator,
     dtype: torch.dtype = torch.float32,

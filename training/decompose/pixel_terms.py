@@ -42,6 +42,7 @@ class PixelTerms(nn.Module):
         vae: RGBAVAE,
         weights: Mapping[str, float],
         alignment: AlignmentLoss,
+        *,
         decode_scale: float,
         trust: float,
         distance: nn.Module | None = None,

@@ -47,7 +47,10 @@ class RefineObjective(nn.Module):
         super().__init__()
         self.network, self.settings, self.captions = network, settings, captions
         self.weights = settings.loss.model_dump()
-        self.pixels = PixelTerms(vae, self.weights, settings.alignment, settings.decode_scale, settings.trust, distance)
+        scale, trust = settings.decode_scale, settings.trust
+        self.pixels = PixelTerms(
+            vae, self.weights, settings.alignment, decode_scale=scale, trust=trust, distance=distance
+        )
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss terms of a batch with ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite, and ``texts``."""
@@ -57,10 +60,11 @@ class RefineObjective(nn.Module):
         edit = EDITS[int(torch.randint(len(EDITS), ()))]
         # The background has nowhere to move to, and nothing is left of a stack without its only layer.
         index = torch.randint(1, max(clean.shape[1] - 1, 2), (len(clean),)).clamp(max=clean.shape[1] - 2)
-        return self.terms(clean, noise, sigma, edit, index.to(clean.device), batch.get("texts"))
+        index = index.to(clean.device)
+        return self.terms(clean, noise, sigma, edit=edit, index=index, texts=batch.get("texts"))
 
     def terms(
-        self, clean: Tensor, noise: Tensor, sigma: Tensor, edit: Edit, index: Tensor, texts: list | None = None
+        self, clean: Tensor, noise: Tensor, sigma: Tensor, *, edit: Edit, index: Tensor, texts: list | None = None
     ) -> dict[str, Tensor]:
         """Loss terms for given draws.
 
@@ -87,7 +91,7 @@ class RefineObjective(nn.Module):
         if edits:
             # Of a stack of one, nothing would be left. Not skipped: sharded ranks call the network equally often.
             edit = edit if clean.shape[1] > 2 else "recolour"
-            terms |= self._edit_terms(clean, noise, sigma, edit, index, estimate, text)
+            terms |= self._edit_terms(clean, noise, sigma, edit=edit, index=index, estimate=estimate, text=text)
         return {"loss": sum(self.weights[name] * term for name, term in terms.items()), **terms}
 
     def _edit_terms(
@@ -95,6 +99,7 @@ class RefineObjective(nn.Module):
         clean: Tensor,
         noise: Tensor,
         sigma: Tensor,
+        *,
         edit: Edit,
         index: Tensor,
         estimate: Tensor,
@@ -155,7 +160,7 @@ def held_out_terms(objective: RefineObjective, data: LatentStacks, accelerator: 
         top = torch.full((len(clean),), clean.shape[1] - 2, device=clean.device)
         torch.manual_seed(NOISE_SEED)
         sigma = torch.full((len(clean),), level, device=clean.device)
-        return objective.terms(clean, noise, sigma, edits[level], top, batch["texts"])
+        return objective.terms(clean, noise, sigma, edit=edits[level], index=top, texts=batch["texts"])
 
     with torch.random.fork_rng():
         return averages(data, measure, accelerator)

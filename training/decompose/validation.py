@@ -95,8 +95,8 @@ def sampled_scores(
     data: LatentStacks,
     truth: StackDataset,
     accelerator: Accelerator,
-    captions: Captions | None = None,
     *,
+    captions: Captions | None = None,
     samples: int,
     steps: int,
     shift: float | None = None,
@@ -121,9 +121,8 @@ def sampled_scores(
     def scores(indices: list[int]) -> list[list[MergeLevel]]:
         batch = data.batch(indices, accelerator.device)
         clean, text = batch["latents"], caption_text(captions, batch, accelerator.device)
-        found = decompose_latents(
-            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=steps, seed=NOISE_SEED, shift=shift, text=text
-        )
+        noise = start_noise(batch["id"], clean.shape[1:], NOISE_SEED)
+        found = decompose_latents(network, clean[:, 0], noise, steps=steps, shift=shift, text=text)
         stacks = to_image(decode_layers(vae, found[:, 1:]))
         return [
             score_sample(list(stack), list(to_image(truth[data.numbers[index]]["layers"])), 0)
@@ -150,9 +149,8 @@ def preview(
     def rows_of(index: int) -> list[list[np.ndarray]]:
         batch = data.batch([index], accelerator.device)
         clean, text = batch["latents"], caption_text(captions, batch, accelerator.device)
-        predicted = decompose_latents(
-            network, clean[:, 0], clean.shape[1] - 1, batch["id"], steps=PREVIEW_STEPS, seed=NOISE_SEED, text=text
-        )
+        noise = start_noise(batch["id"], clean.shape[1:], NOISE_SEED)
+        predicted = decompose_latents(network, clean[:, 0], noise, steps=PREVIEW_STEPS, text=text)
         return [list(to_image(decode_layers(vae, stack)[0])) for stack in (clean, predicted)]
 
     first = range(min(PREVIEW_SAMPLES, len(data.ids)))

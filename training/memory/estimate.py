@@ -153,7 +153,7 @@ def _widths(setup: Setup, autocast: bool) -> tuple[int, int, int]:
     return (weight, 2, 4) if autocast else (weight, weight, weight)
 
 
-def block_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, autocast: bool = True) -> int:
+def block_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, *, autocast: bool = True) -> int:
     """Bytes that one block keeps for the backward pass.
 
     Args:
@@ -184,13 +184,13 @@ def block_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, a
     return total
 
 
-def activation_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, autocast: bool = True) -> int:
+def activation_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, *, autocast: bool = True) -> int:
     """Bytes that the network keeps from forward to backward; arguments of :func:`block_bytes`."""
     weight, low, high = _widths(setup, autocast)
     if setup.gradient_checkpointing:
         block = batch * (image + text) * net.width * low  # its inputs
     else:
-        block = block_bytes(net, image, text, batch, setup, autocast)
+        block = block_bytes(net, image, text, batch, setup, autocast=autocast)
     ends = image * high * net.width  # input of the last layer norm
     if not setup.lora_rank:
         ends += image * ((high + low) * net.width + net.in_channels * low) + text * net.text_width * (weight + low)
@@ -198,7 +198,7 @@ def activation_bytes(net: Outline, image: int, text: int, batch: int, setup: Set
     return net.blocks * block + batch * ends + rotations
 
 
-def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, autocast: bool = True) -> Memory:
+def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, *, autocast: bool = True) -> Memory:
     """Memory of a training step with AdamW and a moving average; arguments of :func:`block_bytes`.
 
     Raises:
@@ -210,9 +210,9 @@ def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, auto
     base, _, high = _widths(setup, autocast)
     count = setup.lora_rank * net.lora_width if lora else net.parameters
     weights, gradients, moments, average = (n * count for n in TRAINED["float32" if lora else setup.weights])
-    held = activation_bytes(net, image, text, batch, setup, autocast)
+    held = activation_bytes(net, image, text, batch, setup, autocast=autocast)
     if setup.gradient_checkpointing:
-        held += block_bytes(net, image, text, batch, setup, autocast)
+        held += block_bytes(net, image, text, batch, setup, autocast=autocast)
     # By torch's memory tracker (see the tests): gradients on their way through a block, six times the width of a token,
     # or where that is more what a block has in hand while it is computed, with LoRA four times the width in float32.
     held += (9 if lora and autocast else 6) * batch * (image + text) * net.width * high

@@ -113,7 +113,9 @@ class Networks:
     def sampling(self, key: Key, stacks: int, dtype: torch.dtype, autocast: bool, lora_rank: int = 0) -> int:
         """See :func:`training.memory.work.sampling`."""
         shape = {**self.shape, "spatial_factor": self.spatial_factor}
-        return sampling(shape, key, stacks, self.text_tokens, dtype, autocast, lora_rank)
+        return sampling(
+            shape, key, stacks, text_tokens=self.text_tokens, dtype=dtype, autocast=autocast, lora_rank=lora_rank
+        )
 
 
 def networks_of(params: Params) -> Networks:

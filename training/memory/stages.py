@@ -208,7 +208,8 @@ class Trained:
         """The transformer's memory with one pass in the graph, and what a pass keeps."""
         net, batch, autocast = self.networks.net, self.settings.optimisation.batch_size, self.compute is not None
         sizes = (self.networks.tokens((*self.key[:2], layers)), self.networks.text_tokens, batch)
-        return estimate(net, *sizes, setup, autocast), activation_bytes(net, *sizes, setup, autocast)
+        memory = estimate(net, *sizes, setup, autocast=autocast)
+        return memory, activation_bytes(net, *sizes, setup, autocast=autocast)
 
     def _step(self, setup: Setup, layers: int) -> tuple[Memory, int]:
         """The transformer's memory, and what the fullest moment of a step takes."""

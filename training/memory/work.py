@@ -142,7 +142,7 @@ def pixel_terms(config: VAEConfig, how: Decoding, key: Key, stacks: int = 1, gra
     weights = {**how.weights, "alignment": 0.0} | ({"layer_pixels": 1.0} if aligned else {})
     with _quietly_pretended():
         vae = _vae(config, how.compute, how.checkpointing)
-        terms = PixelTerms(vae, weights, how.alignment, how.scale, 1.0, PretendedDistance())
+        terms = PixelTerms(vae, weights, how.alignment, decode_scale=how.scale, trust=1.0, distance=PretendedDistance())
         if not terms.names:
             return Work(0)
         clean, estimate = _latents(config, key, stacks), _latents(config, key, stacks).requires_grad_(gradient)
@@ -165,6 +165,7 @@ def sampling(
     shape: Mapping[str, Any],
     key: Key,
     stacks: int,
+    *,
     text_tokens: int,
     dtype: torch.dtype,
     autocast: bool,
@@ -195,8 +196,8 @@ def sampling(
         size = [side // shape["spatial_factor"] for side in key[:2]]
         condition = torch.randn(stacks, built["latent_channels"], *size)
         noise = torch.randn(stacks, key[2] + 1, *condition.shape[1:])
-        how = {"steps": 1, "seed": 0, "shift": 1.0, "text": text, "guidance": Guidance(2.0, text), "noise": noise}
-        return _without_gradient(lambda: decompose_latents(network, condition, key[2], [""] * stacks, **how))
+        how = {"steps": 1, "shift": 1.0, "text": text, "guidance": Guidance(2.0, text)}
+        return _without_gradient(lambda: decompose_latents(network, condition, noise, **how))
 
 
 @contextmanager

@@ -190,7 +190,7 @@ def set_text(
     face, own, without = fonts.choose(style.font, text)
     notes = _font_notes(style.font, face, own, without, text)
     try:
-        share, drawn = _fitted(text, style, box, face, own, what)
+        share, drawn = _fitted(text, style, box, face, own=own, what=what)
     except SampleError:
         raise
     except (OSError, ValueError) as error:
@@ -207,7 +207,7 @@ def set_text(
 
 
 def _fitted(
-    text: str, style: Style, box: tuple[float, float | None], face: Face, own: bool, what: str
+    text: str, style: Style, box: tuple[float, float | None], face: Face, *, own: bool, what: str
 ) -> tuple[float, tuple[np.ndarray, tuple[int, int]] | None]:
     """Draw a text at its size or, in a stand-in for its font, at the largest share of it that fits the box."""
     width, height = box

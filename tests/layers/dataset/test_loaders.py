@@ -157,7 +157,8 @@ def test_a_bad_picture_is_replaced_counted_and_named(rendered_root, tmp_path, wo
     source = RenderedSource(Location(rendered_root / "rendered", "rendered_root"), None)
     names = ["sample00", "sample02", "sample06", "sample08"]
     limits = BucketLimits(min_side=32, max_side=96, max_pixels=6144, max_aspect=2.3)
-    prepare_dataset(source, dict.fromkeys(names, "train"), Preparation(limits), root, storage=storage)
+    samples = 256 if storage == "shards" else None
+    prepare_dataset(source, dict.fromkeys(names, "train"), Preparation(limits), root, shard_samples=samples)
     dataset = StackDataset(root, "train")
     record = dataset.record(2)
     assert record.sample_id == "sample06"

@@ -163,7 +163,8 @@ def corpus(tmp_path_factory):
 def test_each_is_dropped_with_its_reason_and_the_rest_is_intact(corpus, tmp_path, storage, jobs):
     source = RenderedSource(Location(corpus / "rendered", "rendered_root"), Location(corpus / "layouts", "layout_root"))
     splits = dict.fromkeys(source.sample_ids(), "train")
-    summary = prepare_dataset(source, splits, PREPARATION, tmp_path / "set", storage=storage, jobs=jobs)
+    samples = 256 if storage == "shards" else None
+    summary = prepare_dataset(source, splits, PREPARATION, tmp_path / "set", shard_samples=samples, jobs=jobs)
     manifest = json.loads((tmp_path / "set" / MANIFEST).read_text())
     assert {record["id"] for record in manifest["samples"]} == set(GOOD)
     reasons = {record["id"]: record["reason"] for record in manifest["dropped"]}

@@ -29,11 +29,11 @@ def designs(root, names, **options):
         )
 
 
-def prepare(root, out="out", names=None, **options):
+def prepare(root, out="out", names=None, storage="files", **options):
     source = RenderedSource(Location(root / "rendered", "rendered_root"), Location(root / "layouts", "layout_root"))
     names = source.sample_ids() if names is None else names
     splits = {name: "val" if name.endswith("0") else "train" for name in names}
-    options = {"preparation": PREPARATION, "shard_samples": 3} | options
+    options = {"preparation": PREPARATION, "shard_samples": 3 if storage == "shards" else None} | options
     return prepare_dataset(source, splits, root=root / out, **options)
 
 

@@ -105,7 +105,7 @@ def compare_bytes(folder, cluster, storage, find):
         write_rendered(folder, f"s{index:03d}", components=1 + index % 3, seed=index)
     source = RenderedSource(Location(folder / "rendered", "rendered_root"), None)
     splits = {name: "val" if index % 10 == 0 else "train" for index, name in enumerate(source.sample_ids())}
-    options = {"storage": storage, "shard_samples": 8}
+    options = {"shard_samples": 8 if storage == "shards" else None}
     prepare_dataset(source, splits, PREPARATION, folder / "here", **options)
     killed = []
 

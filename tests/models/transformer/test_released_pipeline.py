@@ -124,9 +124,7 @@ def test_the_same_layers_from_the_same_noise(ours, theirs, width, height, layers
     negative = embeddings(2) if scale > 1 else None
     expected = run_theirs(theirs, image, noise, layers, steps, text, negative, scale, normalise)
     guidance = None if negative is None else Guidance(scale, negative, normalise)
-    found = decompose_pictures(
-        *ours, latents(ours, image), layers, ["a"], steps=steps, seed=0, text=text, guidance=guidance, noise=noise
-    )[0]
+    found = decompose_pictures(*ours, latents(ours, image), noise, steps=steps, text=text, guidance=guidance)[0]
     assert found.shape == expected.shape == (layers, 4, height, width)
     assert (found - expected).abs().max() < 1e-4
     assert found.std() > 0.01
@@ -135,7 +133,7 @@ def test_the_same_layers_from_the_same_noise(ours, theirs, width, height, layers
 def test_at_the_released_resolution_the_shift_is_the_pipelines(ours, theirs):
     image, noise, text = picture(640, 640), start(1, 640, 640), embeddings(3)
     expected = run_theirs(theirs, image, noise, 1, 2, text, None, 1.0, False)
-    found = decompose_pictures(*ours, latents(ours, image), 1, ["a"], steps=2, seed=0, text=text, noise=noise)[0]
+    found = decompose_pictures(*ours, latents(ours, image), noise, steps=2, text=text)[0]
     assert theirs.scheduler.sigmas[1].item() == pytest.approx(2.5 / 3.5)
     assert (found - expected).abs().max() < 1e-4
 
@@ -146,15 +144,14 @@ def test_a_batch_of_prompts_of_many_lengths_equals_its_samples(ours):
     noise = torch.cat([start(2, 64, 32, seed) for seed in range(3)])
     text, negative = embeddings(1, 6, 3), embeddings(2, 2, 2)
     whole = decompose_pictures(
-        network, vae, conditions, 2, list("abc"), steps=3, seed=0,
-        text=text, guidance=Guidance(3.0, negative, True), noise=noise,
-    )  # fmt: skip
+        network, vae, conditions, noise, steps=3, text=text, guidance=Guidance(3.0, negative, True)
+    )
     for row, length in enumerate((1, 6, 3)):
         one = slice(row, row + 1)
         alone = decompose_pictures(
-            network, vae, conditions[one], 2, ["x"], steps=3, seed=0,
+            network, vae, conditions[one], noise[one], steps=3,
             text=(text[0][one, :length], text[1][one, :length]),
-            guidance=Guidance(3.0, (negative[0][one], negative[1][one]), True), noise=noise[one],
+            guidance=Guidance(3.0, (negative[0][one], negative[1][one]), True),
         )  # fmt: skip
         assert (alone[0] - whole[row]).abs().max() < 1e-5
 
@@ -162,11 +159,10 @@ def test_a_batch_of_prompts_of_many_lengths_equals_its_samples(ours):
 def test_the_caption_and_the_guidance_change_the_layers(ours):
     network, vae = ours
     condition, noise = latents(ours, picture(64, 32)), start(2, 64, 32)
-    arguments = {"steps": 2, "seed": 0, "noise": noise}
-    plain = decompose_pictures(network, vae, condition, 2, ["a"], text=embeddings(4), **arguments)
-    other = decompose_pictures(network, vae, condition, 2, ["a"], text=embeddings(7), **arguments)
+    plain = decompose_pictures(network, vae, condition, noise, steps=2, text=embeddings(4))
+    other = decompose_pictures(network, vae, condition, noise, steps=2, text=embeddings(7))
     guided = decompose_pictures(
-        network, vae, condition, 2, ["a"], text=embeddings(4), guidance=Guidance(4.0, embeddings(2)), **arguments
+        network, vae, condition, noise, steps=2, text=embeddings(4), guidance=Guidance(4.0, embeddings(2))
     )
     assert (plain - other).abs().max() > 1e-4 and (plain - guided).abs().max() > 1e-4
 

@@ -89,7 +89,9 @@ def test_a_sample_that_cannot_be_read_is_left_out_by_name(vae, bucketed_root, tm
 def test_both_splits(vae, bucketed_root, tmp_path):
     with pytest.raises(DatasetError):
         cached_stacks(StackDataset(bucketed_root, "val"), open_cache(digest(tmp_path / "vae"), tmp_path / "cache"))
-    train, held_out = both_splits(vae, tmp_path / "vae", bucketed_root, tmp_path / "cache", Accelerator(cpu=True))
+    train, held_out = both_splits(
+        vae, tmp_path / "vae", bucketed_root, cache_dir=tmp_path / "cache", accelerator=Accelerator(cpu=True)
+    )
     assert (len(train.ids), len(held_out.ids)) == (8, 4)
 
 

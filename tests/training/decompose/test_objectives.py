@@ -173,7 +173,8 @@ def test_refinement_trains_the_network_and_leaves_the_vae_alone():
 
 
 def pixel_terms(scale=1.0, trust=1.0):
-    return PixelTerms(tiny_vae(), dict.fromkeys(NAMES, 1.0), PARAMS.refine.alignment, scale, trust, Perceptual("alex"))
+    weights, distance = dict.fromkeys(NAMES, 1.0), Perceptual("alex")
+    return PixelTerms(tiny_vae(), weights, PARAMS.refine.alignment, decode_scale=scale, trust=trust, distance=distance)
 
 
 @pytest.mark.parametrize("trust", [0.0, 2.0])
@@ -221,7 +222,7 @@ def test_checkpointing_changes_no_gradient_and_keeps_nothing_of_the_first_pass(e
         network.zero_grad()
         calls.clear(), sizes.clear()
         torch.manual_seed(1)
-        terms = RefineObjective(network, vae, settings).terms(clean, noise, sigma, edit, index)
+        terms = RefineObjective(network, vae, settings).terms(clean, noise, sigma, edit=edit, index=index)
         asked = len(calls)
         terms["loss"].backward()
         found.append(
@@ -291,11 +292,11 @@ def test_kept_layers_cost_nothing_when_the_network_keeps_them_and_something_othe
         edited = objective.edited_latents(clean, edit, index)
         torch.manual_seed(4)
         objective.network = Knows([clean, edited])
-        terms = objective.terms(clean, noise, sigma, edit, index)
+        terms = objective.terms(clean, noise, sigma, edit=edit, index=index)
         assert terms["edit_velocity"].item() < 1e-6 and terms["edit_kept"].item() < 1e-8
         torch.manual_seed(4)
         objective.network = Knows([clean, edited + 1.0])
-        terms = objective.terms(clean, noise, sigma, edit, index)
+        terms = objective.terms(clean, noise, sigma, edit=edit, index=index)
         assert terms["edit_kept"].item() == pytest.approx(0.5, rel=1e-3), "1 - sigma times a difference of 1"
         assert terms["edit_velocity"].item() == pytest.approx(4.0, rel=1e-3), "the error of x_0, over sigma, squared"
 

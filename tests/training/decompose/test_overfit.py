@@ -10,7 +10,7 @@ from layers.imaging.tensors import to_image, to_tensor
 from layers.preparation.sample import Preparation, fit_to_bucket
 from metrics.decomposition.scores import aggregate, score_sample
 from models.transformer.condition_start import start_at_condition
-from models.transformer.sampling import decompose_latents
+from models.transformer.sampling import decompose_latents, slots_noise
 from models.transformer.vld_mmdit import VLDMMDiT
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
@@ -97,7 +97,8 @@ def test_eight_samples_are_learnt_by_heart():
     objective = FlowObjective(network, settings)
     batch = {"latents": clean, "seen": 0}
     descend(network, lambda: objective(batch)["loss"], STEPS, 2e-3)
-    found = decompose_latents(network.eval(), clean[:, 0], LAYERS, [str(k) for k in range(8)], steps=12, seed=7)
+    noise = slots_noise(clean[:, 0], LAYERS, [str(k) for k in range(8)], seed=7)
+    found = decompose_latents(network.eval(), clean[:, 0], noise, steps=12)
     l1, iou = scores(decode_layers(vae, found[:, 1:]), layers)
     best_l1, best_iou = scores(decode_layers(vae, clean[:, 1:]), layers)
     assert best_iou > 0.8, "the VAE says nothing about the network otherwise"

@@ -48,7 +48,7 @@ def found(root: str, folder: Path, accelerator: Accelerator, seconds: float = 0.
     encoding = tiny_vae()
     # 12 samples of one to three layers and a composite.
     slowly(encoding, "encode", seconds / 36)
-    train, held_out = both_splits(encoding, folder / "vae", root, folder / "cache", accelerator)
+    train, held_out = both_splits(encoding, folder / "vae", root, cache_dir=folder / "cache", accelerator=accelerator)
     forward = network.forward
     slowly(network, "forward", seconds / 12)
     errors = held_out_velocity_error(network, held_out, accelerator)

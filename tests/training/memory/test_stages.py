@@ -150,7 +150,8 @@ def trained(name):
                 texts = [["", *[""] * key[2]]] * len(clean)
                 if name == "refine":
                     index, noise = torch.zeros(len(clean), dtype=torch.long), torch.randn_like(clean)
-                    return objective.terms(clean, noise, torch.rand(len(clean)), edit, index, texts)
+                    sigma = torch.rand(len(clean))
+                    return objective.terms(clean, noise, sigma, edit=edit, index=index, texts=texts)
                 return objective({"latents": clean, "texts": texts, "seen": 10**6})
 
             def step(key=key, terms=terms):
