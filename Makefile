@@ -1,6 +1,6 @@
 # make repro   the whole pipeline on the embedded default     make test   all tests
 # make ui      the runs in MLflow                             make tune   a small Optuna study
-# make serve   the promoted model over HTTP, on loopback      make app   a page to decompose and edit pictures, on loopback
+# make serve   the promoted model over HTTP, on loopback      make app   a page to decompose and edit images, on loopback
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 repro: $(READY)
 	dvc repro
-	@echo "Numbers: metrics/reports/*.json, pictures: metrics/reports/panels; runs and curves: make ui"
+	@echo "Numbers: metrics/reports/*.json, images: metrics/reports/panels; runs and curves: make ui"
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

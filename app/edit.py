@@ -31,7 +31,7 @@ class Entry:
         key: names the layer as long as it is there; never used again in its stack.
         name: for people and for files.
         pixels: ``(H, W, 4)`` uint8, straight alpha, as the layer came; not to be written to.
-        visible: in the flat picture and in files.
+        visible: in the flat image and in files.
         offset: pixels it was moved by, (right, down).
         colour: what its mean colour was made, 0 to 255 each; ``None``: its own.
     """
@@ -90,7 +90,7 @@ def stacked(layers: Sequence[np.ndarray], names: Sequence[str] | None = None) ->
         names: of the layers; ``None`` for those of :func:`layers.export.layer_names`.
 
     Raises:
-        ValueError: if there is no layer, or layers differ in size or are no RGBA pictures.
+        ValueError: if there is no layer, or layers differ in size or are no RGBA images.
     """
     check_stack(layers)
     names = layer_names(len(layers)) if names is None else names
@@ -165,7 +165,7 @@ def replaced(stack: Stack, key: int, parts: Sequence[np.ndarray]) -> Stack:
 
     Raises:
         EditError: if it is not there, or has fewer than two parts with a visible pixel.
-        ValueError: if parts are no RGBA pictures of the canvas's size.
+        ValueError: if parts are no RGBA images of the canvas's size.
     """
     index = stack.index(key)
     whole = stack.entries[index]
@@ -219,8 +219,8 @@ def reduced(stack: Stack, side: int) -> Stack:
 
 def smaller(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``(H, W, 4)`` uint8 at ``size`` = (height, width); Pillow premultiplies while it filters."""
-    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX)
-    out = np.array(picture)
+    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX)
+    out = np.array(image)
     out[out[..., 3] == 0] = 0
     return out
 

@@ -29,7 +29,7 @@ PAGES = frozenset(
 )
 FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/", "/download/")
 EVENTS = frozenset({"/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/cancel", "/gradio_api/reset"})
-UPLOAD = "/picture"
+UPLOAD = "/image"
 MAX_EVENT_BYTES = 64 * 1024
 POLICY = "; ".join(
     (

@@ -14,12 +14,12 @@ const dropArea = (element, trigger) => {
     if (file.size > Number(area.dataset.most)) return say(area.dataset.large);
     title.textContent = "Reading…";
     try {
-      const answer = await fetch("picture", { method: "POST", body: file });
+      const answer = await fetch("image", { method: "POST", body: file });
       const said = await answer.text();
-      if (answer.ok) trigger("upload", { picture: said });
+      if (answer.ok) trigger("upload", { image: said });
       else say(said);
     } catch {
-      say("the picture could not be sent; is the page's server still running?");
+      say("the image could not be sent; is the page's server still running?");
     }
     title.textContent = words;
   };
@@ -37,6 +37,7 @@ const dropArea = (element, trigger) => {
     over(event, false);
     send(event.dataTransfer.files[0]);
   });
+  element.dataset.ready = "";  // tests wait for it
 };
 
 const layerList = (element, trigger) => {

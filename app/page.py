@@ -1,4 +1,4 @@
-"""The page: a picture is dropped, taken apart, edited layer by layer and downloaded.
+"""The page: an image is dropped, taken apart, edited layer by layer and downloaded.
 
 Gradio keeps one session a visitor on the server and runs what the page asks for one after the other, so an edit made
 while the networks work is an edit of what they find. Every error is a sentence on the page, and leaves all as it was.
@@ -50,9 +50,9 @@ FONTS = ("system-ui", "sans-serif")
 PROGRESS = gr.Progress()
 LIMITS_TOLD = f"at most {MAX_BYTES >> 20} MiB and {MAX_PIXELS // 10**6} megapixels"
 DROP = f"""<label class="drop" data-most="{MAX_BYTES}" data-large="this file is too large; expected {LIMITS_TOLD}">
-<input type="file" accept="image/*" aria-label="picture"><b>Drop a picture, or choose a file</b>
+<input type="file" accept="image/*" aria-label="image"><b>Drop an image, or choose a file</b>
 <small>PNG, JPEG, WebP, TIFF and others; {LIMITS_TOLD}</small></label>"""
-TITLE = """<h1>Layers</h1><p>Takes a picture apart into layers that can be moved, recoloured and downloaded one by one.
+TITLE = """<h1>Layers</h1><p>Takes an image apart into layers that can be moved, recoloured and downloaded one by one.
 Nothing leaves this machine.</p>"""
 
 
@@ -63,9 +63,9 @@ class Page:
     Attributes:
         model: the networks.
         effort: steps and tries of their sampler.
-        guidance: its scale, by what a visitor says of the picture.
+        guidance: its scale, by what a visitor says of the image.
         seed: of their noise.
-        uploads: decoded pictures by name.
+        uploads: decoded images by name.
         downloads: packed files by name.
     """
 
@@ -77,21 +77,21 @@ class Page:
     downloads: Shelf
 
     def on_upload(self, session: Session, event: gr.EventData) -> list[Any]:
-        """A picture has come; its layers are still to be made."""
+        """An image has come; its layers are still to be made."""
 
         def work() -> tuple[Session, str]:
-            picture = self.uploads.take(event._data.get("picture"))
-            if picture is None:
-                raise PageError("this picture is no longer here; drop it again")
-            height, width = picture.shape[:2]
-            return Session(picture), f"A picture of {width} × {height} pixels. Choose layers and press Decompose."
+            image = self.uploads.take(event._data.get("image"))
+            if image is None:
+                raise PageError("this image is no longer here; drop it again")
+            height, width = image.shape[:2]
+            return Session(image), f"An image of {width} × {height} pixels. Choose layers and press Decompose."
 
         return answer(session, work)
 
     def on_decompose(
         self, session: Session, count: str, caption: str | None, progress: gr.Progress = PROGRESS
     ) -> list[Any]:
-        """The button under the picture."""
+        """The button under the image."""
         return answer(session, lambda: decomposed(session, count, self._decompose(progress, worded(caption))))
 
     def on_split(
@@ -115,13 +115,13 @@ class Page:
     def _decompose(
         self, progress: gr.Progress, caption: str = ""
     ) -> Callable[[np.ndarray, int | None], list[np.ndarray]]:
-        def decompose(picture: np.ndarray, count: int | None) -> list[np.ndarray]:
-            check_room([picture.shape[:2]], layers_asked(self.model, count))
+        def decompose(image: np.ndarray, count: int | None) -> list[np.ndarray]:
+            check_room([image.shape[:2]], layers_asked(self.model, count))
             said = {"captions": [caption], "guidance": self.guidance}
             # Where the network chooses the number, it is asked again for what it has chosen; guided, twice each time.
             passes = (2 if count is None else 1) * (2 if self.model.guides(self.guidance, [caption]) else 1)
             with steps_shown(self.model, self.effort, progress, passes):
-                (layers,) = layers_of(self.model, [picture], count, seed=self.seed, **said, **self.effort._asdict())
+                (layers,) = layers_of(self.model, [image], count, seed=self.seed, **said, **self.effort._asdict())
             return layers
 
         return decompose
@@ -130,7 +130,7 @@ class Page:
 @contextmanager
 def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any], passes: int):
     """Count the network's calls while it samples, a step each, ``passes`` times over."""
-    progress(0.0, desc="Looking at the picture")
+    progress(0.0, desc="Looking at the image")
     done, calls = 0, effort.steps * effort.tries * passes
 
     def count(*_: Any) -> None:
@@ -188,13 +188,13 @@ def build_page(page: Page) -> gr.Blocks:
                 )
                 caption = gr.Textbox(
                     label="Caption",
-                    info="what the picture shows, if you like to say it",
+                    info="what the image shows, if you like to say it",
                     max_length=MAX_CAPTION,
                     visible=page.model.encoder is not None,
                     elem_id="caption",
                 )
                 button = gr.Button("Decompose", variant="primary", elem_id="decompose")
-                words = gr.HTML(note("Drop a picture to begin."), elem_id="note", js_on_load=None)
+                words = gr.HTML(note("Drop an image to begin."), elem_id="note", js_on_load=None)
                 gr.HTML("Download what is not hidden:", elem_id="save", js_on_load=None)
                 with gr.Row(elem_id="downloads"):
                     formats = {form: gr.Button(form.upper(), size="sm", min_width=40) for form in FORMATS}

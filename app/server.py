@@ -20,8 +20,8 @@ from starlette.responses import PlainTextResponse, Response
 from app.guard import Guard
 from app.ports import HOST
 from app.session import MAX_BYTES, MAX_PIXELS
-from layers.imaging.codec import PictureError
-from layers.imaging.to_srgb import decode_picture
+from layers.imaging.codec import ImageError
+from layers.imaging.to_srgb import decode_image
 
 SESSIONS = 6  # whose layers are kept; the one not used for longest makes room
 SHELF = 4
@@ -59,7 +59,7 @@ def build_server(blocks: gr.Blocks, uploads: Shelf, downloads: Shelf, looks: dic
 
     Args:
         blocks: the page.
-        uploads: where decoded pictures wait for an event that names them.
+        uploads: where decoded images wait for an event that names them.
         downloads: of (bytes, file name, media type).
         looks: theme, style and scripts, arguments of ``gradio.mount_gradio_app``.
     """
@@ -67,13 +67,13 @@ def build_server(blocks: gr.Blocks, uploads: Shelf, downloads: Shelf, looks: dic
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, max_bytes=MAX_BYTES)
 
-    @app.post("/picture")
-    async def picture(request: Request) -> Response:
-        """Decode a body to a picture; the answer is its name on the shelf, or a sentence."""
+    @app.post("/image")
+    async def image(request: Request) -> Response:
+        """Decode a body to an image; the answer is its name on the shelf, or a sentence."""
         data = await request.body()
         try:
-            pixels = await run_in_threadpool(decode_picture, data, "this file", MAX_PIXELS)
-        except PictureError as error:
+            pixels = await run_in_threadpool(decode_image, data, "this file", MAX_PIXELS)
+        except ImageError as error:
             return PlainTextResponse(str(error), 400)
         return PlainTextResponse(uploads.put(pixels))
 

@@ -1,4 +1,4 @@
-"""What the page (app/page.py) knows of one visitor, and what becomes of it: a picture, layers, edits of them.
+"""What the page (app/page.py) knows of one visitor, and what becomes of it: an image, layers, edits of them.
 
 Sessions are not changed but replaced, so an edit that fails leaves the last one. What a browser sent is checked here:
 nothing of it is believed but numbers within bounds and words of a list.
@@ -21,7 +21,7 @@ from layers.export import ENCODERS
 from layers.imaging.compositing import composite_8bit
 
 MAX_BYTES = 32 * 2**20  # of an upload
-MAX_PIXELS = 12_000_000  # of a picture: a telephone's
+MAX_PIXELS = 12_000_000  # of an image: a telephone's
 MAX_ENTRIES = 40
 MAX_CAPTION = 500  # characters
 
@@ -37,18 +37,18 @@ class Session:
     """One visitor's work.
 
     Attributes:
-        picture: ``(H, W, 4)`` uint8; ``None`` before the first upload.
+        image: ``(H, W, 4)`` uint8; ``None`` before the first upload.
         stack: its layers; ``None`` before they are made.
         chosen: key of the layer whose tools are open.
     """
 
-    picture: np.ndarray | None = None
+    image: np.ndarray | None = None
     stack: Stack | None = None
     chosen: int | None = None
 
 
 def worded(said: Any) -> str:
-    """What a visitor says of the picture; "" is nothing.
+    """What a visitor says of the image; "" is nothing.
 
     Raises:
         PageError: if it is no text, or longer than :data:`MAX_CAPTION`.
@@ -60,25 +60,25 @@ def worded(said: Any) -> str:
 
 
 def decomposed(session: Session, said: Any, decompose: Decompose) -> tuple[Session, str]:
-    """Take the picture apart anew; edits of former layers are gone.
+    """Take the image apart anew; edits of former layers are gone.
 
     Args:
-        session: with a picture.
+        session: with an image.
         said: how many layers, for :func:`layer_count`.
-        decompose: gives layers of a picture, given their number or ``None``.
+        decompose: gives layers of an image, given their number or ``None``.
 
     Returns:
         The session, and a sentence on how it went.
 
     Raises:
-        PageError: if there is no picture, or the number of layers is wrong or too large for it.
+        PageError: if there is no image, or the number of layers is wrong or too large for it.
     """
     count = layer_count(said)
-    if session.picture is None:
-        raise PageError("there is no picture yet; drop one first")
-    _check_room(session.picture, count or 1)
-    layers = decompose(session.picture, count)
-    error = np.abs(composite_8bit(layers).astype(int) - session.picture)[..., :3][session.picture[..., 3] > 0]
+    if session.image is None:
+        raise PageError("there is no image yet; drop one first")
+    _check_room(session.image, count or 1)
+    layers = decompose(session.image, count)
+    error = np.abs(composite_8bit(layers).astype(int) - session.image)[..., :3][session.image[..., 3] > 0]
     words = (
         f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'}, recomposed within {error.max(initial=0)} of 255."
     )
@@ -177,14 +177,14 @@ def packed(session: Session, form: str) -> bytes:
 
 def _stack(session: Session) -> Stack:
     if session.stack is None:
-        raise PageError("there are no layers yet; decompose a picture first")
+        raise PageError("there are no layers yet; decompose an image first")
     return session.stack
 
 
-def _check_room(picture: np.ndarray, layers: int) -> None:
+def _check_room(image: np.ndarray, layers: int) -> None:
     if layers > MAX_ENTRIES:
         raise PageError(f"the stack would have {layers} layers; expected at most {MAX_ENTRIES}")
-    check_room([picture.shape[:2]], layers)
+    check_room([image.shape[:2]], layers)
 
 
 def _whole(said: Mapping[str, Any], name: str) -> int:

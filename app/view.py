@@ -1,6 +1,6 @@
-"""Pictures and lists of the page (app/page.py) as HTML; the words are in ``view.html.j2``.
+"""Images and lists of the page (app/page.py) as HTML; the words are in ``view.html.j2``.
 
-Pictures are inside, as PNGs that are transparent where layers are; the checkerboard behind them is the style's.
+Images are inside, as PNGs that are transparent where layers are; the checkerboard behind them is the style's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layers.export.templates import templates_in
 from layers.imaging.codec import encode_png
 
 TEMPLATE = Path(__file__).with_name("view.html.j2")
-CANVAS_SIDE = 960  # pixels at most of the picture on the page
+CANVAS_SIDE = 960  # pixels at most of the image on the page
 THUMBNAIL_SIDE = 144
 NUMBERS = itertools.count()
 
@@ -41,12 +41,12 @@ class Row:
 
 
 def canvas(session: Session) -> str:
-    """What the layers that are not hidden flatten to, or the picture before it has layers, over a checkerboard."""
-    if session.picture is None:
+    """What the layers that are not hidden flatten to, or the image before it has layers, over a checkerboard."""
+    if session.image is None:
         return _template().canvas(None, None, None, None, 0, 0)
-    height, width = session.picture.shape[:2]
+    height, width = session.image.shape[:2]
     if session.stack is None:
-        flat = smaller(session.picture, _fitted((height, width), CANVAS_SIDE))
+        flat = smaller(session.image, _fitted((height, width), CANVAS_SIDE))
         return _template().canvas(source(flat), None, None, None, width, height)
     small = reduced(session.stack, CANVAS_SIDE)
     chosen = next((entry for entry in small.entries if entry.key == session.chosen and entry.visible), None)

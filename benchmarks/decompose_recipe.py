@@ -4,10 +4,10 @@
 
 The recipe is the block train_decompose of presets/from_nothing.yaml; ``KEY=VALUE`` changes it, as in
 ``optimisation.batch_size=4``. ``--without`` takes away what the paper's ablation takes away (table 2): ``layer_rope``
-gives all slots and the condition the same index, ``rgba_condition`` shows the flat picture in another latent space than
+gives all slots and the condition the same index, ``rgba_condition`` shows the flat image in another latent space than
 the layers', here a linear code of RGB patches. The network learns from the cached latents of ``models/weights/vae``
 (``dvc repro train_vae``), held in memory. The clock stands while it is measured on the validation split, on averaged
-weights: velocity error at fixed noise and sigmas, then pictures sampled from noise and scored by the protocol at 0
+weights: velocity error at fixed noise and sigmas, then images sampled from noise and scored by the protocol at 0
 merges.
 """
 
@@ -40,12 +40,12 @@ SWITCHES = ("layer_rope", "rgba_condition")
 
 
 class RGBCondition(nn.Module):
-    """A network that is shown the flat picture as a normalised linear code of its RGB patches.
+    """A network that is shown the flat image as a normalised linear code of its RGB patches.
 
     Args:
         network: the network.
         vae: of the latents.
-        latents: ``(N, C, h, w)`` of pictures that the code is found on.
+        latents: ``(N, C, h, w)`` of images that the code is found on.
     """
 
     def __init__(self, network: VLDMMDiT, vae: RGBAVAE, latents: torch.Tensor) -> None:

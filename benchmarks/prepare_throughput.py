@@ -3,7 +3,7 @@
     python -m benchmarks.prepare_throughput [--samples 128] [--size 1080] [--side 640] [--rounds 3]
 
 The loop opens each layer, resizes it to the bucket as straight RGBA and saves it with default compression; it groups
-nothing and checks nothing. It runs without the flat picture that every sample needs, and with it. Each side has a
+nothing and checks nothing. It runs without the flat image that every sample needs, and with it. Each side has a
 process of its own that lives through all rounds; all sides run in every round, and ratios are medians over rounds.
 """
 
@@ -32,13 +32,13 @@ from layers.sources.rendered import RenderedSource
 
 
 def pillow_loop(rendered: Path, limits: BucketLimits, out: Path, composite: bool) -> None:
-    """What one writes first: open, resize, save; with ``composite`` also the flat picture."""
+    """What one writes first: open, resize, save; with ``composite`` also the flat image."""
     for folder in sorted(rendered.iterdir()):
         flat = None
         for path in sorted(folder.glob("*.png")):
-            with opened(path.read_bytes(), path.name) as picture:
-                height, width = place((picture.height, picture.width), limits).size
-                small = picture.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
+            with opened(path.read_bytes(), path.name) as image:
+                height, width = place((image.height, image.width), limits).size
+                small = image.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
             small.save(out / f"{folder.name}_{path.name}")
             if composite:
                 flat = small if flat is None else Image.alpha_composite(flat, small)

@@ -3,7 +3,7 @@
     python -m benchmarks.rgba_vae_step [--runs 5] [--threads 2] [--device cpu|cuda] [--bf16]
 
 One step is encode, decode of the mode, mean square, backward. The cases are the full width at 128 and 256 px and the
-default's width at its picture size. Both sides take turns in one process; printed are medians, the median of their
+default's width at its image size. Both sides take turns in one process; printed are medians, the median of their
 ratios, and the largest difference of the outputs (float32 only).
 """
 
@@ -30,7 +30,7 @@ class Case:
     Attributes:
         name: as printed.
         config: of the network.
-        shape: of the pictures, (B, H, W).
+        shape: of the images, (B, H, W).
         rounds: how many times as many runs as asked for; small cases are noisier.
     """
 

@@ -3,7 +3,7 @@
     python -m benchmarks.storage_at_scale [--samples 100000] [--no-dvc]
 
 Each sample is two layers and their composite at 64 x 64, taken from composed designs, and goes through the project's
-own writers, manifest and loader. Both storages hold the same pictures and take every step in turn; DVC works in a
+own writers, manifest and loader. Both storages hold the same images and take every step in turn; DVC works in a
 repository of its own. Times are seconds, file caches warm.
 """
 
@@ -60,8 +60,8 @@ def _add(ledger: Ledger, writer: Writer, number: int, fitted: Fitted) -> None:
         "pixels": f"{number:032d}",
         "state": "",
     }
-    pictures = [patch.on_canvas((SIDE, SIDE)) for patch in fitted.layers]
-    places, composite = writer.write(record, pictures, fitted.composite)
+    images = [patch.on_canvas((SIDE, SIDE)) for patch in fitted.layers]
+    places, composite = writer.write(record, images, fitted.composite)
     layers = [place | words for place, words in zip(places, record["layers"], strict=True)]
     ledger.add({**record, "layers": layers, "composite": composite})
 

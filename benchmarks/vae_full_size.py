@@ -1,8 +1,8 @@
-"""Training steps of the full-size RGBA-VAE: pictures a second and peak memory, with and without gradient checkpointing.
+"""Training steps of the full-size RGBA-VAE: images a second and peak memory, with and without gradient checkpointing.
 
     python -m benchmarks.vae_full_size [--size 640] [--batch 1] [--steps 5] [--device cuda|cpu]
 
-The loss is that of presets/qwen.yaml with every term, the discriminator included; an item is two pictures. Precision is
+The loss is that of presets/qwen.yaml with every term, the discriminator included; an item is two images. Precision is
 that of the stage: bf16 autocast on a GPU, float32 on a CPU. Each side runs in a process of its own, because peak memory
 never falls.
 """
@@ -55,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> None:
     seconds = statistics.median(times[1:])
     print(
         f"checkpointing {'on' if arguments.checkpointing else 'off'}: {seconds:.2f} s a step, "
-        f"{2 * arguments.batch / seconds:.2f} pictures/s, peak {peak / 2**30:.1f} GiB",
+        f"{2 * arguments.batch / seconds:.2f} images/s, peak {peak / 2**30:.1f} GiB",
         flush=True,
     )
 

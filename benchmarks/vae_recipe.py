@@ -1,11 +1,11 @@
-"""Held-out PSNR of the RGBA-VAE against time and pictures seen, from nothing: today's recipe and the first one.
+"""Held-out PSNR of the RGBA-VAE against time and images seen, from nothing: today's recipe and the first one.
 
     python -m benchmarks.vae_recipe [--recipe default|first|both] [--seconds 360] [KEY=VALUE ...]
 
 ``default`` is the block train_vae of presets/from_nothing.yaml, started as ``stages.train_vae`` starts it;
 ``KEY=VALUE`` changes it, as in ``init=random optimisation.learning_rate=1.0e-3``. ``first`` is the recipe the project
-began with: width 24, 16 pictures a step, AdamW 3e-4, squared error and 0.2 times absolute error of RGBA and over white,
-KL 1e-5, cosine over 19,200 pictures. Both learn from the bucketed data (``dvc repro prepare_buckets``), held in memory;
+began with: width 24, 16 images a step, AdamW 3e-4, squared error and 0.2 times absolute error of RGBA and over white,
+KL 1e-5, cosine over 19,200 images. Both learn from the bucketed data (``dvc repro prepare_buckets``), held in memory;
 the clock runs while they train, the start included, and stands while they are measured on the validation split, on
 averaged weights.
 """
@@ -36,7 +36,7 @@ from training.losses import kl_to_unit
 from training.vae.linear_start import start_as_linear_code
 from training.vae.objective import VAEObjective
 
-FIRST_PICTURES = 19_200
+FIRST_IMAGES = 19_200
 
 
 class FirstObjective(nn.Module):
@@ -99,7 +99,7 @@ def train(
             with ema_weights(average, parameters):
                 flat, single = held_out(vae, stacks)
             print(
-                f"{title}: {spent:5.0f} s, {2 * seen:6d} pictures: {flat:.2f} dB composites, {single:.2f} dB layers",
+                f"{title}: {spent:5.0f} s, {2 * seen:6d} images: {flat:.2f} dB composites, {single:.2f} dB layers",
                 flush=True,
             )
             if spent >= seconds or seen >= items:
@@ -152,7 +152,7 @@ def run_first(dataset, pool: list[dict], stacks: list[dict], seconds: float, eve
     for name, parameter in vae.named_parameters():
         if ".conv2." in name:
             nn.init.zeros_(parameter)
-    items = FIRST_PICTURES // 2
+    items = FIRST_IMAGES // 2
     train(
         "first",
         vae,

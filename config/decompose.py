@@ -23,7 +23,7 @@ class Timestep(Block):
 
 
 class TextCondition(Block):
-    """What says in words what the picture shows."""
+    """What says in words what the image shows."""
 
     encoder: Literal["none", "minilm", "qwen"]
     source: InputPath | None
@@ -52,7 +52,7 @@ class Surplus(Block):
 
 
 class SampledValidation(Block):
-    """Held-out pictures that are decomposed after each epoch and scored by the protocol."""
+    """Held-out images that are decomposed after each epoch and scored by the protocol."""
 
     samples: Natural
     steps: Count
@@ -68,7 +68,7 @@ class AlignmentLoss(Block):
 
 
 class DecomposeLoss(Block):
-    """Slot weights of the flow-matching loss, and weights of what is compared as pictures."""
+    """Slot weights of the flow-matching loss, and weights of what is compared as images."""
 
     composite: Weight
     layers: Positive

@@ -24,7 +24,7 @@ ROW_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
 RowName = Annotated[str, Field(pattern=ROW_NAME)]
 
 
-# Rows that the stage itself writes: the model's, the picture as the only layer, the true layers through the VAE, the
+# Rows that the stage itself writes: the model's, the image as the only layer, the true layers through the VAE, the
 # model told the captions, and its layers before they are restored.
 MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
 

@@ -164,4 +164,4 @@ def draw_scatter(costs: np.ndarray) -> Markup:
         axes.set(xlabel="cost of the composite alone", ylabel="cost of the model")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        return _svg(figure, "scatter", "cost of the model over cost of the composite alone, picture by picture")
+        return _svg(figure, "scatter", "cost of the model over cost of the composite alone, image by image")

@@ -1,7 +1,7 @@
 """What is decomposed and scored: a bucketed split, or the designs of a source at their own size.
 
-Pictures are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes; a design keeps its own. So the whole
-picture is stretched to a size the network takes, and the layers are stretched back onto the canvas they are scored on.
+Images are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes; a design keeps its own. So the whole
+image is stretched to a size the network takes, and the layers are stretched back onto the canvas they are scored on.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from layers.dataset.batches import BucketBatches
 from layers.dataset.buckets import BucketLimits, NoBucketError
 from layers.dataset.loaders import StackDataset, StackRecord
 from layers.dataset.manifest import plain
-from layers.dataset.storage import read_picture
-from layers.imaging.codec import PictureError
+from layers.dataset.storage import read_image
+from layers.imaging.codec import ImageError
 from layers.imaging.compositing import group_into_peels, over, to_float, to_uint8
 from layers.sources.base import Source
 
@@ -32,15 +32,15 @@ SMALLEST_SIDE = 31
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """A picture to decompose, and the truth.
+    """An image to decompose, and the truth.
 
     Attributes:
         sample_id: in its dataset.
-        caption: what the picture shows; may be empty.
+        caption: what the image shows; may be empty.
         layers: true layers ``(H, W, 4)``, bottom to top, at the size that is scored; not grouped into peels.
         kinds: of each layer, of :data:`layers.imaging.stack.KINDS`.
-        picture: ``(H, W, 4)``, what the layers flatten to.
-        model_size: (height, width) the network is shown the picture at.
+        image: ``(H, W, 4)``, what the layers flatten to.
+        model_size: (height, width) the network is shown the image at.
         layers_asked: how many layers the network is asked for, at least 1.
         stratum: part of the set that has figures of its own; may be empty.
     """
@@ -49,7 +49,7 @@ class EvaluationSample:
     caption: str
     layers: list[np.ndarray]
     kinds: tuple[str, ...]
-    picture: np.ndarray
+    image: np.ndarray
     model_size: tuple[int, int]
     layers_asked: int
     stratum: str = ""
@@ -114,7 +114,7 @@ class BucketedSplit(EvaluationSet):
         """See :class:`EvaluationSet`."""
         self.skipped.clear()
         for indices in BucketBatches(self._dataset.keys, batch_size, fill="partial", shuffle=False):
-            # Not the dataset's items: where a picture is broken, those hold another sample in its place.
+            # Not the dataset's items: where an image is broken, those hold another sample in its place.
             if samples := [sample for index in indices if (sample := self._tried(index)) is not None]:
                 yield samples
 
@@ -141,13 +141,13 @@ class BucketedSplit(EvaluationSet):
         # Any size is stretched to one that the network takes, as decompose does it.
         size = stretched_size((height, width), self._limits)
         try:
-            layers = [read_picture(self._dataset.root, place) for place in record.layers]
-            picture = read_picture(self._dataset.root, record.composite)
-        except PictureError as error:
+            layers = [read_image(self._dataset.root, place) for place in record.layers]
+            image = read_image(self._dataset.root, record.composite)
+        except ImageError as error:
             raise SampleError(str(error)) from None
         words = record.sample_id, record.caption
         asked = min(layers_asked, self._max_layers)
-        return EvaluationSample(*words, layers, record.kinds, picture, size, asked, record.stratum)
+        return EvaluationSample(*words, layers, record.kinds, image, size, asked, record.stratum)
 
 
 class SourceDesigns(EvaluationSet):

@@ -1,6 +1,6 @@
-"""The evaluation as one HTML file to look at: tables, curves, per-sample scores and pictures.
+"""The evaluation as one HTML file to look at: tables, curves, per-sample scores and images.
 
-The file stands alone: styles, script, charts and pictures are inside, and its content security policy forbids every
+The file stands alone: styles, script, charts and images are inside, and its content security policy forbids every
 request. The words are in ``page.html.j2``.
 """
 
@@ -27,7 +27,7 @@ EMPTY = "–"
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the report.
+    """One image of the report.
 
     Attributes:
         title: heading, plain text.
@@ -41,7 +41,7 @@ class Panel:
 
     @property
     def source(self) -> str:
-        """The picture as a ``data:`` address of a WebP, less than half of its PNG beside the page.
+        """The image as a ``data:`` address of a WebP, less than half of its PNG beside the page.
 
         Raises:
             ValueError: if it is not ``(H, W, 3)`` uint8.
@@ -94,8 +94,8 @@ def write_page(
         report: what ``metrics/reports/evaluate.json`` holds.
         curves: rows of ``merges``, ``row``, ``dataset`` and :data:`CURVES`; a dataset other than
             :data:`evaluation.charts.HERE` is literature, drawn dashed and labelled as not comparable.
-        samples: one row a picture; all have the first one's keys.
-        panels: pictures, in the order shown.
+        samples: one row an image; all have the first one's keys.
+        panels: images, in the order shown.
 
     Returns:
         ``path``.

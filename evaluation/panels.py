@@ -15,7 +15,7 @@ from layers.imaging.compositing import composite_8bit, over_background, to_float
 from layers.imaging.view import grid
 
 WHITE = (1.0, 1.0, 1.0)
-SHOWN_PIXELS = 160  # smaller pictures are enlarged by a whole factor
+SHOWN_PIXELS = 160  # smaller images are enlarged by a whole factor
 
 
 def chosen(costs: Sequence[float], count: int) -> list[tuple[str, int]]:
@@ -29,9 +29,9 @@ def chosen(costs: Sequence[float], count: int) -> list[tuple[str, int]]:
     return [(names.get(place, f"rank {place + 1} of {len(ranked)}"), ranked[place]) for place in sorted(places)]
 
 
-def error_map(picture: np.ndarray, recomposition: np.ndarray) -> np.ndarray:
+def error_map(original: np.ndarray, recomposition: np.ndarray) -> np.ndarray:
     """Mean absolute difference of the colours over white, four times as bright: ``(H, W, 3)`` uint8."""
-    flat = [over_background(to_float(image), WHITE) for image in (picture, recomposition)]
+    flat = [over_background(to_float(image), WHITE) for image in (original, recomposition)]
     error = np.abs(flat[0] - flat[1]).mean(axis=-1, keepdims=True)
     return np.rint(np.clip(4.0 * error, 0.0, 1.0) * 255.0).astype(np.uint8).repeat(3, axis=-1)
 
@@ -42,10 +42,10 @@ def draw(result: Decomposed) -> np.ndarray:
     beside = [[composite_8bit(layers), *layers] for layers in result.beside.values()]
     return grid(
         [
-            [sample.picture, *result.peels],
+            [sample.image, *result.peels],
             *beside,
             [composite_8bit(result.predicted), *result.predicted],
-            [error_map(sample.picture, again)],
+            [error_map(sample.image, again)],
         ],
         [
             "input, true layers bottom to top",
@@ -53,13 +53,13 @@ def draw(result: Decomposed) -> np.ndarray:
             "recomposed, predicted layers bottom to top",
             "error of the recomposition as predicted, over white, times 4",
         ],
-        scale=max(1, round(SHOWN_PIXELS / max(sample.picture.shape[:2]))),
+        scale=max(1, round(SHOWN_PIXELS / max(sample.image.shape[:2]))),
     )
 
 
 def panels_of(
     model: Decomposer,
-    pictures: EvaluationSet,
+    images: EvaluationSet,
     measured: Sequence[Measured],
     settings: Evaluate,
     baselines: Mapping[str, Decomposer] = NO_MODELS,
@@ -69,7 +69,7 @@ def panels_of(
     panels = []
     for title, index in chosen(costs, settings.panels) if settings.panels else ():
         found = measured[index]
-        (result,) = decompose(model, [pictures.read(found.sample_id)], settings, baselines)
+        (result,) = decompose(model, [images.read(found.sample_id)], settings, baselines)
         level, order = found.levels[MODEL][0], found.structure.order_agreement
         panels.append(
             Panel(

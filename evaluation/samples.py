@@ -1,4 +1,4 @@
-"""Decompose pictures batch by batch and measure each; pictures are let go as soon as they are measured."""
+"""Decompose images batch by batch and measure each; images are let go as soon as they are measured."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_MODELS: Mapping[str, Decomposer] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Pictures of one sample, ``(H, W, 4)`` uint8 at the size that is scored, stacks bottom to top.
+    """Images of one sample, ``(H, W, 4)`` uint8 at the size that is scored, stacks bottom to top.
 
     Attributes:
         sample: input and truth.
@@ -46,7 +46,7 @@ class Decomposed:
         peels: the true layers as the metric and the model have them: those that do not overlap are one.
         ceiling: the peels through the VAE, restored likewise.
         through_vae: the peels, encoded and decoded.
-        seconds: wall time of the model for this picture, its share of a batch.
+        seconds: wall time of the model for this image, its share of a batch.
         beside: layers of other models, by their names, and of this one told the caption, if there is one, and as
             predicted.
     """
@@ -62,7 +62,7 @@ class Decomposed:
 
     @property
     def recomposition(self) -> np.ndarray:
-        """The layers as predicted, flattened: restored ones flatten to the picture whatever was predicted."""
+        """The layers as predicted, flattened: restored ones flatten to the image whatever was predicted."""
         return composite_8bit(self.as_predicted)
 
 
@@ -111,15 +111,15 @@ def predicted_layers(
     captions = [sample.caption for sample in samples] if told else None
     effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
     guidance = settings.guidance if told else 1.0
-    pictures = [sample.picture for sample in samples]
-    return stacks_of(model, pictures, samples[0].layers_asked, captions=captions, guidance=guidance, **effort)
+    images = [sample.image for sample in samples]
+    return stacks_of(model, images, samples[0].layers_asked, captions=captions, guidance=guidance, **effort)
 
 
 def as_shown(stack: list[np.ndarray], sample: EvaluationSample, settings: Evaluate) -> list[np.ndarray]:
     """A stack at the size that is scored: restored as ``decompose`` does it, or only resized."""
     if settings.restore:
-        return restore(stack, sample.picture)
-    return at_scored_size(stack, sample.picture.shape[:2])
+        return restore(stack, sample.image)
+    return at_scored_size(stack, sample.image.shape[:2])
 
 
 def decompose(
@@ -141,7 +141,7 @@ def decompose(
         beside[TOLD] = predicted_layers(model, samples, settings, told=True)
     found = []
     for number, sample in enumerate(samples):
-        size = sample.picture.shape[:2]
+        size = sample.image.shape[:2]
         peels = composite_peels(sample.layers)[1]
         shown = torch.stack([to_tensor(shown_to_model(layer, sample.model_size)) for layer in peels])
         coded = list(to_image(model.reconstruct(shown)))
@@ -174,7 +174,7 @@ def read_prediction(folder: Path, sample: EvaluationSample) -> list[np.ndarray] 
         layers = read_stack(folder / sample.sample_id)
     except ValueError as error:
         return str(error)
-    height, width = sample.picture.shape[:2]
+    height, width = sample.image.shape[:2]
     for index, layer in enumerate(layers):
         if layer.shape[:2] != (height, width):
             return f"layer {index} is {layer.shape[1]}x{layer.shape[0]} pixels, expected {width}x{height}"
@@ -205,11 +205,11 @@ def measure(
         others: name of a row and folder of its predictions.
         distance: LPIPS.
         settings: merges, and processes of the metric.
-        device: where ``distance`` is; what is compared picture by picture goes there.
+        device: where ``distance`` is; what is compared image by image goes there.
     """
     tasks, missing = [], [{} for _ in results]
     for number, result in enumerate(results):
-        stacks = {MODEL: result.predicted, NOTHING: [result.sample.picture], CEILING: result.ceiling}
+        stacks = {MODEL: result.predicted, NOTHING: [result.sample.image], CEILING: result.ceiling}
         stacks |= result.beside
         for name, folder in others.items():
             stack = read_prediction(folder, result.sample)
@@ -228,23 +228,23 @@ def measure(
 
 
 def compared(
-    again: Sequence[np.ndarray], pictures: Sequence[np.ndarray], distance: Distance, device: torch.device, **how: Any
+    again: Sequence[np.ndarray], originals: Sequence[np.ndarray], distance: Distance, device: torch.device, **how: Any
 ) -> list[dict[str, float]]:
-    """Metrics of each reconstruction of a picture: :func:`metrics.reconstruction.rgba.reconstruction_metrics`.
+    """Metrics of each reconstruction of an image: :func:`metrics.reconstruction.rgba.reconstruction_metrics`.
 
     Args:
         again: reconstructions, ``(H, W, 4)`` uint8 of one size.
-        pictures: as many, of the same size.
+        originals: as many, of the same size.
         distance: LPIPS.
-        device: where it is; pictures go there, as many at once as through the VAE.
+        device: where it is; images go there, as many at once as through the VAE.
         how: further arguments.
     """
-    height, width = pictures[0].shape[:2]
+    height, width = originals[0].shape[:2]
     rows, step = [], at_once(height * width)
-    for first in range(0, len(pictures), step):
+    for first in range(0, len(originals), step):
         pair = (
             torch.stack([to_tensor(image) for image in images[first : first + step]]).to(device)
-            for images in (again, pictures)
+            for images in (again, originals)
         )
         with torch.no_grad():
             rows += reconstruction_metrics(*pair, distance=distance, **how)
@@ -260,9 +260,9 @@ def _measured(
 ) -> Measured:
     sample = result.sample
     structure = stack_structure(result.predicted, sample.layers, sample.kinds, levels[MODEL][0].path)
-    (recomposed,) = compared([result.recomposition], [sample.picture], distance, device, backgrounds=WHITE)
+    (recomposed,) = compared([result.recomposition], [sample.image], distance, device, backgrounds=WHITE)
     vae_layers = compared(result.through_vae, result.peels, distance, device)
-    edited = {MODEL: result.predicted, NOTHING: [sample.picture], CEILING: result.ceiling}
+    edited = {MODEL: result.predicted, NOTHING: [sample.image], CEILING: result.ceiling}
     edited |= {name: stack for name, stack in result.beside.items() if name not in (TOLD, AS_PREDICTED)}
     return Measured(
         sample_id=sample.sample_id,

@@ -23,7 +23,7 @@ class NamedSet(NamedTuple):
     """A set, and the name of its report: "" for the pipeline's own split."""
 
     name: str
-    pictures: EvaluationSet
+    images: EvaluationSet
 
     @property
     def suffix(self) -> str:

@@ -24,7 +24,7 @@ def use_of(model: Decomposer, settings: Evaluate, told: bool, md5: Mapping[str, 
         "weights_md5": md5.get(settings.model, "not known"),
         "text": model.condition.encoder if told else "none",
         "steps": settings.steps,
-        "sampling_shift": model.trained_for.sampling_shift or "by the size of the picture",
+        "sampling_shift": model.trained_for.sampling_shift or "by the size of the image",
         "tries": settings.tries,
         "guidance": settings.guidance if told else 1.0,
         "precision": name_of(model.dtype),
@@ -51,7 +51,7 @@ def setting_of(
         baselines: models beside it.
         md5: digests of what was read, by its place.
     """
-    pictures = one.pictures
+    images = one.images
     told = settings.captions == "told"
     use = use_of(model, settings, told, md5)
     rows = {name: use_of(baselines[name], how, told, md5) for name, how in of_baselines(settings).items()}
@@ -59,14 +59,14 @@ def setting_of(
         rows[TOLD] = use_of(model, settings, True, md5)
     return {
         "samples": len(measured),
-        "source": pictures.description,
-        "split": settings.split if isinstance(pictures, BucketedSplit) else "all of it",
-        "layers_asked": pictures.asked,
+        "source": images.description,
+        "split": settings.split if isinstance(images, BucketedSplit) else "all of it",
+        "layers_asked": images.asked,
         **use,
         "seed": settings.seed,
         "restored": "yes" if settings.restore else "no",
         "sizes": sorted({m.bucket for m in measured}),
         "device": model.device.type,
-        "skipped": dict(pictures.skipped),
+        "skipped": dict(images.skipped),
         "rows": {name: {key: row[key] for key in row if row[key] != use[key]} for name, row in rows.items()},
     }

@@ -98,7 +98,7 @@ def strata(measured: Sequence[Measured], rows: Mapping[str, Sequence[Sequence[Me
 
 
 def _better_than_nothing(measured: Sequence[Measured]) -> float:
-    """Share of samples of which the model's layers cost less than the picture as the only layer."""
+    """Share of samples of which the model's layers cost less than the image as the only layer."""
     return float(np.mean([m.levels[MODEL][0].cost < m.levels[NOTHING][0].cost for m in measured]))
 
 
@@ -110,9 +110,9 @@ def _mean_and_interval(values: Sequence[float]) -> dict[str, float]:
 def differences(
     model: Sequence[Sequence[MergeLevel]], other: Sequence[Sequence[MergeLevel]]
 ) -> dict[str, dict[str, float]]:
-    """The model minus another row at 0 merges, picture by picture: mean and its 95 % interval.
+    """The model minus another row at 0 merges, image by image: mean and its 95 % interval.
 
-    Paired, so that how hard a picture is drops out: two intervals of means may overlap where this one leaves 0 out.
+    Paired, so that how hard an image is drops out: two intervals of means may overlap where this one leaves 0 out.
     """
     found = {}
     for key in CURVES:

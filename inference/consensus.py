@@ -1,9 +1,9 @@
-"""Which of several decompositions of a picture to keep, without knowing the truth.
+"""Which of several decompositions of an image to keep, without knowing the truth.
 
 A network that is unsure which layer a thing belongs to draws another answer from every noise. The answer to keep is the
 one of least expected loss under what the network itself believes (minimum Bayes risk decoding, Kumar and Byrne 2004):
 the others are samples of that belief, so it is the one nearest to them. What no belief is needed for is that layers
-flatten to the picture; how far they do not counts too.
+flatten to the image; how far they do not counts too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOTHING = 0.002  # share of the canvas: layers that cover less than this alike a
 
 
 def stack_distance(first: Tensor, second: Tensor) -> Tensor:
-    """How unlike two stacks of the same picture are, layer by layer; symmetric, 0 for equal ones.
+    """How unlike two stacks of the same image are, layer by layer; symmetric, 0 for equal ones.
 
     Of each layer (L1 + 1 - IoU) / 2 as in the metric (docs/evaluation.md), with the L1 of colours weighted by the
     larger alpha; layers have their places, so nothing is aligned.
@@ -40,12 +40,12 @@ def stack_distance(first: Tensor, second: Tensor) -> Tensor:
     return ((colour + 1.0 - overlap) / 2.0).mean(1)
 
 
-def most_agreed(candidates: Tensor, pictures: Tensor) -> Tensor:
-    """The candidate of each picture that is nearest to the others and to the picture when flattened.
+def most_agreed(candidates: Tensor, images: Tensor) -> Tensor:
+    """The candidate of each image that is nearest to the others and to the image when flattened.
 
     Args:
         candidates: ``(N, B, L, 4, H, W)`` in [-1, 1], bottom to top.
-        pictures: ``(B, 4, H, W)`` in [-1, 1].
+        images: ``(B, 4, H, W)`` in [-1, 1].
 
     Returns:
         ``(B,)``, whole numbers below N.
@@ -57,7 +57,7 @@ def most_agreed(candidates: Tensor, pictures: Tensor) -> Tensor:
             distance = stack_distance(candidates[one], candidates[other]).cpu() / max(count - 1, 1)
             risk[one] += distance
             risk[other] += distance
-    flat = over_background(pictures, -1.0)
+    flat = over_background(images, -1.0)
     for one, stack in enumerate(candidates):
         error = (composite(stack) - flat).abs().flatten(1).mean(1) / 2.0
         risk[one] += RECOMPOSITION * error.cpu()

@@ -1,4 +1,4 @@
-"""A trained model ready to use: flat picture in, layers out."""
+"""A trained model ready to use: flat image in, layers out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from config.errors import UserError
 from config.paths import find_input
 from inference.consensus import most_agreed
 from inference.offloading import Offload, place
-from models.transformer.sampling import Guidance, decompose_pictures, slots_noise
+from models.transformer.sampling import Guidance, decompose_images, slots_noise
 from models.transformer.text_condition import open_text_encoder, read_text_condition
 from models.transformer.text_encoders import NULL_TEXT, TextEncoder
 from models.transformer.trained_for import TrainedFor, read_trained_for
 from models.transformer.vld_mmdit import Text, VLDMMDiT, as_text
 from models.vae.autoencoder import RGBAVAE
-from models.vae.latents import at_once, encode_pictures
+from models.vae.latents import at_once, encode_images
 
 
 class GuidanceError(UserError):
@@ -28,7 +28,7 @@ class GuidanceError(UserError):
 
 
 def names_of_tries(ids: Sequence[str], tries: int) -> list[list[str]]:
-    """Names that noise is drawn for, try after try; the first one's are the pictures' own."""
+    """Names that noise is drawn for, try after try; the first one's are the images' own."""
     return [list(ids), *([f"{name}#{number}" for name in ids] for number in range(1, tries))]
 
 
@@ -86,7 +86,7 @@ class Decomposer:
 
     @property
     def multiple(self) -> int:
-        """Pixels that both sides of a picture are a multiple of."""
+        """Pixels that both sides of an image are a multiple of."""
         return self.vae.spatial_factor * self.network.patch_size
 
     def check_guidance(self, scale: float) -> None:
@@ -105,7 +105,7 @@ class Decomposer:
     @torch.no_grad()
     def decompose(
         self,
-        pictures: Tensor,
+        images: Tensor,
         layer_count: int,
         ids: Sequence[str],
         captions: Sequence[str] | None,
@@ -115,13 +115,13 @@ class Decomposer:
         guidance: float = 1.0,
         tries: int = 1,
     ) -> Tensor:
-        """Decompose ``(B, 4, H, W)`` pictures in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
+        """Decompose ``(B, 4, H, W)`` images in [-1, 1] into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
         Args:
-            pictures: sides are multiples of :attr:`multiple`.
+            images: sides are multiples of :attr:`multiple`.
             layer_count: L.
-            ids: names of the pictures: the noise of each depends on its name and the seed alone, not on the batch.
-            captions: what the pictures show, where "" says nothing, as training does where it leaves a caption out;
+            ids: names of the images: the noise of each depends on its name and the seed alone, not on the batch.
+            captions: what the images show, where "" says nothing, as training does where it leaves a caption out;
                 ``None`` for none. Not read by a network without text.
             steps: of the Euler sampler.
             seed: of the noise.
@@ -132,12 +132,12 @@ class Decomposer:
             GuidanceError: for guidance of a network without text.
         """
         self.check_guidance(guidance)
-        text = self._text(captions or [""] * len(pictures))
-        guide = Guidance(guidance, self._text([""] * len(pictures))) if self.guides(guidance, captions) else None
-        pictures = pictures.to(self.device)
-        condition = encode_pictures(self.vae, pictures)
+        text = self._text(captions or [""] * len(images))
+        guide = Guidance(guidance, self._text([""] * len(images))) if self.guides(guidance, captions) else None
+        images = images.to(self.device)
+        condition = encode_images(self.vae, images)
         candidates = [
-            decompose_pictures(
+            decompose_images(
                 self.network,
                 self.vae,
                 condition,
@@ -150,7 +150,7 @@ class Decomposer:
             for names in names_of_tries(ids, tries)
         ]
         layers = torch.stack(candidates)
-        chosen = most_agreed(layers, pictures)
+        chosen = most_agreed(layers, images)
         return layers[chosen, torch.arange(len(ids))].cpu()
 
     def _text(self, captions: Sequence[str]) -> Text | None:

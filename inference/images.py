@@ -1,4 +1,4 @@
-"""The tool people came for: pictures of any size in, layers of that size out; the command and the page call it."""
+"""The tool people came for: images of any size in, layers of that size out; the command and the page call it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from inference.restore import restore, without_empty
 from inference.sizes import shown_to_model, stretched_size
 from layers.imaging.tensors import to_image, to_tensor
 
-# A picture has no name that would mean anything: its noise hangs on the seed alone.
-NAME = "picture"
+# An image has no name that would mean anything: its noise hangs on the seed alone.
+NAME = "picture"  # seeds the noise: another name, other layers
 AUTO = "auto"
 LARGE = 256  # pixels a side that a network was trained for, from which on a try takes minutes on a CPU
 
@@ -45,7 +45,7 @@ def layer_count(said: object, name: str = "layers") -> int | None:
 
 
 class Effort(NamedTuple):
-    """What is spent on a picture: network calls are steps times tries, and twice that with guidance."""
+    """What is spent on an image: network calls are steps times tries, and twice that with guidance."""
 
     steps: int
     tries: int
@@ -57,7 +57,7 @@ SMALL_EFFORT, LARGE_EFFORT = Effort(steps=2, tries=8), Effort(steps=50, tries=1)
 def effort_of(model: Decomposer, steps: int | None = None, tries: int | None = None) -> Effort:
     """What is asked for, and of what is left open what is usual for the network.
 
-    That is several short tries by one of small pictures, by one of large ones the released pipeline's 50 steps.
+    That is several short tries by one of small images, by one of large ones the released pipeline's 50 steps.
     """
     usual = SMALL_EFFORT if model.trained_for.max_side < LARGE else LARGE_EFFORT
     return Effort(usual.steps if steps is None else steps, usual.tries if tries is None else tries)
@@ -80,7 +80,7 @@ def layers_asked(model: Decomposer, layer_count: int | None) -> int:
 
 def stacks_of(
     model: Decomposer,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     layer_count: int | None = None,
     *,
     captions: Sequence[str] | None = None,
@@ -89,32 +89,32 @@ def stacks_of(
     seed: int = 0,
     guidance: float = 1.0,
 ) -> list[list[np.ndarray]]:
-    """Decompose pictures of any size; their layers are as the network gives them, at the size it sees.
+    """Decompose images of any size; their layers are as the network gives them, at the size it sees.
 
     Args:
         model: the networks.
-        pictures: ``(H, W, 4)`` uint8, straight alpha.
+        images: ``(H, W, 4)`` uint8, straight alpha.
         layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, then
             again for as many as it has filled, and what stays empty is dropped.
         captions: what they show; ``None`` for nothing said.
         steps: of the Euler sampler; ``None`` for :func:`effort_of`.
         tries: decompositions from different noise, of which the one is kept that the others are nearest to and that
             flattens best; ``None`` for :func:`effort_of`.
-        seed: of the noise, which is the same for every picture. Sums of batches of another size are rounded otherwise:
-            single values may differ by one of 255 from those of the picture alone.
+        seed: of the noise, which is the same for every image. Sums of batches of another size are rounded otherwise:
+            single values may differ by one of 255 from those of the image alone.
         guidance: by the caption, see :meth:`inference.decomposer.Decomposer.decompose`.
 
     Returns:
-        For each picture its layers, ``(h, w, 4)`` uint8, bottom to top.
+        For each image its layers, ``(h, w, 4)`` uint8, bottom to top.
 
     Raises:
         LayerCountError: see :func:`layers_asked`.
         GuidanceError: for guidance of a network without text.
     """
     count, effort = layers_asked(model, layer_count), effort_of(model, steps, tries)
-    sizes = [stretched_size(picture.shape[:2], model.trained_for.limits) for picture in pictures]
-    shown = [to_tensor(shown_to_model(picture, size)) for picture, size in zip(pictures, sizes, strict=True)]
-    found: list[list[np.ndarray]] = [[] for _ in pictures]
+    sizes = [stretched_size(image.shape[:2], model.trained_for.limits) for image in images]
+    shown = [to_tensor(shown_to_model(image, size)) for image, size in zip(images, sizes, strict=True)]
+    found: list[list[np.ndarray]] = [[] for _ in images]
 
     def decompose(alike: Sequence[int], number: int) -> None:
         batch = torch.stack([shown[index] for index in alike])
@@ -124,7 +124,7 @@ def stacks_of(
         for index, stack in zip(alike, stacks, strict=True):
             found[index] = list(to_image(stack))
 
-    for alike in _groups(range(len(pictures)), sizes):
+    for alike in _groups(range(len(images)), sizes):
         decompose(alike, count)
         if layer_count is None:
             # A network that is told the number decomposes better than one that has to find it as well.
@@ -136,15 +136,15 @@ def stacks_of(
 
 
 def layers_of(
-    model: Decomposer, pictures: Sequence[np.ndarray], layer_count: int | None = None, **how: Any
+    model: Decomposer, images: Sequence[np.ndarray], layer_count: int | None = None, **how: Any
 ) -> list[list[np.ndarray]]:
-    """As :func:`stacks_of`, and the layers are brought to the picture's size and flatten to it (inference/restore.py).
+    """As :func:`stacks_of`, and the layers are brought to the image's size and flatten to it (inference/restore.py).
 
     Returns:
-        For each picture its layers, ``(H, W, 4)`` uint8, bottom to top.
+        For each image its layers, ``(H, W, 4)`` uint8, bottom to top.
     """
-    stacks = stacks_of(model, pictures, layer_count, **how)
-    return [restore(stack, picture) for stack, picture in zip(stacks, pictures, strict=True)]
+    stacks = stacks_of(model, images, layer_count, **how)
+    return [restore(stack, image) for stack, image in zip(stacks, images, strict=True)]
 
 
 def _groups(indices: Sequence[int], keys: Sequence[Hashable]) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""Alpha of predicted layers, moved to where the picture says that they are.
+"""Alpha of predicted layers, moved to where the image says that they are.
 
 A small network finds what belongs to a layer, within tokens of several pixels: its edges are soft and ragged, and
-where a layer is not, a haze of it is left. The picture knows better: its edges are sharp, and the layers have to
+where a layer is not, a haze of it is left. The image knows better: its edges are sharp, and the layers have to
 flatten to it.
 
 Arrays are float in [0, 1], channels last, straight alpha.
@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter
 
 from layers.imaging.compositing import WHOLE
 
-RADIUS = 2  # of the window that alpha is explained in, pixels of the small picture
+RADIUS = 2  # of the window that alpha is explained in, pixels of the small image
 EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
 PRIOR = 0.3  # weight of the predicted alpha beside the squared error of the flattened colours
 SWEEPS = 3
@@ -25,12 +25,12 @@ ROUNDED, NOTICED = 0.5 / 255.0, 2.0 / 255.0  # mean errors of a window: up to wh
 def guided_alpha(
     alpha: np.ndarray, guide: np.ndarray, large_guide: np.ndarray, radius: int = RADIUS, epsilon: float = EPSILON
 ) -> np.ndarray:
-    """Alpha along the edges of a picture, enlarged where that is larger: fast guided filter (arXiv 1505.00996).
+    """Alpha along the edges of an image, enlarged where that is larger: fast guided filter (arXiv 1505.00996).
 
     Args:
         alpha: ``(h, w)``.
-        guide: ``(h, w, 3)``, the picture as small as ``alpha``.
-        large_guide: ``(H, W, 3)``, the picture.
+        guide: ``(h, w, 3)``, the image as small as ``alpha``.
+        large_guide: ``(H, W, 3)``, the image.
         radius: of the window, pixels of ``alpha``.
         epsilon: see :data:`EPSILON`.
 
@@ -65,7 +65,7 @@ def explained(alpha: np.ndarray, guide: np.ndarray, radius: int = RADIUS, epsilo
 def guided(
     coefficients: np.ndarray, guide: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = WHOLE
 ) -> np.ndarray:
-    """Alpha of a part of the large picture.
+    """Alpha of a part of the large image.
 
     Args:
         coefficients: of :func:`explained`; they are enlarged.
@@ -85,7 +85,7 @@ def _window_mean(values: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _enlarged(values: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
-    """Bilinear, ends held: coefficients beyond their range would be edges that the picture has not."""
+    """Bilinear, ends held: coefficients beyond their range would be edges that the image has not."""
     for axis, length in enumerate(size):
         given = values.shape[axis]
         places = np.clip((np.arange(length)[window[axis]] + 0.5) * given / length - 0.5, 0.0, given - 1.0)
@@ -110,11 +110,11 @@ def composite_premultiplied(alphas: np.ndarray, colours: np.ndarray) -> np.ndarr
 
 
 def unmixed(
-    alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray, prior: float = PRIOR, sweeps: int = SWEEPS
+    alphas: np.ndarray, colours: np.ndarray, image: np.ndarray, prior: float = PRIOR, sweeps: int = SWEEPS
 ) -> np.ndarray:
-    """Alpha that flattens the predicted colours to the picture, as far as they can tell layers apart.
+    """Alpha that flattens the predicted colours to the image, as far as they can tell layers apart.
 
-    The flat picture is affine in the alpha of one layer, so that of least squared error has a closed form, the
+    The flat image is affine in the alpha of one layer, so that of least squared error has a closed form, the
     projection of blue-screen matting (Smith and Blinn 1996), drawn to the predicted alpha by ``prior``. From the top
     down layer after layer, ``sweeps`` times; the bottom stays. Where a layer has the colour of what lies below it, the
     prediction decides alone.
@@ -122,14 +122,14 @@ def unmixed(
     Args:
         alphas: ``(L, H, W)``, bottom to top.
         colours: ``(L, H, W, 3)``.
-        picture: ``(H, W, 4)``.
+        image: ``(H, W, 4)``.
         prior: see :data:`PRIOR`.
         sweeps: coordinate descents.
 
     Returns:
         ``(L, H, W)``.
     """
-    found, aim = alphas.copy(), premultiplied(picture[..., 3], picture[..., :3])
+    found, aim = alphas.copy(), premultiplied(image[..., 3], image[..., :3])
     for _ in range(sweeps):
         for layer in range(len(found) - 1, 0, -1):
             above = composite_premultiplied(found[layer + 1 :], colours[layer + 1 :])
@@ -147,24 +147,24 @@ def without_haze(alphas: np.ndarray, haze: float = HAZE) -> np.ndarray:
     return np.clip((alphas - haze) / (1.0 - 2.0 * haze), 0.0, 1.0)
 
 
-def matted(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Alpha of all layers above the bottom, moved to the picture: unmixed, along its edges, without haze.
+def matted(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Alpha of all layers above the bottom, moved to the image: unmixed, along its edges, without haze.
 
-    Where the stack flattens to the picture already it stays, so true layers come back as they are; from
+    Where the stack flattens to the image already it stays, so true layers come back as they are; from
     :data:`ROUNDED` to :data:`NOTICED` a window is moved the further the larger its error.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top, as they were predicted.
         colours: ``(L, H, W, 3)``.
-        picture: ``(H, W, 4)``, of the same size.
+        image: ``(H, W, 4)``, of the same size.
 
     Returns:
         ``(L, H, W)``.
     """
-    flat = premultiplied(picture[..., 3], picture[..., :3])
+    flat = premultiplied(image[..., 3], image[..., :3])
     error = _window_mean(np.abs(composite_premultiplied(alphas, colours) - flat).mean(-1), RADIUS)
     share = np.clip((error - ROUNDED) / (NOTICED - ROUNDED), 0.0, 1.0)
     guide, found = flat[..., :3], alphas.copy()
-    for layer, alpha in enumerate(unmixed(alphas, colours, picture)[1:], 1):
+    for layer, alpha in enumerate(unmixed(alphas, colours, image)[1:], 1):
         found[layer] += share * (without_haze(guided_alpha(alpha, guide, guide)) - alphas[layer])
     return found

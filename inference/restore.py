@@ -1,9 +1,9 @@
-"""Layers of a small decomposition brought to the picture's own resolution, with the picture's own colours.
+"""Layers of a small decomposition brought to the image's own resolution, with the image's own colours.
 
-A network sees a few hundred pixels a side. What it finds is *where* layers are; how they look is in the picture. So
-edges of alpha are taken from edges of the picture (:mod:`inference.matting`), and colours are moved as little as
+A network sees a few hundred pixels a side. What it finds is *where* layers are; how they look is in the image. So
+edges of alpha are taken from edges of the image (:mod:`inference.matting`), and colours are moved as little as
 possible until the layers flatten to it again (:func:`fit_colours`): where a layer is opaque and on top, they are the
-picture's.
+image's.
 
 Arrays are float in [0, 1], channels last, straight alpha.
 """
@@ -21,7 +21,7 @@ from layers.imaging.compositing import premultiplied, resampled, resize, to_floa
 
 TOLERANCE = 1.0 / 255.0
 FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
-EMPTY = 0.03  # share of the picture that a layer has to be seen in
+EMPTY = 0.03  # share of the image that a layer has to be seen in
 PART = 2**20  # pixels times layers that are worked on at once, at some 100 bytes each
 MOST_PIXELS = 120_000_000  # of all layers together that somebody else may ask for: 480 MB
 
@@ -34,7 +34,7 @@ def check_room(sizes: Sequence[tuple[int, int]], layers: int) -> None:
     """Refuse what would be more than :data:`MOST_PIXELS`.
 
     Args:
-        sizes: (height, width) of the pictures of a request.
+        sizes: (height, width) of the images of a request.
         layers: of each.
 
     Raises:
@@ -42,7 +42,7 @@ def check_room(sizes: Sequence[tuple[int, int]], layers: int) -> None:
     """
     pixels = sum(height * width for height, width in sizes)
     if layers * pixels > MOST_PIXELS:
-        what = "{1}x{0} pixels".format(*sizes[0]) if len(sizes) == 1 else f"{len(sizes)} pictures of {pixels} pixels"
+        what = "{1}x{0} pixels".format(*sizes[0]) if len(sizes) == 1 else f"{len(sizes)} images of {pixels} pixels"
         raise RoomError(
             f"{layers} layers of {what}; expected at most {MOST_PIXELS // pixels} of this size"
             if pixels <= MOST_PIXELS
@@ -73,21 +73,21 @@ def letting_through(alphas: np.ndarray, through: np.ndarray) -> np.ndarray:
 
 
 def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """Make a stack as opaque as its picture.
+    """Make a stack as opaque as its image.
 
     The bottom layer fills what the others leave open. Where the others alone are more opaque, the bottom is 0 and what
     they let through is raised to one power for all, so that their order of opacity stays.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.
-        flat: ``(H, W)``, the picture's alpha.
+        flat: ``(H, W)``, the image's alpha.
 
     Returns:
         ``(L, H, W)``.
     """
     through = np.prod(1.0 - alphas[1:], axis=0)
     open_share = np.divide(1.0 - flat, through, out=np.ones_like(through), where=through > 1e-6)
-    # Nothing shows through: what the bottom is there, no picture tells.
+    # Nothing shows through: what the bottom is there, no image tells.
     bottom = np.where(through > 1e-6, np.clip(1.0 - open_share, 0.0, 1.0), alphas[0])
     too_much = through < 1.0 - flat
     if not too_much.any():
@@ -96,25 +96,25 @@ def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
     return np.concatenate([np.where(too_much, 0.0, bottom)[None], upper]).astype(alphas.dtype)
 
 
-def opaque_enough(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Raise alpha where what lies below shows through in a colour that the picture does not have.
+def opaque_enough(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Raise alpha where what lies below shows through in a colour that the image does not have.
 
     Over a colour B, no colour of [0, 1] makes a pixel P at less alpha than (P - B) / (1 - B) where P is brighter and
     (B - P) / B where it is darker: letters of alpha 0.8 would leave their ghost in the layers below, for these are all
     that can still be moved. From the top down, a layer and those above it that show more than what is below them are
     raised to that alpha, by one power for all, so that their order of opacity stays. Elsewhere the layers below have
-    their texture from the picture, and so do those of a picture that is not opaque itself.
+    their texture from the image, and so do those of an image that is not opaque itself.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.
         colours: ``(L, H, W, 3)``, as they were predicted.
-        picture: ``(H, W, 4)``.
+        image: ``(H, W, 4)``.
 
     Returns:
         ``(L, H, W)``.
     """
     alphas = alphas.copy()
-    aim, opaque = picture[..., :3], picture[..., 3] == 1.0
+    aim, opaque = image[..., :3], image[..., 3] == 1.0
     for first in range(len(alphas) - 1, 0, -1):
         shares = visible_weights(alphas[:first])[..., None]
         below = (shares * colours[:first]).sum(0) / np.maximum(shares.sum(0), 1e-6)
@@ -130,24 +130,24 @@ def opaque_enough(alphas: np.ndarray, colours: np.ndarray, picture: np.ndarray) 
     return alphas
 
 
-def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Move colours as little as possible until the layers flatten to the picture.
+def fit_colours(colours: np.ndarray, alphas: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Move colours as little as possible until the layers flatten to the image.
 
     The smallest change (in squares) that removes a pixel's error e is w_i e / sum w_k^2 for layer i with share w_i;
     what leaves [0, 1] is clipped and the rest shared out among those that can still move. That ends, since the
-    picture's own colour in every layer would have no error.
+    image's own colour in every layer would have no error.
 
     Args:
         colours: ``(L, H, W, 3)``.
         alphas: ``(L, H, W)``.
-        picture: ``(H, W, 4)``.
+        image: ``(H, W, 4)``.
 
     Returns:
         ``(L, H, W, 3)``.
     """
     weights = visible_weights(alphas)[..., None]
     colours = colours.copy()
-    aim = picture[..., :3] * weights.sum(0)
+    aim = image[..., :3] * weights.sum(0)
     # All layers move once; then those that can, where more than a level is left: to remove less, a layer that hardly
     # shows would take any colour. Each round ends a pixel's error or brings one more layer to the end of its range.
     for least in (0.0, *[TOLERANCE] * len(colours)):
@@ -162,22 +162,22 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, picture: np.ndarray) ->
     return colours
 
 
-def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarray]:
-    """Bring layers to a picture's resolution and make them flatten to it.
+def restore(layers: Sequence[np.ndarray], image: np.ndarray) -> list[np.ndarray]:
+    """Bring layers to an image's resolution and make them flatten to it.
 
-    What needs a neighbourhood is done at the layers' own size; the rest is done a part of the picture at a time, so
+    What needs a neighbourhood is done at the layers' own size; the rest is done a part of the image at a time, so
     that all layers are whole only as the uint8 that comes back.
 
     Args:
-        layers: ``(h, w, 4)`` uint8, bottom to top, of the whole picture at any size.
-        picture: ``(H, W, 4)`` uint8.
+        layers: ``(h, w, 4)`` uint8, bottom to top, of the whole image at any size.
+        image: ``(H, W, 4)`` uint8.
 
     Returns:
         ``(H, W, 4)`` uint8 each. Under alpha 0 they keep the predicted colours: who widens a mask sees them, and the
         evaluation compares them where the true layer is.
     """
-    size, small_size = picture.shape[:2], layers[0].shape[:2]
-    small = to_float(picture) if size == small_size else resize(to_float(picture), small_size)
+    size, small_size = image.shape[:2], layers[0].shape[:2]
+    small = to_float(image) if size == small_size else resize(to_float(image), small_size)
     floats = np.stack([to_float(layer) for layer in layers])
     alphas = matted(floats[..., 3], floats[..., :3], small)
     if size != small_size:
@@ -186,7 +186,7 @@ def restore(layers: Sequence[np.ndarray], picture: np.ndarray) -> list[np.ndarra
         floats = np.stack([premultiplied(layer) for layer in floats])
     found = np.empty((len(layers), *size, 4), np.uint8)
     for window in _parts(size, len(layers)):
-        target = to_float(picture[window])
+        target = to_float(image[window])
         if size == small_size:
             part, colours = alphas[:, *window], floats[:, *window, :3]
         else:
@@ -207,7 +207,7 @@ def _fitted(alphas: np.ndarray, colours: np.ndarray, target: np.ndarray) -> np.n
 
 
 def _parts(size: tuple[int, int], layers: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of about equal size that cover a picture, of at most :data:`PART` pixels times layers each."""
+    """Parts of about equal size that cover an image, of at most :data:`PART` pixels times layers each."""
     height, width = size
     columns = -(-width * layers // PART)
     rows = -(-height * -(-width // columns) * layers // PART)

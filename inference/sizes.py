@@ -52,9 +52,9 @@ def stretched_size(canvas: tuple[int, int], limits: BucketLimits) -> tuple[int, 
 
 
 def shown_to_model(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Stretch a picture or a true layer ``(H, W, 4)`` uint8 to (height, width), premultiplied; alpha stays.
+    """Stretch an image or a true layer ``(H, W, 4)`` uint8 to (height, width), premultiplied; alpha stays.
 
-    A picture of that size comes back as it is.
+    An image of that size comes back as it is.
     """
     return image if image.shape[:2] == tuple(size) else to_uint8(resize(to_float(image), size))
 

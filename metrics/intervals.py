@@ -16,7 +16,7 @@ FEWEST = 5
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean (Efron 1979), samples drawn with replacement.
 
-    It says how much the mean hangs on which pictures were in the set, not how much a second training would differ.
+    It says how much the mean hangs on which images were in the set, not how much a second training would differ.
 
     Args:
         values: one a sample; at least one.

@@ -5,7 +5,7 @@
 ``DIR`` gets ``model_index.json``, ``text_encoder/`` (Qwen2.5-VL), ``tokenizer/``, ``processor/``, ``vae/`` (RGBA),
 ``transformer/`` and ``scheduler/``, weights in bfloat16. ``diffusers.QwenImageLayeredPipeline`` reads it, and so does
 whatever takes the released folder here: ``train_vae.rgb_checkpoint``, ``train_decompose.checkpoint``,
-``train_decompose.text.source``, ``--model``. What it makes of a picture is noise. The same seed and versions of the
+``train_decompose.text.source``, ``--model``. What it makes of an image is noise. The same seed and versions of the
 libraries give the same bytes.
 """
 

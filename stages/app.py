@@ -1,10 +1,10 @@
-"""Open the page: drop a picture, look at its layers, edit them, download them. On loopback alone.
+"""Open the page: drop an image, look at its layers, edit them, download them. On loopback alone.
 
     python -m stages.app [--model FOLDER] [--port 7860]
     python -m stages.app --model Qwen/Qwen-Image-Layered --guidance 4 --offload models
 
 The model is the one that ships with the project, another folder, or a hub repository in the released layout.
-Pictures are read in memory, nothing is written, and the page asks no other server for anything.
+Images are read in memory, nothing is written, and the page asks no other server for anything.
 """
 
 from __future__ import annotations

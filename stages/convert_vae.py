@@ -4,9 +4,9 @@
 
 ``--source`` is a local folder or a Hugging Face repository in the diffusers format, of 3 or 4 channels. First encoder
 and last decoder convolution are widened to four channels: colour weights copied, alpha weights 0, alpha bias
-``--alpha-bias-init``. Before anything is written, the result shows on opaque pictures that latents and colours are
+``--alpha-bias-init``. Before anything is written, the result shows on opaque images that latents and colours are
 those of the source; ``train_vae.rgb_checkpoint`` takes the folder. What a single frame never reaches is written as
-zeros, so the result is for pictures, not for video.
+zeros, so the result is for images, not for video.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Proof:
 
     Attributes:
         latents: of the posteriors' moments.
-        colours: of the decoded pictures.
+        colours: of the decoded images.
         alpha: between decoded alpha and what is expected of it; 0 where the source has an alpha channel of its own.
     """
 
@@ -52,15 +52,15 @@ class Proof:
         return max(self.latents, self.colours, self.alpha)
 
 
-def opaque_pictures(size: int = PROOF_SIZE) -> Tensor:
+def opaque_images(size: int = PROOF_SIZE) -> Tensor:
     """Noise, a ramp, black and white as ``(4, 4, size, size)`` in [-1, 1], alpha 1."""
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(-1.0, 1.0, size)
-    pictures = torch.ones(4, 4, size, size)
-    pictures[0, :3] = torch.rand(3, size, size, generator=generator) * 2.0 - 1.0
-    pictures[1, :3] = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), -ramp.expand(size, size)])
-    pictures[2, :3] = -1.0
-    return pictures
+    images = torch.ones(4, 4, size, size)
+    images[0, :3] = torch.rand(3, size, size, generator=generator) * 2.0 - 1.0
+    images[1, :3] = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), -ramp.expand(size, size)])
+    images[2, :3] = -1.0
+    return images
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -69,15 +69,15 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 @torch.no_grad()
 def prove(source: RGBAVAE, converted: RGBAVAE, alpha: float) -> Proof:
-    """Compare on :func:`opaque_pictures`.
+    """Compare on :func:`opaque_images`.
 
     Args:
         source: network of 3 or 4 channels.
         converted: its widened form.
         alpha: expected of every decoded pixel, if the source has three channels.
     """
-    pictures, channels = opaque_pictures(), source.config.input_channels
-    theirs, ours = source.encode(pictures[:, :channels]), converted.encode(pictures)
+    images, channels = opaque_images(), source.config.input_channels
+    theirs, ours = source.encode(images[:, :channels]), converted.encode(images)
     moments = [torch.cat([posterior.mean, posterior.logvar]) for posterior in (ours, theirs)]
     expected, decoded = source.decode(theirs.mode()), converted.decode(ours.mode())
     transparency = 0.0 if channels == 4 else float((decoded[:, 3] - alpha).abs().max())
@@ -111,7 +111,7 @@ def convert(source: str, subfolder: str | None, output_dir: Path, alpha_bias_ini
         converted.save_pretrained(folder)
         proof = prove(original, RGBAVAE.from_pretrained(Path(folder)), alpha_bias_init)
     if not proof.worst <= TOLERANCE:
-        raise ConversionError(f"the RGBA network is not the source on opaque pictures: {proof}; nothing was written")
+        raise ConversionError(f"the RGBA network is not the source on opaque images: {proof}; nothing was written")
     converted.save_pretrained(output_dir)
     return proof
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(
-        f"{args.output_dir}: on opaque pictures latents differ from the source's by {proof.latents:.1e}, colours by "
+        f"{args.output_dir}: on opaque images latents differ from the source's by {proof.latents:.1e}, colours by "
         f"{proof.colours:.1e}, alpha from {args.alpha_bias_init:g} by {proof.alpha:.1e}"
     )
     return 0

@@ -1,11 +1,11 @@
-"""Take pictures apart into layers that editors open.
+"""Take images apart into layers that editors open.
 
-    python -m stages.decompose PICTURE… --layers 3|auto --out DIR --format png,psd,pptx,ora,zip
-    python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
+    python -m stages.decompose IMAGE… --layers 3|auto --out DIR --format png,psd,pptx,ora,zip
+    python -m stages.decompose IMAGE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
     python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered      # how much memory that would take
 
-PICTURE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at
-the picture's own resolution with its own colours, and flatten to it again (inference/restore.py). The model is the one
+IMAGE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at
+the image's own resolution with its own colours, and flatten to it again (inference/restore.py). The model is the one
 that ships with the project, another folder such as models/weights/refine, or a hub repository in the released layout.
 """
 
@@ -30,9 +30,9 @@ from inference.decomposer import Decomposer
 from inference.images import AUTO, LARGE_EFFORT, SMALL_EFFORT, layer_count, layers_asked, layers_of
 from inference.offloading import OFFLOADS
 from layers.export import FORMATS, export, outputs
-from layers.imaging.codec import PictureError
+from layers.imaging.codec import ImageError
 from layers.imaging.compositing import composite_8bit
-from layers.imaging.to_srgb import find_pictures, read_picture_file
+from layers.imaging.to_srgb import find_images, read_image_file
 from models.precision import PRECISIONS, weights_dtype
 from stages.cli import command
 
@@ -40,7 +40,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model
 
 
 class DecomposeError(UserError):
-    """An argument, or a picture, that cannot be decomposed; the message says which and why."""
+    """An argument, or an image, that cannot be decomposed; the message says which and why."""
 
 
 def check_effort(arguments: argparse.Namespace) -> None:
@@ -60,9 +60,9 @@ def checked(arguments: argparse.Namespace) -> list[str]:
         DecomposeError: if an argument is out of bounds.
     """
     check_effort(arguments)
-    given = {"pictures": arguments.pictures, "--layers": arguments.layers, "--out": arguments.out}
+    given = {"images": arguments.images, "--layers": arguments.layers, "--out": arguments.out}
     if missing := [name for name, value in given.items() if not value]:
-        raise DecomposeError(f"got no {' and no '.join(missing)}; expected pictures, --layers and --out, or --plan")
+        raise DecomposeError(f"got no {' and no '.join(missing)}; expected images, --layers and --out, or --plan")
     for name, least in (("batch_size", 1), ("recursive", 0)):
         if getattr(arguments, name) < least:
             raise DecomposeError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, expected more")
@@ -73,7 +73,7 @@ def checked(arguments: argparse.Namespace) -> list[str]:
 
 
 def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the layers of each picture go: ``<out>/<stem>``; a stem that is taken gets a number that is not."""
+    """Where the layers of each image go: ``<out>/<stem>``; a stem that is taken gets a number that is not."""
     stems = {_same(path.stem) for path in paths}
     taken: set[str] = set()
     found = {}
@@ -94,15 +94,15 @@ def _same(name: str) -> str:
 
 
 def read(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], list[np.ndarray], dict[Path, str]]]:
-    """Batches of pictures, and of those that cannot be read the reason."""
+    """Batches of images, and of those that cannot be read the reason."""
     for first in range(0, len(paths), batch_size):
-        pictures, refused = {}, {}
+        images, refused = {}, {}
         for path in paths[first : first + batch_size]:
             try:
-                pictures[path] = read_picture_file(path)
-            except PictureError as error:
+                images[path] = read_image_file(path)
+            except ImageError as error:
                 refused[path] = str(error)
-        yield list(pictures), list(pictures.values()), refused
+        yield list(images), list(images.values()), refused
 
 
 def split_again(
@@ -156,8 +156,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     formats, count = checked(arguments), layer_count(arguments.layers, "--layers")
     try:
-        places = targets(find_pictures(arguments.pictures), arguments.out)
-    except PictureError as error:
+        places = targets(find_images(arguments.images), arguments.out)
+    except ImageError as error:
         raise DecomposeError(str(error)) from None
     for place in places.values():
         for written in outputs(place, formats):
@@ -165,12 +165,12 @@ def run(arguments: argparse.Namespace) -> None:
     model = open_model(arguments)
     layers_asked(model, count)
 
-    def decompose(pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
+    def decompose(images: list[np.ndarray]) -> list[list[np.ndarray]]:
         return layers_of(
             model,
-            pictures,
+            images,
             count,
-            captions=[arguments.caption] * len(pictures),
+            captions=[arguments.caption] * len(images),
             steps=arguments.steps,
             tries=arguments.tries,
             seed=arguments.seed,
@@ -179,14 +179,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     refused: dict[Path, str] = {}
     with tqdm(total=len(places), desc="decompose", unit="img", mininterval=1.0) as bar:
-        for paths, pictures, bad in read(list(places), arguments.batch_size):
+        for paths, images, bad in read(list(places), arguments.batch_size):
             refused |= bad
-            for path, picture, layers in zip(paths, pictures, decompose(pictures) if pictures else [], strict=True):
+            for path, image, layers in zip(paths, images, decompose(images) if images else [], strict=True):
                 names = None
                 if arguments.recursive:
                     layers, names = split_again(layers, arguments.recursive, decompose)
                 export(layers, places[path], formats, names)
-                error = np.abs(composite_8bit(layers).astype(int) - picture)[..., :3][picture[..., 3] > 0]
+                error = np.abs(composite_8bit(layers).astype(int) - image)[..., :3][image[..., 3] > 0]
                 bar.write(f"{path.name}: {len(layers)} layers, recomposed within {error.max(initial=0)} of 255")
                 bar.update()
             bar.update(len(bad))
@@ -212,22 +212,22 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is spent on a picture; the page has the same."""
+    """What is spent on an image; the page has the same."""
     for name, what in (("steps", "of the sampler"), ("tries", "of which the most agreed is kept")):
         small, large = getattr(SMALL_EFFORT, name), getattr(LARGE_EFFORT, name)
-        usual = f"(default: {small}; of networks for large pictures {large})"
+        usual = f"(default: {small}; of networks for large images {large})"
         parser.add_argument(f"--{name}", type=int, help=f"{what} {usual}")
     parser.add_argument("--guidance", type=float, default=1.0, help="scale of guidance by the caption; 1 is none")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line."""
-    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="file, folder or pattern")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder or pattern")
     parser.add_argument("--layers", help=f"how many, 1 to {MOST_LAYERS}, or {AUTO}")
     parser.add_argument("--out", type=Path, help="folder")
     parser.add_argument("--format", default="png", help=f"one or more of {','.join(FORMATS)} (default: png)")
     parser.add_argument("--recursive", type=int, default=0, metavar="TIMES", help="split each layer again")
-    parser.add_argument("--caption", default="", help="what the pictures show; for models that read text")
+    parser.add_argument("--caption", default="", help="what the images show; for models that read text")
     add_model_arguments(parser)
     add_effort_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)

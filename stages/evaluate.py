@@ -1,4 +1,4 @@
-"""Stage 5: decompose held-out pictures and say how well, by the Crello-style protocol.
+"""Stage 5: decompose held-out images and say how well, by the Crello-style protocol.
 
     python -m stages.evaluate                                            # the bucketed test split
     python -m stages.evaluate --dataset real=DIR                         # designs of strangers, apart
@@ -153,12 +153,12 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapp
     """Decompose a set, score it, write and log its report; gives the report.
 
     Raises:
-        FileNotFoundError: if there is no picture in it.
+        FileNotFoundError: if there is no image in it.
     """
-    model, baselines, pictures, suffix = models.model, models.baselines, one.pictures, one.suffix
+    model, baselines, images, suffix = models.model, models.baselines, one.images, one.suffix
     measured = []
-    with tqdm(total=len(pictures), desc=f"evaluate{suffix}", unit="img", mininterval=1.0) as bar:
-        batches = pictures.batches(settings.batch_size)
+    with tqdm(total=len(images), desc=f"evaluate{suffix}", unit="img", mininterval=1.0) as bar:
+        batches = images.batches(settings.batch_size)
         where = settings.predictions and str(Path(settings.predictions) / one.name)
         chosen = settings.model_copy(update={"predictions": where})
         for sample in evaluated(
@@ -167,11 +167,11 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapp
             measured.append(sample)
             bar.update()
     if not measured:
-        raise FileNotFoundError(f"{pictures.description}: no picture to evaluate; skipped: {pictures.skipped}")
+        raise FileNotFoundError(f"{images.description}: no image to evaluate; skipped: {images.skipped}")
     setting = setting_of(one, measured, model, settings=settings, baselines=baselines, md5=md5)
     report = summarise(measured, setting, settings.max_merges) | {"peak_memory_mib": peak_memory(model.device)}
     curves, rows = curve_rows(report), sample_rows(measured)
-    panels = panels_of(model, pictures, measured, settings, baselines)
+    panels = panels_of(model, images, measured, settings, baselines)
     write_panels(REPORTS / f"panels{suffix}", panels)
     run.report(write_report(f"evaluate{suffix}", report))
     run.artifact(write_table(f"decomposition{suffix}", curves))
@@ -182,8 +182,8 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapp
         run.metrics({f"merges{suffix}/{key}": level[key] for key in CURVES}, int(level["merges"]))
     best, nothing = report["decomposition"][MODEL][0], report["decomposition"][NOTHING][0]
     print(
-        f"evaluate: {one.name or settings.split}: {len(measured)} pictures"
-        + (f" ({len(pictures.skipped)} skipped, the report says why)" if pictures.skipped else "")
+        f"evaluate: {one.name or settings.split}: {len(measured)} images"
+        + (f" ({len(images.skipped)} skipped, the report says why)" if images.skipped else "")
         + f", 0 merges: RGB L1 {best['rgb_l1']:.4f}, "
         f"alpha soft IoU {best['alpha_iou']:.4f}, cost {best['cost']:.4f} (composite alone {nothing['cost']:.4f}); "
         f"{REPORTS / f'report{suffix}.html'}"

@@ -1,12 +1,12 @@
-"""AIM-500-style reconstruction: any folder of RGBA pictures through any RGBA-VAE, over nine backgrounds.
+"""AIM-500-style reconstruction: any folder of RGBA images through any RGBA-VAE, over nine backgrounds.
 
     python -m stages.evaluate_vae --images DIR --vae DIR --out FILE
 
 The protocol is AlphaVAE's (sec. 4, its validation code), which the paper's Table 3 follows: short side resized,
-centre cropped, encoded and decoded, picture and reconstruction blended over nine solid colours; PSNR, SSIM and LPIPS
-are means over pictures and colours, the Fréchet distance is one a colour, averaged. AlphaVAE takes every figure for
+centre cropped, encoded and decoded, image and reconstruction blended over nine solid colours; PSNR, SSIM and LPIPS
+are means over images and colours, the Fréchet distance is one a colour, averaged. AlphaVAE takes every figure for
 each sub-folder, a category, and then the mean of the categories, and its SSIM is that of the luma: ``mean_over_groups``
-and ``ssim_y``; ``mean`` is over all pictures, ``ssim`` of RGB. It saves blends as JPEG before it measures, which moves
+and ``ssim_y``; ``mean`` is over all images, ``ssim`` of RGB. It saves blends as JPEG before it measures, which moves
 the numbers: ``--blends jpeg`` does so too. Every choice is in the output.
 """
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from config.errors import UserError
 from config.paths import check_place, visible_files
 from layers.dataset.digest import digest
-from layers.imaging.codec import PictureError, read_rgba
+from layers.imaging.codec import ImageError, read_rgba
 from layers.imaging.compositing import resize, to_float, to_uint8
 from layers.imaging.tensors import to_tensor
 from metrics.reconstruction.backgrounds import Scores, grouped, left_out, mean_over_groups
@@ -41,29 +41,29 @@ SIZE = 1024
 SMALLEST = 32
 
 
-def prepare(picture: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
+def prepare(image: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
     """Resize the short side of ``(H, W, 4)`` uint8 to ``size`` and crop the centre square.
 
     Args:
-        picture: straight alpha.
+        image: straight alpha.
         size: side of the result; None keeps the resolution and crops to multiples of ``multiple``.
         multiple: pixels per latent.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if size is None:
         target = (height // multiple * multiple, width // multiple * multiple)
     else:
         scale = size / min(height, width)
         height, width = max(size, round(height * scale)), max(size, round(width * scale))
-        if (height, width) != picture.shape[:2]:
-            picture = to_uint8(resize(to_float(picture), (height, width)))
+        if (height, width) != image.shape[:2]:
+            image = to_uint8(resize(to_float(image), (height, width)))
         target = (size, size)
     top, left = (height - target[0]) // 2, (width - target[1]) // 2
-    return picture[top : top + target[0], left : left + target[1]]
+    return image[top : top + target[0], left : left + target[1]]
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Pictures below a folder, sorted by their path.
+def find_images(folder: Path) -> list[Path]:
+    """Images below a folder, sorted by their path.
 
     Raises:
         NotADirectoryError: if it is no folder.
@@ -73,17 +73,17 @@ def find_pictures(folder: Path) -> list[Path]:
         raise NotADirectoryError(f"--images: {folder} is not a folder")
     found = visible_files(folder, SUFFIXES)
     if not found:
-        raise ValueError(f"--images: no picture below {folder}; expected {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(f"--images: no image below {folder}; expected {', '.join(sorted(SUFFIXES))}")
     return found
 
 
 def evaluate(
     images: Path, vae_folder: Path, *, size: int | None, blends: str, inception: str | None, device: torch.device
 ) -> dict:
-    """Reconstruct every picture and score it.
+    """Reconstruct every image and score it.
 
     Args:
-        images: folder of pictures; those without alpha count as opaque. Those in one folder are a group.
+        images: folder of images; those without alpha count as opaque. Those in one folder are a group.
         vae_folder: diffusers folder of an RGBA-VAE.
         size: see :func:`prepare`.
         blends: see :func:`metrics.reconstruction.backgrounds.stored`.
@@ -91,14 +91,14 @@ def evaluate(
         device: where everything runs.
 
     Returns:
-        What the command writes. Over all pictures: ``mean``, ``backgrounds``, and how many there are, ``pictures``. Of
-        each group its ``mean`` and ``pictures``: ``groups``; and their unweighted mean: ``mean_over_groups``. A
+        What the command writes. Over all images: ``mean``, ``backgrounds``, and how many there are, ``images``. Of
+        each group its ``mean`` and ``images``: ``groups``; and their unweighted mean: ``mean_over_groups``. A
         sentence on each group of which that lacks something: ``left_out``. And ``protocol``, ``skipped``.
 
     Raises:
         ValueError: if nothing can be scored, or the VAE has no alpha channel.
     """
-    groups = grouped(find_pictures(images), images)
+    groups = grouped(find_images(images), images)
     vae = RGBAVAE.from_pretrained(vae_folder).to(device).eval()
     if vae.config.input_channels != 4:
         raise ValueError(f"--vae: {vae_folder} has {vae.config.input_channels} channels, expected 4")
@@ -132,15 +132,15 @@ def _score(
             bar.update()
             try:
                 target = to_tensor(_read(path, images, size, vae.spatial_factor))[None].to(device)
-            except PictureError as error:
+            except ImageError as error:
                 skipped[path.relative_to(images).as_posix()] = str(error)
                 continue
             with torch.no_grad():
                 scores.add(vae(target), target)
         if scores.alpha:
-            table[name] = {"pictures": len(scores.alpha), **scores.result(key)["mean"]}
+            table[name] = {"images": len(scores.alpha), **scores.result(key)["mean"]}
             everything = everything.absorb(scores) if everything else scores
-        if sentence := left_out(name, len(paths), table.get(name, {}).get("pictures", 0)):
+        if sentence := left_out(name, len(paths), table.get(name, {}).get("images", 0)):
             sentences[name] = sentence
     bar.close()
     for link in sorted(path for path in images.rglob("*") if path.is_symlink() and path.is_dir()):
@@ -148,10 +148,10 @@ def _score(
         sentences[name] = f"{name}: a link to a folder is not followed, and is no group"
     if everything is None:
         raise ValueError(
-            f"--images: none of {len(skipped)} pictures can be scored; the first: {next(iter(skipped.values()))}"
+            f"--images: none of {len(skipped)} images can be scored; the first: {next(iter(skipped.values()))}"
         )
     return {
-        "pictures": len(everything.alpha),
+        "images": len(everything.alpha),
         "skipped": skipped,
         **everything.result(key),
         "mean_over_groups": mean_over_groups(table),
@@ -161,12 +161,12 @@ def _score(
 
 
 def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarray:
-    """Read a picture and prepare it; raises PictureError if it cannot be read or is too small to be scored."""
-    picture = prepare(read_rgba(path), size, multiple)
-    if min(picture.shape[:2]) < SMALLEST:
-        got = f"{picture.shape[1]}x{picture.shape[0]} px"
-        raise PictureError(f"{path.relative_to(images)}: {got}, expected at least {SMALLEST} a side")
-    return picture
+    """Read an image and prepare it; raises ImageError if it cannot be read or is too small to be scored."""
+    image = prepare(read_rgba(path), size, multiple)
+    if min(image.shape[:2]) < SMALLEST:
+        got = f"{image.shape[1]}x{image.shape[0]} px"
+        raise ImageError(f"{path.relative_to(images)}: {got}, expected at least {SMALLEST} a side")
+    return image
 
 
 def _describe(
@@ -181,7 +181,7 @@ def _describe(
         "latent": "mode of the posterior",
         "backgrounds": list(BACKGROUNDS),
         "blends": {"float": "float, not rounded", "png": "8-bit", "jpeg": "JPEG, Pillow's default quality"}[blends],
-        "psnr": f"per picture, data range 1, at most {PSNR_CEILING:g} dB; mean over pictures and backgrounds",
+        "psnr": f"per image, data range 1, at most {PSNR_CEILING:g} dB; mean over images and backgrounds",
         "ssim": "RGB, mean of the channels; torchmetrics, 11 px Gaussian window of sigma 1.5, data range 1",
         "ssim_y": "luma of BT.601, full range, rounded to 8 bits, as in pyiqa; the same window, data range 255",
         "lpips": "lpips 0.1, AlexNet",
@@ -189,8 +189,8 @@ def _describe(
         if inception
         else "AlexNet conv5, mean over positions, 224 px: not comparable with rFID",
         "frechet_mean": "one distance a background, averaged",
-        "mean": "over all pictures; a Fréchet distance over all of them together",
-        "mean_over_groups": "unweighted, of groups' own figures, AlphaVAE's way; a group is the pictures of one folder",
+        "mean": "over all images; a Fréchet distance over all of them together",
+        "mean_over_groups": "unweighted, of groups' own figures, AlphaVAE's way; a group is the images of one folder",
         "vae": {
             "folder": folder.name,
             "safetensors_md5": ", ".join(map(digest, weights)),
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m stages.evaluate_vae", description="Score RGBA reconstruction over nine backgrounds."
     )
-    parser.add_argument("--images", type=Path, required=True, help="folder of RGBA pictures, searched recursively")
+    parser.add_argument("--images", type=Path, required=True, help="folder of RGBA images, searched recursively")
     parser.add_argument("--vae", type=Path, required=True, help="diffusers folder of an RGBA-VAE")
     parser.add_argument("--out", type=Path, required=True, help="JSON report to write")
     parser.add_argument("--size", default=str(SIZE), help="side of the centre crop, or native (default %(default)s)")
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{report['pictures']} pictures, {len(report['skipped'])} skipped: {_listed(report['mean'])} -> {args.out}")
+    print(f"{report['images']} images, {len(report['skipped'])} skipped: {_listed(report['mean'])} -> {args.out}")
     if len(report["groups"]) > 1:
         print(f"unweighted mean of {len(report['groups'])} groups: {_listed(report['mean_over_groups'])}")
     for sentence in report["left_out"].values():

@@ -37,7 +37,7 @@ SIZES = {
     "upscale",
     "max_layers",
 }
-PICTURES_AT_ONCE = 4  # of stages.decompose
+IMAGES_AT_ONCE = 4  # of stages.decompose
 
 
 def largest_size(
@@ -86,7 +86,7 @@ def planned_stages(params: Params, networks: Networks, key: Key) -> list[Stage]:
         Trained("train_decompose", params.train_decompose, networks, key).stage(),
         Trained("refine", params.refine, networks, key).stage(),
         used_stage("evaluate", used_models(params, networks), key, settings.batch_size, scored=True),
-        used_stage("decompose", [model._replace(offload="none")], key, PICTURES_AT_ONCE, scored=False),
+        used_stage("decompose", [model._replace(offload="none")], key, IMAGES_AT_ONCE, scored=False),
     ]
 
 
@@ -101,13 +101,13 @@ def print_plan(params: Params) -> None:
     _print(chain(lines, describe_stages(planned_stages(params, networks, keys[0]), keys[0])), NOTES)
 
 
-def print_use(model: str, layers: int | None, pictures: int, precision: Precision, offload: Offload) -> None:
+def print_use(model: str, layers: int | None, images: int, precision: Precision, offload: Offload) -> None:
     """Print what ``decompose`` would take.
 
     Args:
         model: a folder, or a hub repository, which is taken for the released model.
         layers: how many are asked for; ``None`` for as many as the model was trained for.
-        pictures: that are decomposed together.
+        images: that are decomposed together.
         precision: of the weights.
         offload: where they wait.
 
@@ -123,8 +123,8 @@ def print_use(model: str, layers: int | None, pictures: int, precision: Precisio
     size = largest_size(_multiple(side, trained), trained.min_side, trained.max_side, trained.max_pixels)
     key = (*size, layers or trained.surplus_layers or MOST_LAYERS)
     used = Used(networks, _dtype(precision), offload)
-    print(f"{folder if folder.is_dir() else 'taken for the released model'}; pictures at once: {pictures}")
-    _print(describe_stages([used_stage("decompose", [used], key, pictures, scored=False)], key))
+    print(f"{folder if folder.is_dir() else 'taken for the released model'}; images at once: {images}")
+    _print(describe_stages([used_stage("decompose", [used], key, images, scored=False)], key))
 
 
 def _multiple(side: int, trained: TrainedFor) -> int:

@@ -114,7 +114,7 @@ def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], d
 def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What the run is tagged with: the composer's code and assets, or the names of a dataset's samples.
 
-    Names only: hashing the pictures of 250,000 samples would take longer than preparing them. What was made of them
+    Names only: hashing the images of 250,000 samples would take longer than preparing them. What was made of them
     is in the manifest, sample by sample.
     """
     if settings.source == "composer":
@@ -200,7 +200,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                 jobs=settings.jobs,
                 cluster=settings.cluster,
                 # Not what does not change the result, so that equal datasets have equal manifests.
-                # Of pictures that are fetched or not the samples' signatures tell.
+                # Of images that are fetched or not the samples' signatures tell.
                 settings=settings.model_dump(
                     exclude={"jobs": True, "cluster": True, "follow_links": True, "lica": {"download"}}
                 ),
@@ -214,7 +214,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         mlflow_run.report(write_report("prepare_buckets", content))
         mlflow_run.artifact(write_table("buckets", rows))
         mlflow_run.artifact(root / MANIFEST, "metadata")
-        mlflow_run.picture("contact_sheet", contact_sheet(root), 0)
+        mlflow_run.image("contact_sheet", contact_sheet(root), 0)
     for split, asked in content["asked_for"].items():
         if summary.samples[split] < asked:
             print(

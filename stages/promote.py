@@ -3,7 +3,7 @@
     python -m stages.promote --metric alpha_iou                  # the newest evaluated version against the champion
     python -m stages.promote --metric cost --version 3 --alias staging
 
-The version takes the alias if nobody has it, or if it beats the one that does picture by picture, on the same pictures
+The version takes the alias if nobody has it, or if it beats the one that does image by image, on the same images
 of the same data and split: the 95 % bootstrap interval of the paired differences has to lie above 0. Exit code 0: it
 holds the alias; 1: it is not better; 2: it cannot be told. docs/registry.md shows how the alias is used.
 """
@@ -63,7 +63,7 @@ def of_number(versions: Sequence[Version], number: int, name: str) -> Version:
 
 
 def compare(registry: Registry, new: Version, old: Version, metric: str) -> str:
-    """Say how much better a version is than another, on the pictures that both were evaluated on last.
+    """Say how much better a version is than another, on the images that both were evaluated on last.
 
     Args:
         registry: of both.

@@ -91,7 +91,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            session.run.picture("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
+            session.run.image("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
             return held_out_terms(objective, held_out, accelerator)
 
         task = Task(

@@ -1,4 +1,4 @@
-"""Serve the model that an alias of the registry names: picture in, layers out, on loopback.
+"""Serve the model that an alias of the registry names: image in, layers out, on loopback.
 
     python -m stages.serve [--alias champion] [--port 5001] [--precision bf16] [--offload models]
 

@@ -1,4 +1,4 @@
-"""Stage 3: VLD-MMDiT learns to take the flat picture apart (paper sec. 3.2 and 3.3).
+"""Stage 3: VLD-MMDiT learns to take the flat image apart (paper sec. 3.2 and 3.3).
 
     python -m stages.train_decompose            # python -m stages.train_decompose --plan says what it would take
 
@@ -107,7 +107,7 @@ def build_network(
 
 
 def build_objective(network: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, captions: Captions | None) -> nn.Module:
-    """What the network is trained by; pictures are compared where a term of them has a weight."""
+    """What the network is trained by; images are compared where a term of them has a weight."""
     weights, scale = settings.loss.model_dump(), settings.decode_scale
     pixels = PixelTerms(vae, weights, settings.alignment, decode_scale=scale, trust=settings.trust)
     empty = functools.lru_cache(functools.partial(empty_latents, vae)) if settings.surplus.share else None
@@ -141,7 +141,7 @@ def save(trained: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, train: Laten
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Encode pictures and captions, train, validate on fixed noise, write the network."""
+    """Encode images and captions, train, validate on fixed noise, write the network."""
     if arguments.plan:
         # By its name: DVC follows imports, and a plan changes no result.
         importlib.import_module("stages.plan").print_plan(params)
@@ -166,7 +166,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         )
 
         def after_epoch(epoch: int) -> dict[str, float]:
-            session.run.picture("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
+            session.run.image("val_layers", preview(network, vae, held_out, accelerator, captions), epoch)
             errors = held_out_velocity_error(network, held_out, accelerator, captions)
             sampler = settings.validation.model_dump() | {"shift": settings.sampling_shift}
             return errors | sampled_scores(network, vae, held_out, truth, accelerator, captions=captions, **sampler)

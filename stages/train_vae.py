@@ -1,9 +1,9 @@
-"""Stage 2: the RGBA-VAE learns layers and flat pictures in one latent space (paper sec. 3.1).
+"""Stage 2: the RGBA-VAE learns layers and flat images in one latent space (paper sec. 3.1).
 
     python -m stages.train_vae
 
 Reads the bucketed layers; writes ``models/weights/vae/vae`` in the diffusers format and, after every epoch, how well
-held-out pictures are reconstructed over nine backgrounds, and the grid ``val_recon_epoch_<epoch>.png``.
+held-out images are reconstructed over nine backgrounds, and the grid ``val_recon_epoch_<epoch>.png``.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def start(vae: RGBAVAE, dataset: RgbaComponentDataset, settings: TrainVAE, sessi
     )
 
 
-def pictures(
+def images(
     dataset: RgbaComponentDataset, order: BucketBatches, channels: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
     """Composites, and of a network with alpha layers too, of the training split, for the statistics of the latents."""
@@ -115,9 +115,9 @@ def validation(
 
     def after_epoch(epoch: int) -> dict[str, float]:
         if session.accelerator.is_main_process:
-            picture = reconstruction_grid(vae, held_out, session.accelerator.device)
-            write_png(GRIDS / f"val_recon_epoch_{epoch}.png", picture)
-            session.run.picture("val_recon", picture, epoch)
+            image = reconstruction_grid(vae, held_out, session.accelerator.device)
+            write_png(GRIDS / f"val_recon_epoch_{epoch}.png", image)
+            session.run.image("val_recon", image, epoch)
         return validate(vae, held_out, perceptual, session.accelerator)
 
     return after_epoch
@@ -165,7 +165,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         final = validate(vae, held_out, perceptual, session.accelerator)
         if session.accelerator.is_main_process:
             if settings.trained == "all":
-                vae.set_latent_statistics(*latent_statistics(vae, pictures(dataset, order, settings.channels, device)))
+                vae.set_latent_statistics(*latent_statistics(vae, images(dataset, order, settings.channels, device)))
             shutil.rmtree(OUTPUT, ignore_errors=True)
             vae.save_pretrained(OUTPUT / "vae")
             session.run.report(

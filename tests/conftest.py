@@ -37,13 +37,13 @@ def write_rendered(root: Path, sample_id: str, size=(96, 96), components: int = 
     Image.fromarray(background).save(folder / "background.png")
     entries = []
     for k in range(components):
-        picture = Image.new("RGBA", (width, height))
+        image = Image.new("RGBA", (width, height))
         cx, cy = width * 0.5 + rng.integers(-8, 8), height * 0.5 + rng.integers(-8, 8)
         radius = min(size) * (0.4 - 0.08 * k)
-        ImageDraw.Draw(picture).ellipse(
+        ImageDraw.Draw(image).ellipse(
             (cx - radius, cy - radius, cx + radius, cy + radius), fill=(*map(int, rng.integers(0, 255, 3)), 255)
         )
-        picture.save(folder / f"component_{k + 1}.png")
+        image.save(folder / f"component_{k + 1}.png")
         entries.append({"type": "IMAGE", "style": {}, "element": {"description": f"disc {k}"}})
     layouts = root / "layouts"
     layouts.mkdir(exist_ok=True)

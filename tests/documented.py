@@ -149,26 +149,26 @@ RUN = {
     "python -m stages.train_decompose --params presets/qwen.yaml --plan": How(says="20,430,407,232 parameters"),
     "python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered": How(says="taken for the released model"),
     # Evaluation. theirs/ holds the true layers, crello/ designs in the form of the published files.
-    "python -m stages.evaluate --model MODEL": How({"MODEL": "models/pretrained/model"}, "4 pictures, 0 merges"),
+    "python -m stages.evaluate --model MODEL": How({"MODEL": "models/pretrained/model"}, "4 images, 0 merges"),
     "python -m stages.evaluate --other theirs=DIR --baseline name=MODEL": How(
-        {"DIR": "theirs", "MODEL": "models/weights/decompose"}, "4 pictures", "metrics/reports/evaluate.json",
+        {"DIR": "theirs", "MODEL": "models/weights/decompose"}, "4 images", "metrics/reports/evaluate.json",
         "grep -q '\"theirs\"' metrics/reports/evaluate.json && grep -q '\"name\"' metrics/reports/evaluate.json"),
     "python -m stages.evaluate --dataset real=DIR": How(
-        {"DIR": "tests/data/designs"}, "real: 6 pictures", "metrics/reports/evaluate_real.json"),
+        {"DIR": "tests/data/designs"}, "real: 6 images", "metrics/reports/evaluate_real.json"),
     f"python -m stages.evaluate --source crello --location {CRELLO} --model owner/name": How(
         {CRELLO: "crello", "owner/name": "models/weights/refine --short-side 64"},
-        "2 pictures", "metrics/reports/report_crello.html"),
+        "2 images", "metrics/reports/report_crello.html"),
     "python -m metrics.decomposition --pred DIR --gt DIR --max-merges 5 --out scores.json": How(
         {"DIR": "theirs"}, leaves="scores.json", after="grep -q '\"mean_over_samples\": 4' scores.json"),
     "python -m stages.evaluate_vae --images DIR --vae models/weights/vae/vae --out scores.json": How(
         {"DIR": "theirs", "scores.json": "scores.json --size 32"}, leaves="scores.json", after="grep psnr scores.json"),
-    # Pictures. released/ is a network of some thousand weights in the layout of the released one.
-    "python -m stages.decompose PICTURE… --layers 3 --out DIR --format png,psd,pptx,ora,zip": How(
-        {"PICTURE…": "poster.png", "DIR": "layers_out"}, "poster.png: 3 layers, recomposed within",
+    # Images. released/ is a network of some thousand weights in the layout of the released one.
+    "python -m stages.decompose IMAGE… --layers 3 --out DIR --format png,psd,pptx,ora,zip": How(
+        {"IMAGE…": "poster.png", "DIR": "layers_out"}, "poster.png: 3 layers, recomposed within",
         "layers_out/poster.psd"),
-    "python -m stages.decompose PICTURE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --caption \"…\" "
+    "python -m stages.decompose IMAGE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --caption \"…\" "
     "--guidance 4 --steps 50 --offload blocks": How(
-        {"PICTURE…": "poster.png", "DIR": "four", "Qwen/Qwen-Image-Layered": "released", "--steps 50": "--steps 2"},
+        {"IMAGE…": "poster.png", "DIR": "four", "Qwen/Qwen-Image-Layered": "released", "--steps 50": "--steps 2"},
         "poster.png: 4 layers", "four/poster/00_background.png"),
     # Studies.
     "make tune": How(says="in trial 0 of 1", leaves=".tune/train_vae-losses/trial_0000"),
@@ -189,7 +189,7 @@ RUN = {
     "dvc metrics diff; dvc plots show": How(
         says="psnr_white", leaves="dvc_plots/index.html", after="git checkout --quiet HEAD -- params.yaml"),
     "git checkout COMMIT -- dvc.lock && dvc checkout models/weights/refine && python -m stages.evaluate": How(
-        {"COMMIT": "HEAD"}, "4 pictures, 0 merges"),
+        {"COMMIT": "HEAD"}, "4 images, 0 merges"),
     "git checkout HEAD -- dvc.lock metrics && dvc checkout --force": How(says="vae"),
     "dvc exp run -S train_decompose.checkpoint=Qwen/Qwen-Image-Layered -S train_decompose.lora.rank=32 …": How(
         {"Qwen/Qwen-Image-Layered": "models/pretrained/model", "32 …": "2 train_decompose"}, "velocity error",
@@ -255,7 +255,7 @@ NOT_RUN = {
 PYTHON = {
     "README.md 1": ({"batch_size=16": "batch_size=2", "num_workers=4": "num_workers=1"},
                     "assert batch['component'].shape == batch['composite'].shape == (2, 4, 32, 32)"),
-    "README.md 2": ({}, "assert len(layers) == 3 and {layer.shape for layer in layers} == {picture.shape}"),
+    "README.md 2": ({}, "assert len(layers) == 3 and {layer.shape for layer in layers} == {image.shape}"),
     "data.md 1": ({"batch_size=16": "batch_size=2", "num_workers=4": "num_workers=1", "world_size=8": "world_size=2"},
                   "assert next(iter(components))['component'].shape == (2, 4, 32, 32)\n"
                   "stacks.batch_sampler.set_position(epoch=3, batch=1)\n"

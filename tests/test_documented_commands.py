@@ -90,7 +90,7 @@ def _released(root: Path) -> None:
     tiny_transformer(joint_attention_dim=WIDTH).save_pretrained(root / "transformer")
     tiny_vae().save_pretrained(root / "vae")
     shutil.copytree(ROOT / "models/pretrained/model/scheduler", root / "scheduler")
-    # What the released one does not say of itself: its pictures are of 640 pixels.
+    # What the released one does not say of itself: its images are of 640 pixels.
     save_trained_for(TrainedFor(min_side=32, max_side=96, max_pixels=6144, surplus_layers=3), root)
 
 
@@ -149,7 +149,7 @@ def replaced(line: str, values: dict[str, str]) -> str:
 
 
 def _true_layers(clone: Path) -> None:
-    """What evaluate takes of others, ``theirs/<id>/<k>.png``: the true layers of the pictures."""
+    """What evaluate takes of others, ``theirs/<id>/<k>.png``: the true layers of the images."""
     manifest = json.loads((clone / "data/rgba_layers/metadata/manifest.json").read_text())
     for sample in (sample for sample in manifest["samples"] if sample["split"] == "val"):
         folder = clone / "theirs" / sample["id"]

@@ -30,21 +30,21 @@ def text(notebook):
     )
 
 
-def pictures(notebook):
+def images(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
     found = [output["data"]["image/png"] for output in outputs if "image/png" in output["data"]]
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
 
 
 @pytest.mark.parametrize("folder", ["", "notebooks"])
-def test_inspect_data_shows_buckets_batches_and_pictures(bucketed_root, monkeypatch, folder):
+def test_inspect_data_shows_buckets_batches_and_images(bucketed_root, monkeypatch, folder):
     monkeypatch.chdir(ROOT / folder)
     notebook = execute("inspect_data", monkeypatch, DATA_ROOT=bucketed_root)
     said = text(notebook)
     assert "w96-h64" in said and "dropped: 0" in said
     assert "component: (4, 4, 64, " in said and "layers: (4, " in said
     assert "disc 0" in said, "descriptions of layers are shown"
-    charts, sheet = pictures(notebook)
+    charts, sheet = images(notebook)
     assert charts.std() > 10 and sheet.std() > 10 and sheet.shape[0] > 6 * 128
 
 
@@ -95,12 +95,12 @@ def test_inspect_results_shows_scores_curves_and_panels(reports, monkeypatch, fo
     notebook = execute("inspect_results", monkeypatch, REPORTS=reports)
     said = text(notebook)
     assert "skipped        1" in said and "broken: zero bytes" in said
-    assert "better than doing nothing: 2 of 4 pictures (50.0%)" in said
+    assert "better than doing nothing: 2 of 4 images (50.0%)" in said
     assert "psnr_white       21.5000" in said and "order_agreement  -" in said
     tables = [o["data"]["text/plain"] for c in notebook.cells for o in c.get("outputs", ()) if "data" in o]
     report = json.loads((reports / "evaluate.json").read_text())
     assert all(f"{levels[0]['cost']:.4f} [" in "".join(tables) for levels in report["decomposition"].values())
-    curves, scatter, best, worst = pictures(notebook)
+    curves, scatter, best, worst = images(notebook)
     assert curves.std() > 10 and scatter.std() > 10
     for name, shown in (("01_best", best), ("02_worst", worst)):
         assert np.array_equal(shown, np.asarray(Image.open(reports / "panels" / f"{name}.png")))

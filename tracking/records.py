@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from PIL import Image
 
-from layers.imaging.codec import PictureError, opened
+from layers.imaging.codec import ImageError, opened
 from tracking.pipeline import MAX_METRICS, settle
 
 Record = dict[str, Any]
@@ -35,8 +35,8 @@ def metrics(run_id: str, values: Mapping[str, float], step: int) -> Record:
     return {"kind": "metrics", "run": run_id, "metrics": [[key, value, moment, step] for key, value in values.items()]}
 
 
-def picture(run_id: str, name: str, image: np.ndarray, step: int) -> Record:
-    """An ``(H, W, 3 or 4)`` uint8 picture at a step."""
+def image(run_id: str, name: str, image: np.ndarray, step: int) -> Record:
+    """An ``(H, W, 3 or 4)`` uint8 image at a step."""
     return {"kind": "picture", "run": run_id, "name": name, "step": step, "time": now(), "image": image}
 
 
@@ -81,11 +81,11 @@ def send(client: MlflowClient, record: Record) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    """A picture that was kept; raises OSError if it cannot be read."""
+    """An image that was kept; raises OSError if it cannot be read."""
     try:
         with opened(path.read_bytes(), path.name) as image:
             return np.asarray(image)
-    except PictureError as error:
+    except ImageError as error:
         raise OSError(str(error)) from None
 
 

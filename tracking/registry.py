@@ -129,7 +129,7 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
         tags = {"weights.path": place, "weights.md5": md5, "parameters": str(count_parameters(Path(place)))}
         logged = _log_model(run.run_id, params, place, md5, tags)
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description="Flat picture in, RGBA layers out: docs/registry.md")
+            client.create_registered_model(name, description="Flat image in, RGBA layers out: docs/registry.md")
         tags |= {key: value for key, value in contract_tags("", {}).items() if key.startswith(("git.", "dvc.exp"))}
         source = f"{SOURCE}{logged.model_id}"
         tags["evaluated"] = "false"

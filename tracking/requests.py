@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class RequestError(MlflowException):
     """What was asked for cannot be done; HTTP 400 with one sentence.
 
-    The scoring server writes the data of the request before every message; a picture in base64 is no help there.
+    The scoring server writes the data of the request before every message; an image in base64 is no help there.
     """
 
     def __init__(self, sentence: str) -> None:

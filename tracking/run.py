@@ -84,10 +84,10 @@ class Run:
             for run_id in filter(None, (self.run_id, self.pipeline_id)):
                 self._delivery.send(records.metrics(run_id, values, 0))
 
-    def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Log an ``(H, W, 3 or 4)`` uint8 picture under a name that the UI can scrub through by step."""
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Log an ``(H, W, 3 or 4)`` uint8 image under a name that the UI can scrub through by step."""
         if self._delivery:
-            self._delivery.send(records.picture(self.run_id, name, image, step))
+            self._delivery.send(records.image(self.run_id, name, image, step))
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Log a file, or a folder's files."""

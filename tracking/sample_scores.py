@@ -1,4 +1,4 @@
-"""Scores of a version picture by picture, and whether those of two versions differ by more than chance.
+"""Scores of a version image by image, and whether those of two versions differ by more than chance.
 
 They come from ``evaluate_samples.csv``, which every run of stage evaluate logs: the run whose scores the version has.
 """
@@ -31,13 +31,13 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better a version is than another on the same pictures; above 0 is better, whatever the score.
+    """How much better a version is than another on the same images; above 0 is better, whatever the score.
 
     Attributes:
-        mean: of the differences picture by picture.
+        mean: of the differences image by image.
         low: lower bound of their paired bootstrap interval.
         high: upper bound.
-        count: pictures.
+        count: images.
     """
 
     mean: float
@@ -56,7 +56,7 @@ class Gain:
 
 
 def read_scores(registry: Registry, version: Version, run_id: str, metric: str) -> dict[str, float]:
-    """A score of a version, by the id of the picture.
+    """A score of a version, by the id of the image.
 
     Args:
         registry: that has the version.
@@ -65,22 +65,22 @@ def read_scores(registry: Registry, version: Version, run_id: str, metric: str) 
         metric: a name of :data:`tracking.versions.SCORES`.
 
     Raises:
-        RegistryError: if the run has no such table, or the table not this score of every picture.
+        RegistryError: if the run has no such table, or the table not this score of every image.
     """
     text = registry.artifact(run_id, TABLE)
     if text is None:
         raise RegistryError(
-            f"the evaluation of version {version.number} has no scores of each picture ({TABLE} of run {run_id}); "
+            f"the evaluation of version {version.number} has no scores of each image ({TABLE} of run {run_id}); "
             "check its weights out and run stage evaluate"
         )
     return parse_scores(text, metric, f"{TABLE} of version {version.number} (run {run_id})")
 
 
 def parse_scores(text: str, metric: str, name: str) -> dict[str, float]:
-    """A score by the id of the picture, out of the text of a table; ``name`` is the table's, for messages.
+    """A score by the id of the image, out of the text of a table; ``name`` is the table's, for messages.
 
     Raises:
-        RegistryError: if it is not there, or not of every picture.
+        RegistryError: if it is not there, or not of every image.
     """
     reader = csv.DictReader(io.StringIO(text))
     columns = set(reader.fieldnames or ())
@@ -91,9 +91,9 @@ def parse_scores(text: str, metric: str, name: str) -> dict[str, float]:
     for row in reader:
         value, sample_id = _value(row, metric), row["id"]
         if value is None:
-            raise RegistryError(f"{name} has no {metric} of picture {sample_id}")
+            raise RegistryError(f"{name} has no {metric} of image {sample_id}")
         if sample_id in found:
-            raise RegistryError(f"{name} has picture {sample_id} twice")
+            raise RegistryError(f"{name} has image {sample_id} twice")
         found[sample_id] = value
     return found
 
@@ -110,25 +110,25 @@ def _value(row: Mapping[str, str | None], metric: str) -> float | None:
 
 
 def paired_gain(new: Mapping[str, float], old: Mapping[str, float], higher: bool) -> Gain:
-    """Compare scores of the same pictures.
+    """Compare scores of the same images.
 
     Args:
-        new: score by picture.
+        new: score by image.
         old: that it is compared with.
         higher: whether more is better.
 
     Raises:
-        RegistryError: if the pictures are not the same, or too few for an interval.
+        RegistryError: if the images are not the same, or too few for an interval.
     """
     if new.keys() != old.keys():
         alone = sorted(new.keys() ^ old.keys())
         more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
         raise RegistryError(
-            f"the pictures are not the same, {len(new)} against {len(old)}; only one of the two evaluations has "
+            f"the images are not the same, {len(new)} against {len(old)}; only one of the two evaluations has "
             f"{', '.join(alone[:SHOWN])}{more}; run stage evaluate on the same ones"
         )
     if len(new) < FEWEST:
-        raise RegistryError(f"an interval needs {FEWEST} pictures; the evaluations have {len(new)}")
+        raise RegistryError(f"an interval needs {FEWEST} images; the evaluations have {len(new)}")
     sign = 1.0 if higher else -1.0
     differences = [sign * (new[name] - old[name]) for name in sorted(new)]
     return Gain(float(np.mean(differences)), *bootstrap_interval(differences), len(differences))

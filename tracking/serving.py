@@ -1,4 +1,4 @@
-"""A registered model in use: pictures in, layers out, as MLflow loads and serves it (docs/registry.md)."""
+"""A registered model in use: images in, layers out, as MLflow loads and serves it (docs/registry.md)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from inference.decomposer import Decomposer, GuidanceError
 from inference.images import layers_of
 from inference.offloading import OFFLOADS
 from inference.restore import RoomError, check_room
-from layers.imaging import to_srgb as picture_files
-from layers.imaging.codec import PictureError, encode_png
+from layers.imaging import to_srgb as image_files
+from layers.imaging.codec import ImageError, encode_png
 from models.precision import PRECISIONS, weights_dtype
 from tracking.requests import RequestError, guard
 from tracking.versions import open_weights
 
-MAX_PICTURES = 8
+MAX_IMAGES = 8
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 4096 * 4096
 MAX_CAPTION = 4000
@@ -45,7 +45,7 @@ class ConfigError(UserError):
     """The model_config that a version is loaded with holds what is no choice; the message is one sentence."""
 
 
-def decode_picture(text: str, name: str) -> np.ndarray:
+def decode_image(text: str, name: str) -> np.ndarray:
     """Decode a base64 PNG or JPEG to ``(H, W, 4)`` uint8, as ``stages.decompose`` does: turned as its EXIF says.
 
     Raises:
@@ -60,8 +60,8 @@ def decode_picture(text: str, name: str) -> np.ndarray:
     except (binascii.Error, ValueError):
         raise RequestError(f"{name}: not base64; expected a PNG or JPEG file in base64") from None
     try:
-        return picture_files.decode_picture(data, name, MAX_PIXELS, formats=FORMATS, min_side=1)
-    except PictureError as error:
+        return image_files.decode_image(data, name, MAX_PIXELS, formats=FORMATS, min_side=1)
+    except ImageError as error:
         raise RequestError(str(error)) from None
 
 
@@ -114,16 +114,16 @@ class ServedDecomposer(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Decompose the pictures of a request (inference/images.py).
+        """Decompose the images of a request (inference/images.py).
 
         Args:
             context: not read.
-            model_input: table with a column ``picture`` of base64 PNG or JPEG files.
+            model_input: table with a column ``image`` of base64 PNG or JPEG files.
             params: ``layers``, ``steps``, ``tries``, ``seed``, ``caption``, ``guidance``; MLflow fills what is missing
                 from the signature.
 
         Returns:
-            For each picture ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
+            For each image ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
 
         Raises:
             RequestError: if something about the request is wrong.
@@ -136,16 +136,16 @@ class ServedDecomposer(PythonModel):
             raise RequestError(str(error)) from None
         # A dictionary of lists, MLflow's form "inputs", comes as one row that holds the list.
         rows = ([cell] if isinstance(cell, str) or not np.iterable(cell) else cell for cell in model_input["picture"])
-        pictures = [text for row in rows for text in row]
-        if not 1 <= len(pictures) <= MAX_PICTURES:
-            raise RequestError(f"got {len(pictures)} pictures, expected 1 to {MAX_PICTURES}")
-        decoded = [decode_picture(text, f"picture {index}") for index, text in enumerate(pictures)]
+        images = [text for row in rows for text in row]
+        if not 1 <= len(images) <= MAX_IMAGES:
+            raise RequestError(f"got {len(images)} images, expected 1 to {MAX_IMAGES}")
+        decoded = [decode_image(text, f"image {index}") for index, text in enumerate(images)]
         try:
-            check_room([picture.shape[:2] for picture in decoded], asked["layers"])
+            check_room([image.shape[:2] for image in decoded], asked["layers"])
         except RoomError as error:
             raise RequestError(str(error)) from None
         try:
-            return [self._decompose(picture, **asked) for picture in decoded]
+            return [self._decompose(image, **asked) for image in decoded]
         except Exception as error:
             # MLflow would send the traceback to whoever asked, as if the request were wrong.
             logger.exception("a request failed")
@@ -154,7 +154,7 @@ class ServedDecomposer(PythonModel):
     # Versions that were registered before there were tries, or guidance, have none in their signature.
     def _decompose(
         self,
-        picture: np.ndarray,
+        image: np.ndarray,
         layers: int,
         caption: str,
         *,
@@ -163,10 +163,10 @@ class ServedDecomposer(PythonModel):
         tries: int = 1,
         guidance: float = 1.0,
     ) -> dict[str, Any]:
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         effort = {"steps": steps, "tries": tries, "seed": seed, "guidance": guidance}
         # Requests come in threads of their own; side by side they would need the memory of all.
         with self._one_at_a_time:
-            (stack,) = layers_of(self._model, [picture], layers, captions=[caption], **effort)
+            (stack,) = layers_of(self._model, [image], layers, captions=[caption], **effort)
         files = [base64.b64encode(encode_png(layer)).decode() for layer in stack]
         return {"width": width, "height": height, "layers": files}

@@ -2,7 +2,7 @@
 
     mlruns/spool/<run id>.jsonl     a record a line, only appended to
     mlruns/spool/<run id>.sent      how many bytes of it the store has
-    mlruns/spool/<run id>/          pictures and files of records
+    mlruns/spool/<run id>/          images and files of records
     mlruns/spool/<run id>.lock      held while the run's own process lives
 
     python -m tracking.spool

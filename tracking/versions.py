@@ -1,7 +1,7 @@
 """What the model registry holds: versions, their evaluations, and which one an alias names.
 
 A version is named by the md5 of its weights. Evaluations are metrics of the version, each with the md5 and the split
-of the data it was made on, because scores on other pictures say nothing about each other.
+of the data it was made on, because scores on other images say nothing about each other.
 """
 
 from __future__ import annotations

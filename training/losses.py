@@ -1,7 +1,7 @@
 """Loss terms as pure functions.
 
-Every term is a mean over batch and pixels (or latent elements), so a weight means the same at every batch and picture
-size. Pictures are ``(..., 4, H, W)`` in [-1, 1] with straight alpha in channel 3.
+Every term is a mean over batch and pixels (or latent elements), so a weight means the same at every batch and image
+size. Images are ``(..., 4, H, W)`` in [-1, 1] with straight alpha in channel 3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a study found: one interactive page, the same plots as pictures, a table of trials, the best values."""
+"""What a study found: one interactive page, the same plots as images, a table of trials, the best values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _drawn(draw: Callable[..., Any], study: optuna.Study, arguments: dict[str, A
             return None
 
 
-def _save_picture(axes: Any, path: Path) -> None:
+def _save_image(axes: Any, path: Path) -> None:
     first = axes.flat[0] if hasattr(axes, "flat") else axes
     figure = first.figure
     figure.set_size_inches(max(8.0, figure.get_size_inches()[0]), 5.0)
@@ -70,7 +70,7 @@ def _save_picture(axes: Any, path: Path) -> None:
 def draw_plots(study: optuna.Study, folder: Path) -> list[Path]:
     """Draw every plot that the study has trials for.
 
-    Pictures are Matplotlib's: plotly's need a Chrome, which machines that train have not.
+    Images are Matplotlib's: plotly's need a Chrome, which machines that train have not.
 
     Returns:
         ``plots.html``, which holds plotly once and loads nothing, and one PNG a plot.
@@ -85,7 +85,7 @@ def draw_plots(study: optuna.Study, folder: Path) -> list[Path]:
         axes = _drawn(getattr(still, function), study, arguments)
         if axes is not None:
             paths.append(folder / f"{name}.png")
-            _save_picture(axes, paths[-1])
+            _save_image(axes, paths[-1])
     page = folder / "plots.html"
     page.write_text(
         f'<!doctype html><meta charset="utf-8"><title>{study.study_name}</title>\n' + "\n".join(parts), encoding="utf-8"

@@ -176,8 +176,8 @@ def _package_file(package: str, path: str) -> Path:
 @cache
 def load_object(name: str) -> np.ndarray:
     """An object, ``(h, w, 4)`` uint8 straight alpha, cut to where its alpha is above 0; do not write into it."""
-    with opened((OBJECT_DIR / f"{name}.webp").read_bytes(), name) as picture:
-        image = picture.convert("RGBA")
+    with opened((OBJECT_DIR / f"{name}.webp").read_bytes(), name) as file:
+        image = file.convert("RGBA")
     array = np.array(image.crop(image.getchannel("A").getbbox()))
     array.setflags(write=False)
     return array
@@ -196,8 +196,8 @@ def object_colour(name: str) -> tuple[float, float, float]:
 def load_photo(name: str) -> Image.Image:
     """A photograph or texture in RGB, long side at most :data:`PHOTO_LONG_SIDE` pixels."""
     photo = PHOTOS.get(name) or TEXTURES[name]
-    with opened(_package_file(photo.package, photo.path).read_bytes(), name) as picture:
-        image = picture.convert("RGB")
+    with opened(_package_file(photo.package, photo.path).read_bytes(), name) as file:
+        image = file.convert("RGB")
     image.thumbnail((PHOTO_LONG_SIDE, PHOTO_LONG_SIDE), Image.Resampling.LANCZOS)
     return image
 

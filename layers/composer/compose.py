@@ -1,4 +1,4 @@
-"""An endless, deterministic stream of layered designs made of real pictures: the embedded default data.
+"""An endless, deterministic stream of layered designs made of real images: the embedded default data.
 
 ``compose(index, seed=...)`` draws design number ``index``: a page of one of a dozen layouts (posters, cards, banners,
 collages) with two to six RGBA layers, whose words and colours fit its objects. The same arguments give the same

@@ -110,7 +110,7 @@ class Element:
 
 
 def joined(lower: Element, upper: Element) -> Element:
-    """One element with both pictures, ``upper`` over ``lower``."""
+    """One element with both images, ``upper`` over ``lower``."""
     left, top = min(lower.left, upper.left), min(lower.top, upper.top)
     right = max(e.left + e.crop.shape[1] for e in (lower, upper))
     bottom = max(e.top + e.crop.shape[0] for e in (lower, upper))

@@ -15,20 +15,20 @@ def photo_poster(scene: Scene) -> str:
     page = scene.box.inset(0.07 * scene.unit)
     wide = scene.width > scene.height
     if wide:
-        text_box, picture = page.columns(0.48, 0.52) if scene.chance(0.5) else page.columns(0.52, 0.48)[::-1]
+        text_box, image = page.columns(0.48, 0.52) if scene.chance(0.5) else page.columns(0.52, 0.48)[::-1]
         text_box = text_box.inset(0.06 * scene.unit, 0)
     else:
         share = 0.34 if "subtitle" in chosen else 0.28
-        text_box, picture = page.rows(share, 1 - share) if scene.chance(0.4) else page.rows(1 - share, share)[::-1]
+        text_box, image = page.rows(share, 1 - share) if scene.chance(0.4) else page.rows(1 - share, share)[::-1]
         text_box = text_box.inset(0, 0.02 * scene.unit)
     # A frame follows the outline, which only two of them have a line for.
     forms = ("rounded", "circle") if "frame" in chosen else ("rounded", "rounded", "circle", "arch", "blob")
     form = scene.choice(forms)
-    picture = picture.square() if form in ("circle", "blob") else picture
-    crop, said = photos.photo_crop(scene, scene.photo(), form, picture)
-    objects.framed(scene, crop, picture, said, shadow=objects.shadow_mode(scene, chosen))
+    image = image.square() if form in ("circle", "blob") else image
+    crop, said = photos.photo_crop(scene, scene.photo(), form, image)
+    objects.framed(scene, crop, image, said, shadow=objects.shadow_mode(scene, chosen))
     if "frame" in chosen:
-        inner, line = picture.inset(0.045 * scene.unit), 0.013 * scene.unit
+        inner, line = image.inset(0.045 * scene.unit), 0.013 * scene.unit
         width, height = round(inner.width), round(inner.height)
         mask = (
             shapes.ring(width, line)
@@ -44,10 +44,10 @@ def photo_poster(scene: Scene) -> str:
             description=f"thin {colours.name(colour)} frame inside the photograph",
             glue=0.2,
         )
-    # On a wide page the text stands beside the picture, so nothing may reach out of it sideways.
-    edge = picture.inset(0.05 * scene.unit, 0) if wide else page
-    y = picture.bottom - 0.13 * scene.unit if wide else picture.top + 0.13 * scene.unit
-    spots = (picture.left + 0.1 * scene.unit, picture.right - 0.1 * scene.unit)
+    # On a wide page the text stands beside the image, so nothing may reach out of it sideways.
+    edge = image.inset(0.05 * scene.unit, 0) if wide else page
+    y = image.bottom - 0.13 * scene.unit if wide else image.top + 0.13 * scene.unit
+    spots = (image.left + 0.1 * scene.unit, image.right - 0.1 * scene.unit)
     spots = spots if scene.chance(0.5) else spots[::-1]
     if "sticker" in chosen:
         side = 0.33 * scene.unit
@@ -57,7 +57,7 @@ def photo_poster(scene: Scene) -> str:
     if "badge" in chosen:
         side = 0.28 * scene.unit
         x = min(max(spots[1], edge.left + side / 2), edge.right - side / 2)
-        labels.badge(scene, (x, picture.top + 0.13 * scene.unit if wide else y), side)
+        labels.badge(scene, (x, image.top + 0.13 * scene.unit if wide else y), side)
     scene.theme = scene.theme if "sticker" in chosen else None
     lettering.text_block(scene, text_box, chosen & {"subtitle"}, align=0.0 if wide else 0.5)
     return "photo poster"

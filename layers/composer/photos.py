@@ -17,7 +17,7 @@ _FORMS = {"rounded": "rounded rectangle", "circle": "circle", "arch": "arch", "b
 def cover_fill(
     image: Image.Image, width: int, height: int, scene: Scene, *, zoom: float = 1.0, focus: tuple = (0.5, 0.5)
 ) -> np.ndarray:
-    """Cut and resize so that the picture covers a box, ``(height, width, 3)`` float32; now and then mirrored."""
+    """Cut and resize so that the image covers a box, ``(height, width, 3)`` float32; now and then mirrored."""
     scale = max(width / image.width, height / image.height) * zoom
     cut_width, cut_height = width / scale, height / scale
     left = min(max(0.0, focus[0] * image.width - cut_width / 2), image.width - cut_width)

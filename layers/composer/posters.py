@@ -1,4 +1,4 @@
-"""Layouts of posters and flyers: one strong picture, one strong line.
+"""Layouts of posters and flyers: one strong image, one strong line.
 
 A layout draws on a :class:`scene.Scene`, bottom to top, and returns what the design is called.
 """

@@ -1,4 +1,4 @@
-"""The canvas a layout draws on: elements bottom to top, the picture so far, and how elements become layers."""
+"""The canvas a layout draws on: elements bottom to top, the image so far, and how elements become layers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scene:
         want: number of layers to end with, background included.
         radius: corner radius of boxes, as a share of the short side.
         elements: bottom to top; the first is the background.
-        flat: the picture so far, ``(H, W, 3)`` float32.
+        flat: the image so far, ``(H, W, 3)`` float32.
     """
 
     rng: np.random.Generator
@@ -138,12 +138,12 @@ class Scene:
         self.elements[-1] = joined(self.elements[-1], upper)
 
     def under(self, box: Box) -> np.ndarray:
-        """The picture so far in a box, every second pixel, at least one."""
+        """The image so far in a box, every second pixel, at least one."""
         x, y = max(0, min(self.width - 1, int(box.left))), max(0, min(self.height - 1, int(box.top)))
         return self.flat[y : max(y + 1, int(box.bottom)) : 2, x : max(x + 1, int(box.right)) : 2]
 
     def mean_under(self, box: Box) -> Colour:
-        """Mean colour of the picture so far in a box."""
+        """Mean colour of the image so far in a box."""
         red, green, blue = self.under(box).reshape(-1, 3).mean(0)
         return float(red), float(green), float(blue)
 
@@ -175,9 +175,9 @@ class Scene:
             self.elements[index - 1 : index + 1] = [joined(self.elements[index - 1], self.elements[index])]
 
     def all_visible(self) -> bool:
-        """Whether every layer changes the picture enough to be seen and none is mostly covered.
+        """Whether every layer changes the image enough to be seen and none is mostly covered.
 
-        The change is what the picture would lose without the layer: all alphas above let it through, and its colour
+        The change is what the image would lose without the layer: all alphas above let it through, and its colour
         differs from what is beneath.
         """
         # Every second pixel is enough to judge by.

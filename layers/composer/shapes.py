@@ -204,7 +204,7 @@ def scatter(
                 [((x + a) * SCALE, (y + b) * SCALE) for a, b in zip(px.tolist(), py.tolist(), strict=True)], fill=255
             )
     layers = [np.asarray(mask.reduce(SCALE), dtype=np.float32)[..., None] / 255.0 for mask in masks]
-    # Pieces hardly ever touch, so a weighted mean of the colours is the picture.
+    # Pieces hardly ever touch, so a weighted mean of the colours is the image.
     alpha = sum(layers)
     rgb = sum(layer * np.asarray(colour, np.float32) for layer, colour in zip(layers, colours, strict=True))
     rgb = np.divide(rgb, alpha, out=np.zeros_like(rgb), where=alpha > 0)

@@ -46,7 +46,7 @@ def write_dataset(
 ) -> int:
     """Write designs of a stream; those already there are left alone.
 
-    A sample's pictures appear at once and its JSON last, so a run that was killed is continued by running it again.
+    A sample's images appear at once and its JSON last, so a run that was killed is continued by running it again.
     Samples of other seeds, sizes or pools have other names and may share the folder.
 
     Args:
@@ -84,19 +84,19 @@ def write_dataset(
 
 def _write_samples(root: Path, indices: list[int], *, seed: int, size: int, pool: str) -> None:
     drafts = [_write_sample(root, design(index, seed=seed, size=size, pool=pool)) for index in indices]
-    sync_all()  # once for all: a layout says that its pictures are there
+    sync_all()  # once for all: a layout says that its images are there
     for draft in drafts:
         draft.replace(root / "layouts" / draft.name)
 
 
 def _write_sample(root: Path, made: Design) -> Path:
-    """Write a design's pictures, and its layout where it does not count yet."""
+    """Write a design's images, and its layout where it does not count yet."""
     name = made.sample.sample_id
     draft_folder = Path(tempfile.mkdtemp(dir=root / ".partial"))
     draft_folder.chmod(0o755)
     for file, layer in zip(_files(made), made.sample.layers, strict=True):
         Image.fromarray(layer.image).save(draft_folder / file, compress_level=_COMPRESS_LEVEL)
-    # Pictures without a JSON are what a killed run left.
+    # Images without a JSON are what a killed run left.
     put_folder(draft_folder, root / "rendered" / name, sync=False)
     draft = root / ".partial" / f"{name}.json"
     draft.write_text(json.dumps(layout_json(made), indent=1, ensure_ascii=False), encoding="utf-8")

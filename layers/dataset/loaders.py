@@ -1,8 +1,8 @@
 """Datasets and loaders over the bucketed layers that ``prepare_buckets`` writes.
 
-Pictures leave here as float32 tensors in [-1, 1] with straight alpha in channel 3 (design contract 2). A batch is
-homogeneous: in (H, W) for components, in (H, W, L) for stacks. A picture that cannot be read is replaced by the next
-item of its bucket, and the batch says so: ``skipped`` lists every such picture with the reason.
+Images leave here as float32 tensors in [-1, 1] with straight alpha in channel 3 (design contract 2). A batch is
+homogeneous: in (H, W) for components, in (H, W, L) for stacks. An image that cannot be read is replaced by the next
+item of its bucket, and the batch says so: ``skipped`` lists every such image with the reason.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from config.errors import UserError
 from layers.dataset.batches import BucketBatches, EndlessBatches, Fill
 from layers.dataset.manifest import ManifestIndex
-from layers.dataset.storage import read_picture
-from layers.imaging.codec import PictureError
+from layers.dataset.storage import read_image
+from layers.imaging.codec import ImageError
 from layers.imaging.tensors import to_tensor
 
 logger = logging.getLogger(__name__)
 
 
 class BadBucketError(UserError):
-    """No picture of a bucket can be read."""
+    """No image of a bucket can be read."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class StackRecord:
 
 
 class _Bucketed(Dataset):
-    """What both datasets share: the index of a split, and the way round bad pictures."""
+    """What both datasets share: the index of a split, and the way round bad images."""
 
     def __init__(self, root_dir: str | Path, split: str) -> None:
         self.root = Path(root_dir)
@@ -80,10 +80,10 @@ class _Bucketed(Dataset):
         )
 
     def _read(self, place: dict[str, Any]) -> torch.Tensor:
-        return to_tensor(read_picture(self.root, place))
+        return to_tensor(read_image(self.root, place))
 
     def load(self, index: int) -> dict[str, Any]:
-        """Item number ``index``, or PictureError."""
+        """Item number ``index``, or ImageError."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -91,12 +91,10 @@ class _Bucketed(Dataset):
         for candidate in self._bucket_from(index):
             try:
                 return {**self.load(candidate), "skipped": skipped}
-            except PictureError as error:
+            except ImageError as error:
                 skipped.append(f"{self.name(candidate)}: {error}")
                 logger.warning("skipped %s", skipped[-1])
-        raise BadBucketError(
-            f"{self.root}: no picture of bucket {self.keys[index]} can be read; the first: {skipped[0]}"
-        )
+        raise BadBucketError(f"{self.root}: no image of bucket {self.keys[index]} can be read; the first: {skipped[0]}")
 
     def _bucket_from(self, index: int) -> Iterator[int]:
         """The item itself, then the others of its bucket, from the next on, round to the start."""

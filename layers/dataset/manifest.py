@@ -129,7 +129,7 @@ class Ledger:
     def add(self, record: Mapping[str, Any]) -> None:
         """Note a finished sample with its ``state``; it survives a kill from here on.
 
-        A ``mark`` (:func:`layers.dataset.storage.mark`) says later whether its pictures are still those.
+        A ``mark`` (:func:`layers.dataset.storage.mark`) says later whether its images are still those.
         """
         body = orjson.dumps(record)
         self.known[record["id"]] = (1, self._appended.tell(), len(body))

@@ -1,11 +1,11 @@
-"""Where the pictures of a bucketed dataset lie: plain files, or WebDataset tars for sets that file systems choke on.
+"""Where the images of a bucketed dataset lie: plain files, or WebDataset tars for sets that file systems choke on.
 
     files    <split>/w<W>-h<H>/<id>_comp<k:03d>.png     layers, bottom to top, k from 0
              <split>/w<W>-h<H>/<id>_composite.png
     shards   shards/<split>-<number:06d>.tar, holding <id>.comp<k:03d>.png, <id>.composite.png and <id>.json
 
-The manifest says of every picture where it is: ``path``, and in a tar ``range``, its offset and size, so that single
-pictures are read from tars as fast as from files.
+The manifest says of every image where it is: ``path``, and in a tar ``range``, its offset and size, so that single
+images are read from tars as fast as from files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import orjson
 from layers.dataset.digest import text_digest
 from layers.dataset.splits import SPLITS
 from layers.files import whole_file, write_whole
-from layers.imaging.codec import PictureError, decode_rgba, encode_png
+from layers.imaging.codec import ImageError, decode_rgba, encode_png
 
 SHARDS = Path("shards")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
@@ -44,7 +44,7 @@ def file_stem(sample_id: str) -> str:
 
 
 class Writer(Protocol):
-    """Takes the pictures of one sample; gives each one's place for the manifest."""
+    """Takes the images of one sample; gives each one's place for the manifest."""
 
     def write(
         self, record: Mapping[str, Any], layers: Sequence[np.ndarray], composite: np.ndarray
@@ -53,7 +53,7 @@ class Writer(Protocol):
 
 
 class FileWriter:
-    """One PNG a picture, each complete or absent; :func:`layers.files.sync_all` before a manifest lists them."""
+    """One PNG an image, each complete or absent; :func:`layers.files.sync_all` before a manifest lists them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,7 +81,7 @@ class ShardWriter:
     def _add(self, name: str, data: bytes) -> dict[str, Any]:
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        # The pictures begin after the member's header, one block for names as short as ours.
+        # The images begin after the member's header, one block for names as short as ours.
         start = self._tar.offset + tarfile.BLOCKSIZE
         self._tar.addfile(member, io.BytesIO(data))
         return {"path": str(self.path), "member": name, "range": [start, len(data)]}
@@ -128,11 +128,11 @@ def _read_at(file: Any, size: int, offset: int) -> bytes:
     return file.read(size)
 
 
-def read_picture(root: Path, place: Mapping[str, Any]) -> np.ndarray:
-    """Read one picture of the manifest as ``(H, W, 4)`` uint8.
+def read_image(root: Path, place: Mapping[str, Any]) -> np.ndarray:
+    """Read one image of the manifest as ``(H, W, 4)`` uint8.
 
     Raises:
-        PictureError: if it is missing or broken; the message names it.
+        ImageError: if it is missing or broken; the message names it.
     """
     name = place.get("member") or Path(place["path"]).name
     try:
@@ -142,19 +142,19 @@ def read_picture(root: Path, place: Mapping[str, Any]) -> np.ndarray:
         else:
             data = (root / place["path"]).read_bytes()
     except OSError as error:
-        raise PictureError(f"{name}: not a readable picture ({type(error).__name__})") from None
+        raise ImageError(f"{name}: not a readable image ({type(error).__name__})") from None
     return decode_rgba(data, name)
 
 
 def mark(root: Path, record: Mapping[str, Any]) -> int:
-    """A number that changes when pictures of a record are written again or cut: of their times and sizes."""
+    """A number that changes when images of a record are written again or cut: of their times and sizes."""
     files = {place["path"] for place in (*record["layers"], record["composite"])}
     found = [(root / file).stat() for file in files if (root / file).is_file()]
     return sum(stat.st_mtime_ns + stat.st_size for stat in found)
 
 
 def present(root: Path, record: Mapping[str, Any], sizes: dict[str, int]) -> bool:
-    """Whether all pictures of a record are there; ``sizes`` keeps what was asked of tars."""
+    """Whether all images of a record are there; ``sizes`` keeps what was asked of tars."""
     for place in (*record["layers"], record["composite"]):
         path = place["path"]
         if "range" not in place:
@@ -169,7 +169,7 @@ def present(root: Path, record: Mapping[str, Any], sizes: dict[str, int]) -> boo
 
 
 def remove_strays(root: Path, expected: Iterator[str]) -> int:
-    """Delete pictures and tars below the splits' and shards' folders that the manifest does not list.
+    """Delete images and tars below the splits' and shards' folders that the manifest does not list.
 
     Args:
         root: of the dataset.

@@ -52,7 +52,7 @@ def export(
 
     Raises:
         UserError: for an unknown format.
-        ValueError: if there is no layer, or layers differ in size or are no RGBA pictures.
+        ValueError: if there is no layer, or layers differ in size or are no RGBA images.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"format {unknown[0]!r}: expected one of {', '.join(FORMATS)}")
@@ -83,7 +83,7 @@ def _write_folder(folder: Path, layers: Sequence[np.ndarray], names: Sequence[st
 
 
 def check_stack(layers: Sequence[np.ndarray]) -> None:
-    """Raise ValueError unless ``layers`` are one or more ``(H, W, 4)`` uint8 pictures of one size."""
+    """Raise ValueError unless ``layers`` are one or more ``(H, W, 4)`` uint8 images of one size."""
     if not layers:
         raise ValueError("a stack without layers; expected at least one")
     for index, layer in enumerate(layers):

@@ -19,7 +19,7 @@ THUMBNAIL = 256  # pixels of its longer side at most, says the specification
 
 
 def encode_ora(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make an ORA with a layer a layer, each in place, the flat picture and a thumbnail.
+    """Make an ORA with a layer a layer, each in place, the flat image and a thumbnail.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.

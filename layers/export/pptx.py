@@ -1,4 +1,4 @@
-"""PowerPoint slides, by python-pptx: one picture a layer, in place."""
+"""PowerPoint slides, by python-pptx: one image a layer, in place."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BLANK = 6  # layout of the default template
 
 
 def encode_pptx(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make a deck of one slide as large as the canvas; a layer without a visible pixel has no picture.
+    """Make a deck of one slide as large as the canvas; a layer without a visible pixel has no image.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.
-        names: of the pictures in PowerPoint's selection pane.
+        names: of the images in PowerPoint's selection pane.
     """
     height, width = layers[0].shape[:2]
     unit = min(EMU_PER_PIXEL, MAX_SIDE / max(height, width))

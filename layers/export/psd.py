@@ -16,7 +16,7 @@ MAX_SIDE = 30_000  # of the format; what is larger is PSB
 
 
 def encode_psd(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make a PSD with a pixel layer a layer, each in place, and the flat picture for viewers.
+    """Make a PSD with a pixel layer a layer, each in place, and the flat image for viewers.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.

@@ -1,4 +1,4 @@
-"""Reading and writing pictures: the border where pixels are 8-bit."""
+"""Reading and writing images: the border where pixels are 8-bit."""
 
 from __future__ import annotations
 
@@ -28,99 +28,99 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _FILTER_UP = 2
 
 
-class PictureError(ValueError):
-    """A file is no readable picture; the message names it and the reason."""
+class ImageError(ValueError):
+    """A file is no readable image; the message names it and the reason."""
 
 
 @contextmanager
 def opened(
     data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
 ) -> Iterator[Image.Image]:
-    """Open a picture; nothing else in the project does, and whatever goes wrong meanwhile is one sentence.
+    """Open an image; nothing else in the project does, and whatever goes wrong meanwhile is one sentence.
 
     Args:
         data: the file's bytes.
         name: for messages.
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded.
         formats: of :data:`FORMATS`, those to be expected.
 
     Yields:
-        The picture, not loaded; its metadata are in ``info``, as broken as they are (:mod:`layers.imaging.metadata`).
-        Of a JPEG that holds several pictures it is the first, the main one.
+        The image, not loaded; its metadata are in ``info``, as broken as they are (:mod:`layers.imaging.metadata`).
+        Of a JPEG that holds several images it is the first, the main one.
 
     Raises:
-        PictureError: if it is empty, broken, of another format or too large.
+        ImageError: if it is empty, broken, of another format or too large.
     """
     if not data:
-        raise PictureError(f"{name}: not a readable picture (zero bytes)")
+        raise ImageError(f"{name}: not a readable image (zero bytes)")
     pixels, said = without_metadata(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(pixels), formats=formats) as picture:
-                if picture.width * picture.height > max_pixels:
-                    raise PictureError(f"{name}: {picture.width}x{picture.height} is above {max_pixels} pixels")
-                picture.info.update(said)
-                yield picture
-    except PictureError:
+            with Image.open(io.BytesIO(pixels), formats=formats) as image:
+                if image.width * image.height > max_pixels:
+                    raise ImageError(f"{name}: {image.width}x{image.height} is above {max_pixels} pixels")
+                image.info.update(said)
+                yield image
+    except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{name}: above {max_pixels} pixels") from None
+        raise ImageError(f"{name}: above {max_pixels} pixels") from None
     except UnidentifiedImageError:
         words = f"cannot identify its format, expected {', '.join(formats)}"
-        raise PictureError(f"{name}: not a readable picture ({words})") from None
+        raise ImageError(f"{name}: not a readable image ({words})") from None
     except Exception as error:
         # Of broken files Pillow raises what its parsers happen to stumble on. It names the buffer by its address,
         # which would make every reason another one.
         words = " ".join(str(error).split(" <_io.")[0].split()) or type(error).__name__
-        raise PictureError(f"{name}: not a readable picture ({words})") from None
+        raise ImageError(f"{name}: not a readable image ({words})") from None
 
 
-def _mode(picture: Image.Image, data: bytes) -> str:
+def _mode(image: Image.Image, data: bytes) -> str:
     # Pillow opens 16-bit colour PNGs as 8-bit ones; the header's byte 24 is the bit depth.
     sixteen = data[:8] == PNG_SIGNATURE and data[24:25] == b"\x10"
-    return f"{picture.mode} of 16 bits" if sixteen else picture.mode
+    return f"{image.mode} of 16 bits" if sixteen else image.mode
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """Read-only ``(H, W, 4)`` view of an RGBA picture's memory; copying it would take half as long as decoding it."""
-    picture.load()
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Read-only ``(H, W, 4)`` view of an RGBA image's memory; copying it would take half as long as decoding it."""
+    image.load()
     try:
-        flat = pyarrow.array(picture).flatten().to_numpy(zero_copy_only=True)
+        flat = pyarrow.array(image).flatten().to_numpy(zero_copy_only=True)
     except ValueError:
         # Above 16 MB Pillow's memory is in several blocks.
-        return np.asarray(picture)
-    return flat.reshape(picture.height, picture.width, 4)
+        return np.asarray(image)
+    return flat.reshape(image.height, image.width, 4)
 
 
 def decode_rgba(data: bytes, name: str) -> np.ndarray:
-    """Decode a picture to read-only ``(H, W, 4)`` uint8 with straight alpha; RGB and grey become opaque.
+    """Decode an image to read-only ``(H, W, 4)`` uint8 with straight alpha; RGB and grey become opaque.
 
     Args:
         data: the file's bytes, of one of :data:`FORMATS`.
         name: for messages.
 
     Raises:
-        PictureError: if it is empty, truncated, no picture, of a mode beyond :data:`MODES`, or larger than
+        ImageError: if it is empty, truncated, no image, of a mode beyond :data:`MODES`, or larger than
             :data:`MAX_PIXELS`.
     """
-    with opened(data, name) as picture:
-        if (mode := _mode(picture, data)) not in MODES:
-            raise PictureError(f"{name}: mode {mode}, expected 8-bit {', '.join(MODES)}")
-        return _pixels(picture if mode == "RGBA" else picture.convert("RGBA"))
+    with opened(data, name) as image:
+        if (mode := _mode(image, data)) not in MODES:
+            raise ImageError(f"{name}: mode {mode}, expected 8-bit {', '.join(MODES)}")
+        return _pixels(image if mode == "RGBA" else image.convert("RGBA"))
 
 
 def read_rgba(path: Path) -> np.ndarray:
     """Read a file with :func:`decode_rgba`.
 
     Raises:
-        PictureError: if the file is missing or is no readable picture.
+        ImageError: if the file is missing or is no readable image.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise PictureError(f"{Path(path).name}: not a readable picture ({type(error).__name__})") from None
+        raise ImageError(f"{Path(path).name}: not a readable image ({type(error).__name__})") from None
     return decode_rgba(data, Path(path).name)
 
 

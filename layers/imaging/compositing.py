@@ -13,7 +13,7 @@ import numpy as np
 from layers.imaging.resampling import axes, filtered
 
 CHECKER_CELL = 8
-# Names how pictures are resized, for whatever is cached of them.
+# Names how images are resized, for whatever is cached of them.
 RESIZING = "premultiplied lanczos3 1"
 WHOLE = slice(None), slice(None)
 
@@ -145,13 +145,13 @@ def peels(covered_by: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def visible_weights(alphas: np.ndarray) -> np.ndarray:
-    """Share that each layer has in a pixel of the flat picture.
+    """Share that each layer has in a pixel of the flat image.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.
 
     Returns:
-        ``(L, H, W)``: alpha times the transmittance of all layers above; the sum is the flat picture's alpha.
+        ``(L, H, W)``: alpha times the transmittance of all layers above; the sum is the flat image's alpha.
     """
     above = np.cumprod(1.0 - alphas[:0:-1], axis=0)[::-1]
     return alphas * np.concatenate([above, np.ones_like(alphas[:1])])

@@ -1,7 +1,7 @@
-"""What a picture file says besides its pixels, taken out before Pillow reads it.
+"""What an image file says besides its pixels, taken out before Pillow reads it.
 
-Pillow refuses a picture for what it finds in metadata: texts or profiles above a megabyte, broken EXIF, an index of
-further pictures. None of that decides pixels, so none of it may decide whether they are read.
+Pillow refuses an image for what it finds in metadata: texts or profiles above a megabyte, broken EXIF, an index of
+further images. None of that decides pixels, so none of it may decide whether they are read.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PNG_DECISIVE = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 JPEG_DECISIVE = {0xE0: (b"JFIF\0", 14), 0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 12)}
 EXIF = b"Exif\0\0"
 XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
-# Keywords of PNG texts that may say how a picture is turned, and what Pillow calls them.
+# Keywords of PNG texts that may say how an image is turned, and what Pillow calls them.
 PNG_TEXTS = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}
-# An AVIF's entry of EXIF among its items, which libavif refuses where it is broken; turned a picture is by another box.
+# An AVIF's entry of EXIF among its items, which libavif refuses where it is broken; turned an image is by another box.
 AVIF_EXIF = re.compile(rb"(infe[\x02\x03].{7}(?:..)?)Exif", re.DOTALL)
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 # Tags of a TIFF that say where its EXIF, its place on earth and its interoperability are.
@@ -121,7 +121,7 @@ def _jpeg(data: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def _tiff(data: bytes, order: str) -> bytes:
-    """The same with the first picture's :data:`TIFF_GROUPS` under numbers that say nothing; how it is turned stays."""
+    """The same with the first image's :data:`TIFF_GROUPS` under numbers that say nothing; how it is turned stays."""
     try:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (count,) = struct.unpack_from(f"{order}H", data, start)

@@ -1,7 +1,7 @@
 """Lanczos resampling as two sparse matrix products: float throughout, equal to Pillow's filter, faster than it.
 
-A picture's rows and columns are filtered separately, ``rows @ picture @ columns.T``. The matrices depend on sizes
-alone and are kept; slices of them resample just the part of a picture that holds something.
+An image's rows and columns are filtered separately, ``rows @ image @ columns.T``. The matrices depend on sizes
+alone and are kept; slices of them resample just the part of an image that holds something.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def lanczos(n_in: int, n_out: int, start: float, stop: float) -> Axis:
 def axes(
     shape: tuple[int, int], size: tuple[int, int], box: tuple[float, float, float, float] | None
 ) -> tuple[Axis, Axis]:
-    """Weights for the rows and the columns of a picture.
+    """Weights for the rows and the columns of an image.
 
     Args:
         shape: (height, width) of the input.
@@ -69,20 +69,20 @@ def axes(
     return lanczos(shape[0], size[0], top, bottom), lanczos(shape[1], size[1], left, right)
 
 
-def filtered(picture: np.ndarray, rows: csr_array, columns: csr_array) -> np.ndarray:
+def filtered(image: np.ndarray, rows: csr_array, columns: csr_array) -> np.ndarray:
     """Apply both matrices to ``(h, w, 4)`` float32; gives contiguous ``(rows, columns, 4)``."""
-    height, width, channels = picture.shape
-    picture, step = np.ascontiguousarray(picture), max(1, PART // width)
+    height, width, channels = image.shape
+    image, step = np.ascontiguousarray(image), max(1, PART // width)
     if rows.shape[0] > step:
-        # A wide and low picture would be made high before it is made narrow.
-        parts = (filtered(picture, rows[k : k + step], columns) for k in range(0, rows.shape[0], step))
+        # A wide and low image would be made high before it is made narrow.
+        parts = (filtered(image, rows[k : k + step], columns) for k in range(0, rows.shape[0], step))
         return np.concatenate(list(parts))
-    tall = rows @ picture.reshape(height, width * channels)
+    tall = rows @ image.reshape(height, width * channels)
     wide = columns @ _turned(tall.reshape(-1, width, channels)).reshape(width, -1)
     return _turned(wide.reshape(columns.shape[0], -1, channels))
 
 
-def _turned(picture: np.ndarray) -> np.ndarray:
+def _turned(image: np.ndarray) -> np.ndarray:
     """Swap rows and columns of contiguous ``(h, w, 4)`` float32; pixels are moved as one number of 16 bytes each."""
-    pixels = picture.view(np.complex128)[..., 0]
+    pixels = image.view(np.complex128)[..., 0]
     return np.ascontiguousarray(pixels.T).view(np.float32).reshape(*pixels.T.shape, 4)

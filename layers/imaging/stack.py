@@ -42,7 +42,7 @@ class LayeredSample:
         sample_id: unique in its source and safe as a file name.
         layers: bottom to top, all of one size; at least one.
         caption: what the composite shows; may be empty.
-        preview: the source's own flat picture of the design, ``(H, W, 4)`` uint8 of any size, if it has one; what
+        preview: the source's own flat image of the design, ``(H, W, 4)`` uint8 of any size, if it has one; what
             the layers recompose to is compared with it.
         notes: what the reader had to do to the design, in words, such as ``multiply baked into "Shade"``.
         stratum: a part of the dataset that has figures of its own, such as ``slide``; may be empty.

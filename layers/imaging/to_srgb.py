@@ -1,7 +1,7 @@
-"""Pictures that people have: any mode, turned by EXIF, in CMYK or 16 bits, as ``(H, W, 4)`` uint8 sRGB.
+"""Images that people have: any mode, turned by EXIF, in CMYK or 16 bits, as ``(H, W, 4)`` uint8 sRGB.
 
 Datasets are read by :mod:`layers.imaging.codec`, which refuses what it cannot read without doubt. Here somebody wants a
-picture decomposed, so what is in doubt is converted as every viewer does.
+image decomposed, so what is in doubt is converted as every viewer does.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from config.paths import LEFT_BEHIND, visible_files
-from layers.imaging.codec import FORMATS, MAX_PIXELS, PictureError, opened
+from layers.imaging.codec import FORMATS, MAX_PIXELS, ImageError, opened
 
 MIN_SIDE = 8  # pixels: less has no layers
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
-SUBFILE_TYPE = 254  # tag of a TIFF's picture; its lowest bit says that it is a smaller copy
+SUBFILE_TYPE = 254  # tag of a TIFF's image; its lowest bit says that it is a smaller copy
 # What undoes each orientation of EXIF; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,7 +32,7 @@ TURNS = {
 }
 
 
-def decode_picture(
+def decode_image(
     data: bytes,
     name: str,
     max_pixels: int = MAX_PIXELS,
@@ -40,63 +40,63 @@ def decode_picture(
     formats: Sequence[str] = FORMATS,
     min_side: int = MIN_SIDE,
 ) -> np.ndarray:
-    """Decode any still picture.
+    """Decode any still image.
 
     Args:
         data: the file's bytes.
         name: for messages.
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded.
         formats: of :data:`layers.imaging.codec.FORMATS`, those to be expected.
-        min_side: smaller pictures are refused.
+        min_side: smaller images are refused.
 
     Returns:
         ``(H, W, 4)`` uint8 in sRGB, straight alpha, turned as EXIF says; 16 bits are rounded to 8, an embedded colour
-        profile is applied. Of a JPEG that holds several pictures, as telephones write them, the main one.
+        profile is applied. Of a JPEG that holds several images, as telephones write them, the main one.
 
     Raises:
-        PictureError: one sentence: no picture, truncated, animated, too small or too large.
+        ImageError: one sentence: no image, truncated, animated, too small or too large.
     """
-    with opened(data, name, max_pixels, formats) as picture:
-        if min(picture.size) < min_side:
-            size = f"{picture.width}x{picture.height}"
-            raise PictureError(f"{name}: {size} pixels, expected at least {min_side} a side")
-        if (frames := _frames(picture)) > 1:
-            raise PictureError(f"{name}: {frames} frames, expected a still picture")
-        picture.load()
-        return np.asarray(_rgba(_upright(picture)))
+    with opened(data, name, max_pixels, formats) as image:
+        if min(image.size) < min_side:
+            size = f"{image.width}x{image.height}"
+            raise ImageError(f"{name}: {size} pixels, expected at least {min_side} a side")
+        if (frames := _frames(image)) > 1:
+            raise ImageError(f"{name}: {frames} frames, expected a still image")
+        image.load()
+        return np.asarray(_rgba(_upright(image)))
 
 
-def _frames(picture: Image.Image) -> int:
-    """Pictures in a file; smaller copies of the first one, as scanners and editors add them to a TIFF, are none."""
-    frames = getattr(picture, "n_frames", 1)
-    if picture.format != "TIFF" or frames == 1:
+def _frames(image: Image.Image) -> int:
+    """Images in a file; smaller copies of the first one, as scanners and editors add them to a TIFF, are none."""
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "TIFF" or frames == 1:
         return frames
     copies = 0
     for number in range(1, frames):
-        picture.seek(number)
-        copies += picture.tag_v2.get(SUBFILE_TYPE, 0) & 1
-    picture.seek(0)
+        image.seek(number)
+        copies += image.tag_v2.get(SUBFILE_TYPE, 0) & 1
+    image.seek(0)
     return frames - copies
 
 
-def read_picture_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Read a file with :func:`decode_picture`.
+def read_image_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a file with :func:`decode_image`.
 
     Raises:
-        PictureError: also if there is no such file.
+        ImageError: also if there is no such file.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise PictureError(f"{path.name}: not a readable picture ({type(error).__name__})") from None
-    return decode_picture(data, path.name, max_pixels)
+        raise ImageError(f"{path.name}: not a readable image ({type(error).__name__})") from None
+    return decode_image(data, path.name, max_pixels)
 
 
-def find_pictures(paths: list[str]) -> list[Path]:
-    """Files that arguments name: files, all visible pictures below folders, globs; each once, in order.
+def find_images(paths: list[str]) -> list[Path]:
+    """Files that arguments name: files, all visible images below folders, globs; each once, in order.
 
     Raises:
-        PictureError: if an argument names nothing.
+        ImageError: if an argument names nothing.
     """
     found: dict[Path, None] = {}
     for given in paths:
@@ -110,46 +110,46 @@ def find_pictures(paths: list[str]) -> list[Path]:
             matching = glob.glob(given, recursive=True) if glob.has_magic(given) else ()  # noqa: PTH207
             files = sorted(p for p in map(Path, matching) if p.is_file() and p.name.lower() not in LEFT_BEHIND)
         if not files:
-            raise PictureError(f"{given}: no picture; expected a file, a folder with pictures or a pattern")
+            raise ImageError(f"{given}: no image; expected a file, a folder with images or a pattern")
         found.update(dict.fromkeys(files))
     return list(found)
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF says; EXIF that cannot be read says nothing."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says; EXIF that cannot be read says nothing."""
     try:
-        method = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # struct.error, AttributeError, SyntaxError: Pillow expects its EXIF to be whole
-        return picture
-    return picture if method is None else picture.transpose(method)
+        return image
+    return image if method is None else image.transpose(method)
 
 
-def _rgba(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bits(picture)
-    profile = picture.info.get("icc_profile")
+def _rgba(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    profile = image.info.get("icc_profile")
     if profile:
-        picture = _to_srgb(picture, profile)
-    return picture.convert("RGBA")
+        image = _to_srgb(image, profile)
+    return image.convert("RGBA")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits or floats: 16-bit range where it is meant, else by what is in it."""
-    values = np.asarray(picture, dtype=np.float64)
-    top = 65535.0 if values.max() > 255 or picture.mode.startswith("I;16") else 255.0
-    top = 1.0 if picture.mode == "F" and values.max() <= 1.0 else max(top, values.max())
+    values = np.asarray(image, dtype=np.float64)
+    top = 65535.0 if values.max() > 255 or image.mode.startswith("I;16") else 255.0
+    top = 1.0 if image.mode == "F" and values.max() <= 1.0 else max(top, values.max())
     return Image.fromarray(np.rint(np.clip(values / top, 0.0, 1.0) * 255.0).astype(np.uint8))
 
 
-def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Apply an embedded profile; one that is broken or does not fit the mode is left aside, as viewers do."""
-    alpha = picture.convert("RGBA").getchannel("A") if "A" in picture.mode or "transparency" in picture.info else None
-    colours = picture.convert("RGB") if picture.mode in ("RGBA", "P", "PA") else picture
+    alpha = image.convert("RGBA").getchannel("A") if "A" in image.mode or "transparency" in image.info else None
+    colours = image.convert("RGB") if image.mode in ("RGBA", "P", "PA") else image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         colours = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return picture
+        return image
     if alpha is not None:
         colours.putalpha(alpha)
     return colours

@@ -1,4 +1,4 @@
-"""Pictures of layers for people: strips over a checkerboard, grids, contact sheets."""
+"""Images of layers for people: strips over a checkerboard, grids, contact sheets."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def label(text: str, width: int) -> np.ndarray:
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] | None = None, scale: int = 1) -> np.ndarray:
-    """Lay pictures out in rows, with an optional title above each row.
+    """Lay images out in rows, with an optional title above each row.
 
     Args:
-        rows: rows of ``(H, W, 3 or 4)`` uint8 pictures of any sizes.
+        rows: rows of ``(H, W, 3 or 4)`` uint8 images of any sizes.
         titles: one a row.
         scale: whole enlargement factor.
 

@@ -46,7 +46,7 @@ class Summary:
         layers: ``kept``, ``merged`` and those dropped as ``empty``, ``hidden``, ``unchanging``.
         compared: samples whose recomposition was compared with a preview.
         mismatched: ids whose recomposition differs from it by more than the tolerance, and by how much.
-        change: the largest change, in 8-bit levels, that cleaning and grouping made to a flat picture.
+        change: the largest change, in 8-bit levels, that cleaning and grouping made to a flat image.
         noted: count of samples by note.
         reused: samples that needed no work.
         split_pixels: by digest of a sample's layers, the splits that have such a sample.
@@ -130,7 +130,7 @@ class _Check:
             for record, state in records
             if self.source.signature(record["id"]) == state
             and ("reason" in record or present(self.root, record, sizes))
-            # Of a killed run: DVC may have put other pictures there since, and a power cut may have emptied them.
+            # Of a killed run: DVC may have put other images there since, and a power cut may have emptied them.
             and ("mark" not in record or record["mark"] == mark(self.root, record))
         ]
 
@@ -190,8 +190,8 @@ def prepare_dataset(
                 summary.add(record, preparation.preview_tolerance)
             progress(len(chunk.sample_ids))
         counts = {"samples": dict(sorted(summary.samples.items())), "dropped": summary.dropped}
-        remove_strays(root, _pictures(ledger))
-        sync_all()  # pictures were not waited for one by one
+        remove_strays(root, _images(ledger))
+        sync_all()  # images were not waited for one by one
         ledger.finish({"settings": settings or {}, "counts": counts})
     return summary
 
@@ -287,7 +287,7 @@ def _chunks(
     return chunks
 
 
-def _pictures(ledger: Ledger) -> Iterator[str]:
+def _images(ledger: Ledger) -> Iterator[str]:
     for name in ledger.known:
         record = ledger.record(name)
         if "bucket" in record:

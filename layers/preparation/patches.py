@@ -139,11 +139,11 @@ def resized(image: np.ndarray, placement: Placement) -> Patch:
     part = image[top:bottom, left:right]
     whole = box == (0, 0, *image.shape[:2])
     opaque = whole and bool(part[..., 3].min() == 255)
-    picture = part.astype(np.float32)
+    scaled = part.astype(np.float32)
     if not opaque:
-        _scale(picture, picture[..., 3] * np.float32(1.0 / 255.0), 3)
+        _scale(scaled, scaled[..., 3] * np.float32(1.0 / 255.0), 3)
     out = filtered(
-        picture, rows.weights[out_top:out_bottom, top:bottom], columns.weights[out_left:out_right, left:right]
+        scaled, rows.weights[out_top:out_bottom, top:bottom], columns.weights[out_left:out_right, left:right]
     )
     if opaque:
         return Patch(_to_levels(out), out_top, out_left)

@@ -62,7 +62,7 @@ class Fitted:
     Attributes:
         layers: bottom to top.
         composite: ``(H, W, 4)`` uint8, what the layers flatten to.
-        figures: for the manifest; ``change`` is by how much cleaning and grouping changed the flat picture at most,
+        figures: for the manifest; ``change`` is by how much cleaning and grouping changed the flat image at most,
             in 8-bit levels: haze up to ``overlap_alpha`` may change its place in the order.
     """
 
@@ -130,7 +130,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def preview_error(preview: np.ndarray, composite: np.ndarray, canvas: tuple[int, int], placement: Placement) -> float:
-    """Mean absolute difference in 8-bit levels between a composite and the source's own flat picture, over white.
+    """Mean absolute difference in 8-bit levels between a composite and the source's own flat image, over white.
 
     Args:
         preview: ``(h, w, 4)`` uint8, the whole canvas at any size.
@@ -178,8 +178,8 @@ def prepare_sample(
         "pixels": _digest(fitted.layers, (height, width)),
         "state": state,
     }
-    pictures = [patch.on_canvas((height, width)) for patch in fitted.layers]
-    places, flat = writer.write(record, pictures, fitted.composite)
+    images = [patch.on_canvas((height, width)) for patch in fitted.layers]
+    places, flat = writer.write(record, images, fitted.composite)
     record["layers"] = [place | words for place, words in zip(places, record["layers"], strict=True)]
     record["composite"] = flat
     return record

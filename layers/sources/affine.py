@@ -1,4 +1,4 @@
-"""Turning and placing pictures by an affine, premultiplied and in float: what renderers of layouts share."""
+"""Turning and placing images by an affine, premultiplied and in float: what renderers of layouts share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 from PIL import Image
 
 
-def sampled(picture: np.ndarray, matrix: Sequence[float], size: tuple[int, int]) -> np.ndarray:
-    """Sample a premultiplied ``(h, w, 4)`` float32 picture with a bicubic filter.
+def sampled(image: np.ndarray, matrix: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """Sample a premultiplied ``(h, w, 4)`` float32 image with a bicubic filter.
 
     Args:
-        picture: shrunk before if the affine shrinks it: the filter looks at 4x4 of its pixels.
-        matrix: six numbers, from pixels of the output to those of the picture, as Pillow takes them.
+        image: shrunk before if the affine shrinks it: the filter looks at 4x4 of its pixels.
+        matrix: six numbers, from pixels of the output to those of the image, as Pillow takes them.
         size: (height, width) of the output.
 
     Returns:
         ``(H, W, 4)`` float32 in [0, 1] with straight alpha.
     """
     channels = [
-        Image.fromarray(np.ascontiguousarray(picture[..., channel])).transform(
+        Image.fromarray(np.ascontiguousarray(image[..., channel])).transform(
             size[::-1], Image.Transform.AFFINE, tuple(matrix), Image.Resampling.BICUBIC
         )
         for channel in range(4)

@@ -29,9 +29,9 @@ def open_source(settings: PrepareBuckets) -> Source:
 
     match settings.source:
         case "rendered":
-            pictures = place(settings.rendered_root, "rendered_root")
+            images = place(settings.rendered_root, "rendered_root")
             layouts = settings.layout_root and place(settings.layout_root, "layout_root")
-            return RenderedSource(pictures, layouts)
+            return RenderedSource(images, layouts)
         case "lica":
             return LicaSource(place(settings.location), **settings.lica.model_dump())
         case "crello":
@@ -50,7 +50,7 @@ def open_source(settings: PrepareBuckets) -> Source:
 
 
 def bucket_limits(settings: PrepareBuckets) -> BucketLimits:
-    """Bounds of the sizes that pictures are brought to."""
+    """Bounds of the sizes that images are brought to."""
     return BucketLimits(
         min_side=settings.min_side,
         max_side=settings.max_side,

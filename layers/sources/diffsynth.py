@@ -1,7 +1,7 @@
 """Reader of DiffSynth-Studio's datasets for Qwen-Image-Layered.
 
     <root>/<metadata>    .json: a list of records; .jsonl: one a line; .csv: one a row
-    record:              {"image": [full picture, lowest layer, ..., highest layer], "layer_input_image": full picture,
+    record:              {"image": [full image, lowest layer, ..., highest layer], "layer_input_image": full image,
                           "layer_num": number of layers, "prompt": caption}
 
 Paths are relative to the root. In a CSV, ``image`` holds its list as JSON or as Python writes it. The order of the
@@ -43,12 +43,12 @@ def _csv_rows(text: str) -> list[tuple[str, Entry]]:
 
 
 def _images(entry: dict[str, Any]) -> list[str]:
-    """All paths of a record, the full picture's first."""
+    """All paths of a record, the full image's first."""
     value = entry.get("image")
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _list_in_text(value)
     if not isinstance(value, list):
-        raise SampleError("image is no list of the full picture and its layers")
+        raise SampleError("image is no list of the full image and its layers")
     if not value or not all(isinstance(name, str) and name for name in value):
         raise SampleError("image lists something that is no path")
     return value
@@ -78,13 +78,13 @@ def _check_count(entry: dict[str, Any], layers: int) -> None:
         same = False
     if not same:
         words = repr(count)[:40] if isinstance(count, (str, int, float)) else f"a {type(count).__name__}"
-        raise SampleError(f"layer_num is {words}, but image lists {layers} layers after the full picture")
+        raise SampleError(f"layer_num is {words}, but image lists {layers} layers after the full image")
 
 
 def _notes(entry: dict[str, Any], full: str) -> list[str]:
     notes = ["context_image is not used"] if entry.get("context_image") else []
     if (given := entry.get("layer_input_image")) not in (None, "", full):
-        notes.append(f'layer_input_image is not the full picture: "{given if isinstance(given, str) else ""}"')
+        notes.append(f'layer_input_image is not the full image: "{given if isinstance(given, str) else ""}"')
     return notes
 
 
@@ -92,7 +92,7 @@ class DiffSynthSource(Source):
     """A DiffSynth-Studio dataset for Qwen-Image-Layered.
 
     Args:
-        root: the base folder of the pictures.
+        root: the base folder of the images.
         metadata: name of the metadata file, relative to it; ``.json``, ``.jsonl`` or ``.csv``.
 
     Raises:
@@ -111,7 +111,7 @@ class DiffSynthSource(Source):
             raise UserError(f"{root.key}: {root.url} has no file {metadata}; expected {EXPECTED}")
 
     def sample_ids(self) -> list[str]:
-        """Stems of the full pictures, in order of the metadata; broken records are called by their line or row.
+        """Stems of the full images, in order of the metadata; broken records are called by their line or row.
 
         Raises:
             UserError: if the metadata as a whole cannot be read.
@@ -119,7 +119,7 @@ class DiffSynthSource(Source):
         return list(self._index())
 
     def read(self, sample_id: str) -> LayeredSample:
-        """Read one sample; layers bottom to top, the full picture as preview.
+        """Read one sample; layers bottom to top, the full image as preview.
 
         Raises:
             SampleError: naming what is missing or broken.
@@ -135,7 +135,7 @@ class DiffSynthSource(Source):
         return read_stack(self.root, sample_id, names, caption, _notes(entry, names[0]))
 
     def signature(self, sample_id: str) -> str:
-        """Digest of the sample's record, and of the names, sizes and times of its pictures."""
+        """Digest of the sample's record, and of the names, sizes and times of its images."""
         found = self._index().get(sample_id, "")
         try:
             names = _images(record(found))

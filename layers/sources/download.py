@@ -1,4 +1,4 @@
-"""Pictures that a dataset names by address: never from this machine, nor from one that is not on the internet.
+"""Images that a dataset names by address: never from this machine, nor from one that is not on the internet.
 
 Who wrote a dataset chooses its addresses, and this machine may reach what they may not: pages of services on loopback,
 of a company, of a cloud that hands out keys. So every connection is made to an address that was looked at, whatever

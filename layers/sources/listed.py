@@ -1,4 +1,4 @@
-"""Designs as lists of picture files, the flat picture first, then the layers bottom to top.
+"""Designs as lists of image files, the flat image first, then the layers bottom to top.
 
 That is the order of the released model's sequence, and so that of the datasets which other trainers make for it:
 what the readers of musubi-tuner's and DiffSynth-Studio's share.
@@ -46,7 +46,7 @@ def record(entry: Entry) -> dict[str, Any]:
 
 
 def by_id(entries: Sequence[tuple[str, Entry]], first: Callable[[dict[str, Any]], Any]) -> dict[str, Entry]:
-    """Find records by sample id: the stem of the first picture's path, or all of the path where stems repeat.
+    """Find records by sample id: the stem of the first image's path, or all of the path where stems repeat.
 
     Args:
         entries: name of the line or row, and the record. A record without a path, or none at all, is called by its
@@ -89,32 +89,32 @@ def numbered_gaps(numbers: Sequence[int]) -> bool:
 def read_stack(
     root: Location, sample_id: str, names: Sequence[str], caption: str, notes: Iterable[str] = ()
 ) -> LayeredSample:
-    """Read a flat picture and its layers.
+    """Read a flat image and its layers.
 
     Args:
         root: where they are.
         sample_id: of the sample.
-        names: the flat picture, which becomes the preview and may have any size, then the layers bottom to top.
+        names: the flat image, which becomes the preview and may have any size, then the layers bottom to top.
         caption: of the sample.
         notes: of the sample.
 
     Raises:
-        SampleError: if there is no layer or too many, or a picture cannot be read or has another size.
+        SampleError: if there is no layer or too many, or an image cannot be read or has another size.
     """
     flat, *files = names
     if not files:
-        raise SampleError(f"{flat}: no layers beside the flat picture")
+        raise SampleError(f"{flat}: no layers beside the flat image")
     if len(files) > MAX_LAYERS:
         raise SampleError(f"{len(files)} layers are above {MAX_LAYERS}")
     layers: list[Layer] = []
     for name in files:
         image = cleared(root.read_rgba(name))
         if layers and image.shape != layers[0].image.shape:
-            sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (image, layers[0].image)]
+            sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (image, layers[0].image)]
             raise SampleError(f"{name}: layers differ in size, this is {sizes[0]}, the first {sizes[1]}")
         # The formats name no kinds; only what lies lowest and covers all is surely a background.
         ground = not layers and bool((image[..., 3] == 255).all())
         layers.append(Layer(image, "background" if ground else "image"))
     preview = root.read_rgba(flat)
-    said = ["the flat picture has another size than the layers"] if preview.shape != layers[0].image.shape else []
+    said = ["the flat image has another size than the layers"] if preview.shape != layers[0].image.shape else []
     return LayeredSample(sample_id, tuple(layers), caption, preview, (*notes, *said))

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from config.errors import SampleError, UserError
 from config.paths import find_input, visible
 from layers.dataset.digest import text_digest
-from layers.imaging.codec import PictureError, decode_rgba
+from layers.imaging.codec import ImageError, decode_rgba
 
 # What a listing says of a file besides its size; which of them there is depends on the file system.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "blob_id", "checksum", "mtime", "LastModified")
@@ -158,14 +158,14 @@ class Location:
             raise SampleError(f"{name}: not valid JSON ({error})") from None
 
     def read_rgba(self, name: str) -> np.ndarray:
-        """Read a picture as ``(H, W, 4)`` uint8, straight alpha.
+        """Read an image as ``(H, W, 4)`` uint8, straight alpha.
 
         Raises:
             SampleError: naming the file and what is wrong with it.
         """
         try:
             return decode_rgba(self.read(name), PurePosixPath(name).name)
-        except PictureError as error:
+        except ImageError as error:
             raise SampleError(str(error)) from None
 
     def signature(self, names: Iterable[str]) -> str:

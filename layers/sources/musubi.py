@@ -2,7 +2,7 @@
 
 As a folder:
 
-    <root>/<id>.png                      the flat picture; any of SUFFIXES
+    <root>/<id>.png                      the flat image; any of SUFFIXES
     <root>/<id>_0.png, <id>_1.png, ...   its layers, bottom to top by number, from 0 or 1; alpha required
     <root>/<id>.txt                      its caption
 
@@ -48,28 +48,28 @@ class _Files:
 
 
 def _grouped(names: list[str]) -> dict[str, _Files]:
-    """Find which pictures are samples, and which are their layers.
+    """Find which images are samples, and which are their layers.
 
-    ``a_1`` is a layer of ``a`` if there is a picture ``a``, unless it has a caption or layers of its own: then it is
-    a sample. Captions decide as they do in musubi-tuner, which takes no picture without one for a sample.
+    ``a_1`` is a layer of ``a`` if there is an image ``a``, unless it has a caption or layers of its own: then it is
+    a sample. Captions decide as they do in musubi-tuner, which takes no image without one for a sample.
     """
-    pictures: dict[str, list[str]] = defaultdict(list)
+    images: dict[str, list[str]] = defaultdict(list)
     captions = set()
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() in SUFFIXES:
-            pictures[path.stem].append(name)
+            images[path.stem].append(name)
         elif path.suffix == ".txt":
             captions.add(path.stem)
-    parts = {stem: match for stem in pictures if (match := NUMBERED.fullmatch(stem)) and match[1] in pictures}
+    parts = {stem: match for stem in images if (match := NUMBERED.fullmatch(stem)) and match[1] in images}
     owners = {match[1] for match in parts.values()} | captions
     layers: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for stem, match in parts.items():
         if stem not in owners:
-            layers[match[1]] += [(int(match[2]), name) for name in pictures[stem]]
+            layers[match[1]] += [(int(match[2]), name) for name in images[stem]]
     return {
         stem: _Files(tuple(flats), tuple(sorted(layers[stem])), f"{stem}.txt" if stem in captions else None)
-        for stem, flats in sorted(pictures.items())
+        for stem, flats in sorted(images.items())
         if stem not in parts or stem in owners
     }
 
@@ -79,7 +79,7 @@ def _first_path(entry: dict[str, Any]) -> Any:
 
 
 def _numbered_paths(entry: dict[str, Any]) -> list[str]:
-    """All paths of a record, the flat picture's first."""
+    """All paths of a record, the flat image's first."""
     named = {key: value for key, value in entry.items() if key.startswith("image_path_") and value is not None}
     if odd := [key for key in named if not PATH_KEY.fullmatch(key)]:
         raise SampleError(f"{odd[0]!r} is not how a path is called, expected image_path_1")
@@ -100,10 +100,10 @@ class MusubiSource(Source):
     """A musubi-tuner dataset for Qwen-Image-Layered.
 
     Args:
-        root: the folder of the pictures, or of the ``*.jsonl``.
+        root: the folder of the images, or of the ``*.jsonl``.
 
     Raises:
-        UserError: if there is neither a ``*.jsonl`` nor a picture with layers.
+        UserError: if there is neither a ``*.jsonl`` nor an image with layers.
     """
 
     def __init__(self, root: Location) -> None:
@@ -113,19 +113,19 @@ class MusubiSource(Source):
         self._tables = [name for name in names if name.lower().endswith(".jsonl")]
         if not self._tables and not any(files.layers for files in kept(self._token, lambda: _grouped(names)).values()):
             raise UserError(
-                f"{root.key}: {root.url} holds neither a *.jsonl nor a picture x.png with layers x_0.png, x_1.png; "
+                f"{root.key}: {root.url} holds neither a *.jsonl nor an image x.png with layers x_0.png, x_1.png; "
                 "expected a dataset of musubi-tuner for Qwen-Image-Layered"
             )
 
     def sample_ids(self) -> list[str]:
-        """Stems of the flat pictures, sorted in a folder and in order of the lines in JSON lines.
+        """Stems of the flat images, sorted in a folder and in order of the lines in JSON lines.
 
-        A picture without layers and a broken line are samples too, whose reading says what is wrong.
+        An image without layers and a broken line are samples too, whose reading says what is wrong.
         """
         return list(self._index())
 
     def read(self, sample_id: str) -> LayeredSample:
-        """Read one sample; layers bottom to top, the flat picture as preview.
+        """Read one sample; layers bottom to top, the flat image as preview.
 
         Raises:
             SampleError: naming what is missing or broken.
@@ -137,7 +137,7 @@ class MusubiSource(Source):
             return self._read_files(sample_id, found)
         entry = record(found)
         caption = entry.get("caption")
-        notes = ["control pictures are not used"] if any(key.startswith("control_path") for key in entry) else []
+        notes = ["control images are not used"] if any(key.startswith("control_path") for key in entry) else []
         names = [self._below_root(name) for name in _numbered_paths(entry)]
         return read_stack(self.root, sample_id, names, caption.strip() if isinstance(caption, str) else "", notes)
 
@@ -172,10 +172,10 @@ class MusubiSource(Source):
 
     def _read_files(self, sample_id: str, files: _Files) -> LayeredSample:
         if len(files.flats) > 1:
-            raise SampleError(f"{files.flats[0]}: several flat pictures, also {', '.join(files.flats[1:])}")
+            raise SampleError(f"{files.flats[0]}: several flat images, also {', '.join(files.flats[1:])}")
         numbers = [number for number, _ in files.layers]
         if len(set(numbers)) < len(numbers):
-            raise SampleError(f"{files.flats[0]}: several pictures are one layer, numbers {numbers}")
+            raise SampleError(f"{files.flats[0]}: several images are one layer, numbers {numbers}")
         listed = ", ".join(map(str, numbers))
         notes = [f'layers are not numbered throughout: "{listed}"'] if numbers and numbered_gaps(numbers) else []
         caption = ""

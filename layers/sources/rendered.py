@@ -4,7 +4,7 @@
     <rendered_root>/<id>/component_<k>.png | <id>_component_<k>.png | *_component_<k>.png
     <layout_root>/<id>.json      {"layout_config": {"components": [...]}, "stratum": ..., ...}; may be missing
 
-Every picture has the canvas's size. The first pattern with a hit counts, names with "thumbnail" never do, and other
+Every image has the canvas's size. The first pattern with a hit counts, names with "thumbnail" never do, and other
 files, such as a flat render, are no part of the form. Components are ordered by the number at the end of their name;
 the i-th of them, whatever its number, is ``layout_config.components[i]``.
 """
@@ -33,8 +33,8 @@ def _number(name: str) -> int:
 
 
 def _first_hit(names: list[str], patterns: list[Callable[[str], bool]]) -> list[str]:
-    pictures = [name for name in names if name.endswith(".png") and "thumbnail" not in name]
-    return next((hits for pattern in patterns if (hits := [name for name in pictures if pattern(name)])), [])
+    images = [name for name in names if name.endswith(".png") and "thumbnail" not in name]
+    return next((hits for pattern in patterns if (hits := [name for name in images if pattern(name)])), [])
 
 
 def _backgrounds(names: list[str], sample_id: str) -> list[str]:
@@ -111,14 +111,14 @@ def _canvas(layout: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _differences(layout: dict[str, Any], count: int, size: tuple[int, int]) -> list[str]:
-    """Notes where the layout contradicts the pictures, which are what counts."""
+    """Notes where the layout contradicts the images, which are what counts."""
     listed, canvas, (height, width) = len(layout["layout_config"]["components"]), _canvas(layout), size
     notes = []
     if listed != count:
-        notes.append(f'the layout lists another number of components: "{listed}, pictures {count}"')
+        notes.append(f'the layout lists another number of components: "{listed}, images {count}"')
     if canvas is not None and canvas != (width, height):
         notes.append(
-            f'the layout gives the canvas another size: "{canvas[0]:g}x{canvas[1]:g}, pictures {width}x{height}"'
+            f'the layout gives the canvas another size: "{canvas[0]:g}x{canvas[1]:g}, images {width}x{height}"'
         )
     return notes
 
@@ -177,11 +177,11 @@ class RenderedSource(Source):
             words = _component_words(layout or EMPTY, len(components))
         except RecursionError:
             raise SampleError(f"{sample_id}.json: groups nested too deeply") from None
-        layers = [Layer(self._picture(sample_id, backgrounds[0]), "background", _background_words(layout or EMPTY))]
+        layers = [Layer(self._image(sample_id, backgrounds[0]), "background", _background_words(layout or EMPTY))]
         for name, (kind, description) in zip(components, words, strict=True):
-            image = self._picture(sample_id, name)
+            image = self._image(sample_id, name)
             if image.shape != layers[0].image.shape:
-                sizes = [f"{picture.shape[1]}x{picture.shape[0]}" for picture in (image, layers[0].image)]
+                sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (image, layers[0].image)]
                 raise SampleError(f"{name}: layers differ in size, this is {sizes[0]}, the background {sizes[1]}")
             layers.append(Layer(image, kind, description))
         notes = ["several components have one number"] if len(set(map(_number, components))) < len(components) else []
@@ -193,21 +193,21 @@ class RenderedSource(Source):
         return LayeredSample(sample_id, tuple(layers), _caption(words), notes=tuple(notes), stratum=_stratum(words))
 
     def signature(self, sample_id: str) -> str:
-        """Digest of the names, sizes and times of the sample's pictures and of its layout."""
+        """Digest of the names, sizes and times of the sample's images and of its layout."""
         try:
             backgrounds, components = self._names(sample_id)
         except SampleError:
             return "unreadable"
-        pictures = self.rendered_root.signature(f"{sample_id}/{name}" for name in [*backgrounds[:1], *components])
+        images = self.rendered_root.signature(f"{sample_id}/{name}" for name in [*backgrounds[:1], *components])
         if self.layout_root is None:
-            return pictures
-        return f"{pictures}-{self.layout_root.signature([f'{sample_id}.json'])}"
+            return images
+        return f"{images}-{self.layout_root.signature([f'{sample_id}.json'])}"
 
     def _names(self, sample_id: str) -> tuple[list[str], list[str]]:
         names = self.rendered_root.files(sample_id)
         return _backgrounds(names, sample_id), _components(names, sample_id)
 
-    def _picture(self, sample_id: str, name: str) -> np.ndarray:
+    def _image(self, sample_id: str, name: str) -> np.ndarray:
         return self.rendered_root.read_rgba(f"{sample_id}/{name}")
 
     def _layout(self, sample_id: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from config.paths import check_place, visible, visible_files
-from layers.imaging.codec import PictureError, opened
+from layers.imaging.codec import ImageError, opened
 from metrics.decomposition.alignment import MIN_LAYERS
 from metrics.decomposition.pairs import EPSILON
 from metrics.decomposition.scores import MAX_MERGES, MergeLevel, aggregate, level_entry, score_sample
@@ -44,14 +44,14 @@ def read_stack(folder: Path) -> list[np.ndarray]:
     The reference sorts by characters, which is the same where numbers have as many digits.
 
     Raises:
-        ValueError: if a file cannot be read as a picture; names the file.
+        ValueError: if a file cannot be read as an image; names the file.
     """
     layers = []
     for path in sorted(visible_files(folder, {".png"}, deep=False), key=_by_number):
         try:
-            with opened(path.read_bytes(), path.name) as picture:
-                layers.append(np.asarray(picture.convert("RGBA")))
-        except (OSError, PictureError) as error:
+            with opened(path.read_bytes(), path.name) as image:
+                layers.append(np.asarray(image.convert("RGBA")))
+        except (OSError, ImageError) as error:
             raise ValueError(f"cannot read {folder.name}/{path.name}: {error}") from error
     return layers
 

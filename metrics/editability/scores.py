@@ -46,19 +46,19 @@ def edit_scores(
         predicted: layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
         true: likewise and of the same size.
         distance: LPIPS, see :class:`metrics.reconstruction.perceptual.Perceptual`; without it there is no ``lpips``.
-        device: where ``distance`` is, and where pictures are flattened.
+        device: where ``distance`` is, and where images are flattened.
 
     Returns:
         Figures of each kind of edit, means over peels, and as ``all`` the mean over the kinds that are there:
-        ``psnr`` of the whole picture in dB, at most :data:`metrics.reconstruction.rgba.PSNR_CEILING`;
-        ``psnr_changed``, that of the region which the edit changes in the true picture, widened by 1/32 of the longer
+        ``psnr`` of the whole image in dB, at most :data:`metrics.reconstruction.rgba.PSNR_CEILING`;
+        ``psnr_changed``, that of the region which the edit changes in the true image, widened by 1/32 of the longer
         side: what stays the same does not count there, nor does what is wrongly changed elsewhere; ``lpips`` of the
-        whole picture; and ``reached``, the share of edits for which there was a predicted layer. Kinds that no peel
+        whole image; and ``reached``, the share of edits for which there was a predicted layer. Kinds that no peel
         allows are absent; the mapping is empty if none does.
 
     Raises:
         ValueError: if a side has no layers, a layer is not RGBA of 8 bits or sizes differ.
-        TooSmallError: by ``distance``, of pictures smaller than its network can pool.
+        TooSmallError: by ``distance``, of images smaller than its network can pool.
     """
     check_stacks(predicted, true)
     stacks = [_as_tensor(stack, device) for stack in (predicted, true)]
@@ -97,7 +97,7 @@ def mean_edit_scores(samples: Sequence[Mapping[str, Mapping[str, float]]]) -> Sc
 
 
 def _changing(planned: Sequence[Edit], true: Tensor) -> Iterator[_Replayed]:
-    """Edits that change the true picture, what it is after them ``(3, H, W)`` and where they change it ``(H, W)``."""
+    """Edits that change the true image, what it is after them ``(3, H, W)`` and where they change it ``(H, W)``."""
     before = composite_over_white(true)
     margin = max(1, round(max(true.shape[-2:]) / MARGIN))
     for edit in planned:

@@ -1,7 +1,7 @@
-"""Scores of reconstructions over nine backgrounds: of a group of pictures, of all of them, and the mean over groups.
+"""Scores of reconstructions over nine backgrounds: of a group of images, of all of them, and the mean over groups.
 
 AlphaVAE's validation code measures each category of a data set, a sub-folder, by itself and takes the unweighted mean
-of the categories. Of a Fréchet distance this is another number than that of all pictures together.
+of the categories. Of a Fréchet distance this is another number than that of all images together.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
 SCORES = {"psnr": psnr, "ssim": ssim, "ssim_y": ssim_y}
-# A covariance takes two pictures.
-FRECHET_PICTURES = 2
+# A covariance takes two images.
+FRECHET_IMAGES = 2
 
 
 def stored(images: Tensor, blends: str) -> Tensor:
-    """Pictures ``(B, 3, H, W)`` in [0, 1] as they read back: unchanged, rounded to 8 bits, or through Pillow's JPEG."""
+    """Images ``(B, 3, H, W)`` in [0, 1] as they read back: unchanged, rounded to 8 bits, or through Pillow's JPEG."""
     if blends == "float":
         return images
     pixels = images.mul(255.0).round().clamp(0, 255)
@@ -40,17 +40,17 @@ def stored(images: Tensor, blends: str) -> Tensor:
     for image in pixels.to("cpu", torch.uint8).movedim(1, -1).numpy():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG")
-        with opened(buffer.getvalue(), "a blend", formats=("JPEG",)) as picture:
-            rows.append(torch.from_numpy(np.array(picture)))
+        with opened(buffer.getvalue(), "a blend", formats=("JPEG",)) as jpeg:
+            rows.append(torch.from_numpy(np.array(jpeg)))
     return torch.stack(rows).movedim(-1, 1).to(images.device).float() / 255.0
 
 
 class Scores:
-    """Gathers every metric over pictures, a column a background.
+    """Gathers every metric over images, a column a background.
 
     Args:
         distance: LPIPS.
-        frechet: a Fréchet distance without pictures; each background gets statistics of its own, one network for all.
+        frechet: a Fréchet distance without images; each background gets statistics of its own, one network for all.
         blends: see :func:`stored`.
     """
 
@@ -59,7 +59,7 @@ class Scores:
         network = frechet.inception
         self.frechet = {name: copy.deepcopy(frechet, {id(network): network}) for name in BACKGROUNDS}
         for metric in self.frechet.values():
-            # Else a distance that was asked for stays what it was when more pictures are absorbed.
+            # Else a distance that was asked for stays what it was when more images are absorbed.
             metric.compute_with_cache = False
         self.rows: dict[str, dict[str, list[float]]] = {
             name: {metric: [] for metric in (*SCORES, "lpips")} for name in BACKGROUNDS
@@ -68,7 +68,7 @@ class Scores:
 
     @torch.no_grad()
     def add(self, predicted: Tensor, target: Tensor) -> None:
-        """Take in reconstructions and pictures ``(B, 4, H, W)`` in [-1, 1]."""
+        """Take in reconstructions and images ``(B, 4, H, W)`` in [-1, 1]."""
         self.alpha += ((predicted.clamp(-1, 1) - target)[:, 3].abs().flatten(1).mean(1) / 2.0).tolist()
         for name, colour in BACKGROUNDS.items():
             pair = [stored(over_background(image, colour), self.blends) for image in (predicted, target)]
@@ -79,9 +79,9 @@ class Scores:
             self.frechet[name].update(pair[1], real=True)
 
     def absorb(self, other: Scores) -> Scores:
-        """Take in the pictures of another one, as if they had been added here; returns itself.
+        """Take in the images of another one, as if they had been added here; returns itself.
 
-        Both have to hold pictures: torchmetrics does not merge into statistics that nothing was added to.
+        Both have to hold images: torchmetrics does not merge into statistics that nothing was added to.
         """
         self.alpha += other.alpha
         for name, row in other.rows.items():
@@ -91,10 +91,10 @@ class Scores:
         return self
 
     def result(self, frechet_name: str) -> dict:
-        """Means a background, and over them; a Fréchet distance of :data:`FRECHET_PICTURES` pictures or more."""
+        """Means a background, and over them; a Fréchet distance of :data:`FRECHET_IMAGES` images or more."""
         table = {name: {metric: float(np.mean(values)) for metric, values in row.items()}
                  for name, row in self.rows.items()}  # fmt: skip
-        if len(self.alpha) >= FRECHET_PICTURES:
+        if len(self.alpha) >= FRECHET_IMAGES:
             for name, metric in self.frechet.items():
                 table[name][frechet_name] = max(float(metric.compute()), 0.0)
         mean = {metric: float(np.mean([row[metric] for row in table.values()])) for metric in table["black"]}
@@ -102,7 +102,7 @@ class Scores:
 
 
 def grouped(paths: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
-    """Pictures by the folder they lie in, named relative to ``folder``, which itself is ``.``; sorted by name."""
+    """Images by the folder they lie in, named relative to ``folder``, which itself is ``.``; sorted by name."""
     groups: dict[str, list[Path]] = {}
     for path in sorted(paths):
         groups.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
@@ -110,8 +110,8 @@ def grouped(paths: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
 
 
 def mean_over_groups(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Unweighted mean of every figure over the groups that have it; ``pictures`` is a count and left out."""
-    names = dict.fromkeys(name for row in groups.values() for name in row if name != "pictures")
+    """Unweighted mean of every figure over the groups that have it; ``images`` is a count and left out."""
+    names = dict.fromkeys(name for row in groups.values() for name in row if name != "images")
     return {name: float(np.mean([row[name] for row in groups.values() if name in row])) for name in names}
 
 
@@ -120,17 +120,17 @@ def left_out(name: str, found: int, scored: int) -> str | None:
 
     Args:
         name: of the group.
-        found: its pictures.
+        found: its images.
         scored: those of them that were scored.
 
     Returns:
         The sentence, None if nothing is lacking.
     """
     if not scored:
-        return f"group {name}: none of its {found} pictures can be scored, so no mean over groups holds it"
-    if scored < FRECHET_PICTURES:
+        return f"group {name}: none of its {found} images can be scored, so no mean over groups holds it"
+    if scored < FRECHET_IMAGES:
         return (
-            f"group {name}: a Fréchet distance takes {FRECHET_PICTURES} pictures and it has {scored}, so the mean of "
+            f"group {name}: a Fréchet distance takes {FRECHET_IMAGES} images and it has {scored}, so the mean of "
             "that over groups is without it"
         )
     return None

@@ -28,10 +28,10 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def ssim_y(predicted: Tensor, target: Tensor) -> Tensor:
-    """SSIM of the luma of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)`` float64 in [0, 1].
+    """SSIM of the luma of each image ``(B, 3, H, W)`` in [0, 1]: ``(B,)`` float64 in [0, 1].
 
     As pyiqa's ``ssim`` has it: luma rounded to 8 bits, data range 255, 11 px Gaussian window of sigma 1.5 within the
-    picture, no border cropped beyond that, no downsampling, contrast-structure below 0 taken for 0.
+    image, no border cropped beyond that, no downsampling, contrast-structure below 0 taken for 0.
 
     Raises:
         ValueError: if the shapes differ, or a side is below 11 px.

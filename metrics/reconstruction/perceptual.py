@@ -1,4 +1,4 @@
-"""What a trained eye sees: LPIPS, and the Fréchet distance between sets of pictures.
+"""What a trained eye sees: LPIPS, and the Fréchet distance between sets of images.
 
 LPIPS is the ``lpips`` package; its AlexNet trunk and heads come from a file in the repository, so nothing is
 downloaded. Fréchet distances are torchmetrics': over Inception features they are rFID, over AlexNet features they are
@@ -41,7 +41,7 @@ class TrunkError(UserError):
 
 
 class TooSmallError(UserError, ValueError):
-    """Pictures that the trunk cannot pool."""
+    """Images that the trunk cannot pool."""
 
 
 class Perceptual(nn.Module):
@@ -65,7 +65,7 @@ class Perceptual(nn.Module):
         return super().train(False)
 
     def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Distance of each pair of pictures ``(B, 3, H, W)`` in [-1, 1]: ``(B,)``, 0 for equal ones.
+        """Distance of each pair of images ``(B, 3, H, W)`` in [-1, 1]: ``(B,)``, 0 for equal ones.
 
         Raises:
             TooSmallError: if a side is below what the trunk can pool.
@@ -73,7 +73,7 @@ class Perceptual(nn.Module):
         if min(predicted.shape[-2:]) < (least := SMALLEST_SIDE[self.trunk]):
             size = f"{predicted.shape[-1]}x{predicted.shape[-2]}"
             raise TooSmallError(
-                f"LPIPS ({self.trunk}): got pictures of {size} px, expected sides of at least {least}; make "
+                f"LPIPS ({self.trunk}): got images of {size} px, expected sides of at least {least}; make "
                 "prepare_buckets.min_side or decode_scale larger, or the weight lpips 0"
             )
         # Differences of unit vectors, squared, are too small for the mantissa of bfloat16.
@@ -128,7 +128,7 @@ class AlexNetFeatures(nn.Module):
         self.perceptual = perceptual
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features ``(B, 256)`` of pictures ``(B, 3, H, W)`` in [0, 1], resized to 224 px."""
+        """Features ``(B, 256)`` of images ``(B, 3, H, W)`` in [0, 1], resized to 224 px."""
         images = nn.functional.interpolate(
             images, (self.side, self.side), mode="bilinear", align_corners=False, antialias=True
         )
@@ -137,14 +137,14 @@ class AlexNetFeatures(nn.Module):
 
 
 def alexnet_distance(perceptual: Perceptual) -> FrechetInceptionDistance:
-    """Fréchet distance over :class:`AlexNetFeatures`; pictures in [0, 1]. Never to be called rFID."""
+    """Fréchet distance over :class:`AlexNetFeatures`; images in [0, 1]. Never to be called rFID."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     return FrechetInceptionDistance(AlexNetFeatures(perceptual), normalize=True)
 
 
 def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
-    """FID over Inception features of torch-fidelity; pictures in [0, 1].
+    """FID over Inception features of torch-fidelity; images in [0, 1].
 
     Args:
         weights: torch-fidelity's ``pt_inception-2015-12-05-6726825d.pth``, or the same as safetensors; None downloads

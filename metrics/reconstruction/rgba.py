@@ -1,6 +1,6 @@
-"""How well a picture with alpha is reconstructed: PSNR, SSIM and LPIPS over solid backgrounds, error of alpha.
+"""How well an image with alpha is reconstructed: PSNR, SSIM and LPIPS over solid backgrounds, error of alpha.
 
-Pictures are ``(B, 4, H, W)`` in [-1, 1]. A picture's RGB hides under its alpha, so it is judged as people see it: over
+Images are ``(B, 4, H, W)`` in [-1, 1]. An image's RGB hides under its alpha, so it is judged as people see it: over
 backgrounds. AlphaVAE (sec. 4) takes nine of them; the project's running figure is white.
 """
 
@@ -25,13 +25,13 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
     "magenta": (1.0, 0.0, 1.0),
 }
 
-# Pictures over backgrounds that are compared together, in pixels. SSIM takes 300 bytes for each, so about 1.3 GiB.
+# Images over backgrounds that are compared together, in pixels. SSIM takes 300 bytes for each, so about 1.3 GiB.
 PIXELS_AT_ONCE = 2**22
 
-# Equal pictures have no finite PSNR; one 8-bit step in one of a million values gives 108 dB.
+# Equal images have no finite PSNR; one 8-bit step in one of a million values gives 108 dB.
 PSNR_CEILING = 100.0
 
-# Two batches of pictures (B, 3, H, W) in [-1, 1] to a distance each; see metrics.reconstruction.perceptual.Perceptual.
+# Two batches of images (B, 3, H, W) in [-1, 1] to a distance each; see metrics.reconstruction.perceptual.Perceptual.
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -43,7 +43,7 @@ def over_background(image: Tensor, background: Sequence[float]) -> Tensor:
 
 
 def psnr(predicted: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, at most :data:`PSNR_CEILING`."""
+    """PSNR in dB of each image ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, at most :data:`PSNR_CEILING`."""
     # Here and below: torchmetrics takes 4 s to import, and stages 3 and 4 do without it.
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -52,7 +52,7 @@ def psnr(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(predicted: Tensor, target: Tensor) -> Tensor:
-    """SSIM of each picture ``(B, 3, H, W)`` in [0, 1]: ``(B,)``; 11 px Gaussian window of sigma 1.5."""
+    """SSIM of each image ``(B, 3, H, W)`` in [0, 1]: ``(B,)``; 11 px Gaussian window of sigma 1.5."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     return structural_similarity_index_measure(predicted, target, data_range=1.0, reduction="none").reshape(-1)
@@ -64,7 +64,7 @@ def reconstruction_metrics(
     backgrounds: Sequence[str] = tuple(BACKGROUNDS),
     distance: Distance | None = None,
 ) -> list[dict[str, float]]:
-    """Metrics of each picture.
+    """Metrics of each image.
 
     Args:
         predicted: ``(B, 4, H, W)`` in [-1, 1]; clipped to it.
@@ -73,7 +73,7 @@ def reconstruction_metrics(
         distance: LPIPS; without it there is no ``lpips``.
 
     Returns:
-        A mapping a picture: ``psnr``, ``ssim``, ``lpips``, ``psnr_white`` and ``alpha_l1`` (mean |error| of alpha in
+        A mapping an image: ``psnr``, ``ssim``, ``lpips``, ``psnr_white`` and ``alpha_l1`` (mean |error| of alpha in
         [0, 1]).
     """
     flat = _over_backgrounds(predicted, target, backgrounds, distance)
@@ -105,5 +105,5 @@ def _over_backgrounds(
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Unweighted mean of every metric over pictures."""
+    """Unweighted mean of every metric over images."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""Start a VLD-MMDiT from nothing as one that looks at its condition: every slot is taken to be the flat picture.
+"""Start a VLD-MMDiT from nothing as one that looks at its condition: every slot is taken to be the flat image.
 
 With random weights most of a short training goes into finding out that a token's answer lies at the same place of the
 condition image. Here the first block knows it: attention of constant queries and keys, turned by the rotary positions,

@@ -1,4 +1,4 @@
-"""Decomposing pictures with a trained network: the same code for preview, evaluation and inference."""
+"""Decomposing images with a trained network: the same code for preview, evaluation and inference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def start_noise(ids: Sequence[str], shape: Sequence[int], seed: int) -> Tensor:
 
 
 def slots_noise(condition: Tensor, layer_count: int, ids: Sequence[str], seed: int) -> Tensor:
-    """Start noise ``(B, L + 1, C, h, w)`` of all slots for flat pictures' latents ``(B, C, h, w)`` named ``ids``."""
+    """Start noise ``(B, L + 1, C, h, w)`` of all slots for flat images' latents ``(B, C, h, w)`` named ``ids``."""
     return start_noise(ids, (layer_count + 1, *condition.shape[1:]), seed)
 
 
@@ -63,7 +63,7 @@ def decompose_latents(
     text: Text | None = None,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """Sample all slots given the flat picture's normalised latents.
+    """Sample all slots given the flat image's normalised latents.
 
     Args:
         network: predicts velocities.
@@ -93,7 +93,7 @@ def decompose_latents(
 
 
 @torch.no_grad()
-def decompose_pictures(
+def decompose_images(
     network: VLDMMDiT,
     vae: RGBAVAE,
     condition: Tensor,
@@ -106,7 +106,7 @@ def decompose_pictures(
 ) -> Tensor:
     """Decompose images into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
-    ``condition`` are the images' latents, see :func:`models.vae.latents.encode_pictures`. What lies between the steps
+    ``condition`` are the images' latents, see :func:`models.vae.latents.encode_images`. What lies between the steps
     is float32, whatever the network computes in. The other arguments are those of :func:`decompose_latents`.
     """
     latents = decompose_latents(network, condition, noise, steps=steps, shift=shift, text=text, guidance=guidance)

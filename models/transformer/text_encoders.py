@@ -4,7 +4,7 @@
     qwen    Qwen2.5-VL, 3584 wide, what Qwen-Image-Layered was trained with, out of a folder of the released layout
     none    no encoder; ``VLDMMDiT`` takes ``text=None`` as one zero token
 
-The picture is never shown to the text encoder; the released pipeline feeds it the caption alone.
+The image is never shown to the text encoder; the released pipeline feeds it the caption alone.
 """
 
 from __future__ import annotations

@@ -23,13 +23,13 @@ class TrainedFor(Block):
     """Sizes in pixels.
 
     Attributes:
-        min_side: shortest side of a picture in training.
+        min_side: shortest side of an image in training.
         max_side: longest side.
         max_pixels: largest area.
-        surplus_layers: so many layers can be asked for of any picture, and those that it has not stay empty; ``None``
+        surplus_layers: so many layers can be asked for of any image, and those that it has not stay empty; ``None``
             for a network that never saw an empty layer.
         sampling_shift: linear time shift of its sampler; ``None`` for the released pipeline's, which grows with the
-            picture (:func:`models.transformer.flow.inference_shift`).
+            image (:func:`models.transformer.flow.inference_shift`).
     """
 
     min_side: Count
@@ -40,11 +40,11 @@ class TrainedFor(Block):
 
     @property
     def limits(self) -> BucketLimits:
-        """Sizes that any picture can be stretched to, a small or a long one too."""
+        """Sizes that any image can be stretched to, a small or a long one too."""
         return BucketLimits(self.min_side, self.max_side, self.max_pixels, max_aspect=math.inf, upscale=True)
 
 
-# Qwen-Image-Layered's pipeline: 640 x 640 pixels at the picture's aspect.
+# Qwen-Image-Layered's pipeline: 640 x 640 pixels at the image's aspect.
 RELEASED = TrainedFor(min_side=256, max_side=1024, max_pixels=640 * 640, surplus_layers=None)
 
 

@@ -5,7 +5,7 @@ The one place that knows the order of slots, their packing into tokens and their
     tokens = [composite | layer 1 (bottom) | ... | layer L (top) | condition image]
     layer index  0            1                       L              -1
 
-The composite and the layers are noisy, the condition is the clean latent of the flat picture; without one, as in the
+The composite and the layers are noisy, the condition is the clean latent of the flat image; without one, as in the
 first two phases of the curriculum, its tokens are left out. Rotary positions for the layer axis come from
 ``use_layer3d_rope``, which gives the last entry of ``img_shapes`` index -1; it reads the layout of the first sample
 alone, so a batch is homogeneous in (H, W, L).
@@ -120,7 +120,7 @@ class SlotPositions(nn.Module):
 
 
 class VLDMMDiT(MixedPrecision):
-    """Velocity of all slots given the flat picture and the caption, of which either may be missing.
+    """Velocity of all slots given the flat image and the caption, of which either may be missing.
 
     Args:
         transformer: ours from :func:`build_transformer`, or the released one.
@@ -151,7 +151,7 @@ class VLDMMDiT(MixedPrecision):
 
         Args:
             noisy: ``(B, L + 1, C, h, w)`` normalised latents, slot 0 the composite, then layers bottom to top.
-            condition: ``(B, C, h, w)`` clean normalised latents of the flat picture; ``None`` leaves its tokens out.
+            condition: ``(B, C, h, w)`` clean normalised latents of the flat image; ``None`` leaves its tokens out.
             sigma: ``(B,)`` in [0, 1], 1 is noise.
             text: token states ``(B, T, D)`` and a mask ``(B, T)``, true where a token is no padding, see
                 :func:`as_text`; ``None`` is one zero token, the prompt of a network without text.
@@ -172,8 +172,8 @@ class VLDMMDiT(MixedPrecision):
             states, mask = noisy.new_zeros(batch, 1, self.transformer.config.joint_attention_dim), None
         else:
             states, mask = text[0].to(noisy.dtype), text[1]
-        pictures = noisy if condition is None else torch.cat([noisy, condition[:, None]], dim=1)
-        tokens = pack(pictures, self.patch_size)
+        images = noisy if condition is None else torch.cat([noisy, condition[:, None]], dim=1)
+        tokens = pack(images, self.patch_size)
         shape = (1, height // self.patch_size, width // self.patch_size)
         with self.autocast(noisy.device):
             predicted = self.transformer(

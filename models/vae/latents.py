@@ -26,9 +26,9 @@ def stacks_at_once(key: tuple[int, int, int], most: int) -> int:
 
 
 @torch.no_grad()
-def encode_pictures(vae: RGBAVAE, pictures: Tensor) -> Tensor:
-    """Normalised posterior modes ``(B, C, h, w)`` of pictures ``(B, 4, H, W)`` in [-1, 1]."""
-    parts = pictures.split(at_once(pictures.shape[-2] * pictures.shape[-1]))
+def encode_images(vae: RGBAVAE, images: Tensor) -> Tensor:
+    """Normalised posterior modes ``(B, C, h, w)`` of images ``(B, 4, H, W)`` in [-1, 1]."""
+    parts = images.split(at_once(images.shape[-2] * images.shape[-1]))
     return torch.cat([vae.normalise(vae.encode(part).mode()) for part in parts])
 
 
@@ -45,7 +45,7 @@ def encode_stack(vae: RGBAVAE, composite: Tensor, layers: Tensor) -> Tensor:
         ``(B, L + 1, C, h, w)``, slot 0 the composite, which is also the condition.
     """
     slots = torch.cat([composite[:, None], layers], dim=1)
-    return encode_pictures(vae, slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
+    return encode_images(vae, slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def decode_layers(vae: RGBAVAE, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def empty_latents(vae: RGBAVAE, size: tuple[int, int]) -> Tensor:
-    """Normalised latents ``(C, h, w)`` of a picture of which nothing is visible, ``size`` being (h, w)."""
+    """Normalised latents ``(C, h, w)`` of an image of which nothing is visible, ``size`` being (h, w)."""
     sides = [side * vae.spatial_factor for side in size]
-    picture = torch.full((1, 4, *sides), -1.0, device=vae.latents_mean.device)
-    return encode_pictures(vae, picture)[0]
+    image = torch.full((1, 4, *sides), -1.0, device=vae.latents_mean.device)
+    return encode_images(vae, image)[0]

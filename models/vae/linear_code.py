@@ -41,7 +41,7 @@ EVEN = (-0.25, 0.5, 0.25)
 
 
 def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int], channels: int = 4) -> str | None:
-    """Why a network of these widths, for pictures of 3 or 4 channels, cannot hold the code, or None if it can."""
+    """Why a network of these widths, for images of 3 or 4 channels, cannot hold the code, or None if it can."""
     dims = [base_dim * factor for factor in dim_mult]
     # Pairs, and at least one constant, before the norms at both ends.
     needs = [("level 0", 2 * channels + 1, dims[0]), ("the last level", 2 * z_dim + 1, dims[-1])]
@@ -63,10 +63,10 @@ def patch_axes(batches: Iterable[Tensor], levels: int, count: int, channels: int
     orthonormal cosine transform gives every channel the same share of the strongest component.
 
     Args:
-        batches: pictures ``(B, channels, H, W)`` in [-1, 1].
+        batches: images ``(B, channels, H, W)`` in [-1, 1].
         levels: halvings of the encoder; patches have ``2^levels`` pixels a side.
         count: axes.
-        channels: of the pictures.
+        channels: of the images.
 
     Returns:
         ``(channels 4^levels, count)``, orthogonal, as long as makes the code's mean square 1. The code of a patch p is

@@ -36,11 +36,11 @@ class OpaqueVAE(nn.Module):
         return self.vae.decoder
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """Posterior of opaque pictures ``(B, 4, H, W)`` in [-1, 1]; alpha is not looked at."""
+        """Posterior of opaque images ``(B, 4, H, W)`` in [-1, 1]; alpha is not looked at."""
         return self.vae.encode(x[:, :3])
 
     def decode(self, z: Tensor, clamp: bool = False) -> Tensor:
-        """Pictures ``(B, 4, H, W)`` of latents, alpha 1."""
+        """Images ``(B, 4, H, W)`` of latents, alpha 1."""
         colours = self.vae.decode(z, clamp=clamp)
         return torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
 
@@ -50,5 +50,5 @@ class OpaqueVAE(nn.Module):
 
 
 def as_rgba(vae: RGBAVAE) -> RGBAVAE | OpaqueVAE:
-    """What encodes and decodes pictures of four channels with ``vae``, which has three or four."""
+    """What encodes and decodes images of four channels with ``vae``, which has three or four."""
     return vae if vae.config.input_channels == 4 else OpaqueVAE(vae)

@@ -1,4 +1,4 @@
-"""Edits of a stack: each gives another stack, and shows in the flat picture what it says."""
+"""Edits of a stack: each gives another stack, and shows in the flat image what it says."""
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_parts_take_the_place_of_their_layer():
     top[20:], bottom[:20] = 0, 0
     after = replaced(before, 1, [bottom, np.zeros_like(top), top])
     assert [entry.name for entry in after.entries] == ["background", "layer 1.1", "layer 1.2", "layer 2"]
-    assert np.array_equal(composite(after), composite(before)), "the same picture"
+    assert np.array_equal(composite(after), composite(before)), "the same image"
     assert len({entry.key for entry in after.entries}) == 4 and after.next_key == 5
     again = replaced(deleted(after, 3), 4, [plate(RED), plate(BLUE)])
     assert {entry.key for entry in again.entries} == {0, 2, 5, 6}, "a key is never used again"

@@ -64,16 +64,16 @@ def poster(tmp_path_factory):
     draw = ImageDraw.Draw(image)
     draw.ellipse((20, 30, 110, 120), fill=(200, 40, 60))
     draw.rectangle((100, 80, 220, 140), fill=(30, 90, 160))
-    path = tmp_path_factory.mktemp("pictures") / "poster.png"
+    path = tmp_path_factory.mktemp("images") / "poster.png"
     image.save(path)
     return path
 
 
-def test_a_picture_is_dropped_edited_and_downloaded(browser, address, poster, root, tmp_path):
+def test_an_image_is_dropped_edited_and_downloaded(browser, address, poster, root, tmp_path):
     visit = Visit(browser, address)
     visit.upload(poster)
-    picture = np.asarray(Image.open(poster).convert("RGBA")).astype(int)
-    assert np.array_equal(visit.seen(), picture)
+    image = np.asarray(Image.open(poster).convert("RGBA")).astype(int)
+    assert np.array_equal(visit.seen(), image)
     visit.count("3")
     assert visit.click("#decompose") == "3 layers, recomposed within 1 of 255."
     assert visit.names() == ["layer 2", "layer 1", "background"], "the top one first"
@@ -82,7 +82,7 @@ def test_a_picture_is_dropped_edited_and_downloaded(browser, address, poster, ro
     behind = "(s) => getComputedStyle(document.querySelector(s)).backgroundImage"
     assert all("conic" in browser.js(f"({behind})('{place}')") for place in (".thumbnail img", ".board"))
     whole = visit.seen()
-    assert np.abs(whole - picture).max() <= 2
+    assert np.abs(whole - image).max() <= 2
 
     visit.layer("background", "hide")
     without = visit.seen()
@@ -184,7 +184,7 @@ def header(width, height):
 def test_bad_input_is_a_sentence_and_changes_nothing(browser, address, poster, tmp_path):
     visit = Visit(browser, address)
     early = visit.click("#decompose", wrong=True)
-    assert early == "there is no picture yet; drop one first"
+    assert early == "there is no image yet; drop one first"
     assert "no layers yet" in visit.click("#downloads button", wrong=True)
     visit.upload(poster)
     visit.count("2")
@@ -200,12 +200,12 @@ def test_bad_input_is_a_sentence_and_changes_nothing(browser, address, poster, t
     with (tmp_path / "heavy.png").open("wb") as file:
         file.truncate(33 * 2**20)
     for name, words in {
-        "words.png": "not a readable picture",
-        "empty.png": "not a readable picture",
+        "words.png": "not a readable image",
+        "empty.png": "not a readable image",
         "dot.png": "1x1 pixels, expected at least 8 a side",
         "huge.png": "above 12000000 pixels",
-        "animated.gif": "2 frames, expected a still picture",
-        "cut.png": "not a readable picture",
+        "animated.gif": "2 frames, expected a still image",
+        "cut.png": "not a readable image",
         "heavy.png": "too large; expected at most 32 MiB",
     }.items():
         path = tmp_path / name
@@ -258,7 +258,7 @@ def test_no_address_is_fetched_and_no_file_stored(address, route):
     assert ask(address, "POST", "/gradio_api/upload", b"x", content_type="multipart/form-data; boundary=x")[0] == 404
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "params.yaml", "http://example.org/picture.png"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "params.yaml", "http://example.org/image.png"])
 @pytest.mark.parametrize("key", ['"path"', '"p\\u0061th"', '"url"'])
 def test_events_that_name_files_are_refused(address, path, key):
     file = f'{{{key}: {json.dumps(path)}, "meta": {{"_type": "gradio.FileData"}}}}'
@@ -271,11 +271,11 @@ def test_only_this_machine_in_small_requests(address):
     port = urlsplit(address).port
     assert ask(address, "GET", "/")[0] == 200
     assert ask(address, "GET", "/", host=f"rebound.example:{port}")[0] == 403
-    assert ask(address, "POST", "/picture", b"x", origin="http://other.example")[0] == 403
-    assert ask(address, "POST", "/picture", b"x", content_length=str(33 * 2**20))[0] == 413
+    assert ask(address, "POST", "/image", b"x", origin="http://other.example")[0] == 403
+    assert ask(address, "POST", "/image", b"x", content_length=str(33 * 2**20))[0] == 413
     assert ask(address, "POST", "/gradio_api/queue/join", iter([b"x" * 1000] * 100))[0] == 413
     assert ask(address, "POST", "/gradio_api/queue/join", b"not JSON")[0] == 400
-    assert ask(address, "DELETE", "/picture")[0] == 405
+    assert ask(address, "DELETE", "/image")[0] == 405
     assert ask(address, "GET", "/download/nothing") == (404, "this file is no longer here; ask the page for it again")
     # Nobody else on the network can even knock.
     with socket.socket() as other, pytest.raises(OSError):

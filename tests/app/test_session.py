@@ -16,18 +16,18 @@ from inference import restore
 from inference.images import layer_count
 
 
-def halves(picture, count):
+def halves(image, count):
     """Stands for the networks: left, right and, beyond two, nothing."""
-    left, right = picture.copy(), picture.copy()
-    left[:, picture.shape[1] // 2 :] = 0
-    right[:, : picture.shape[1] // 2] = 0
-    return [left, right, *(np.zeros_like(picture) for _ in range((count or 2) - 2))]
+    left, right = image.copy(), image.copy()
+    left[:, image.shape[1] // 2 :] = 0
+    right[:, : image.shape[1] // 2] = 0
+    return [left, right, *(np.zeros_like(image) for _ in range((count or 2) - 2))]
 
 
 @pytest.fixture
 def session():
-    picture = np.full((20, 30, 4), 255, np.uint8)
-    return decomposed(Session(picture), "auto", halves)[0]
+    image = np.full((20, 30, 4), 255, np.uint8)
+    return decomposed(Session(image), "auto", halves)[0]
 
 
 def test_auto_leaves_the_number_to_the_model():
@@ -72,7 +72,7 @@ def test_edits_say_what_they_did_and_choose_their_layer(session):
 
 
 def test_nothing_is_asked_of_the_networks_that_would_not_fit(session, monkeypatch):
-    def never(picture, count):
+    def never(image, count):
         raise AssertionError("too late")
 
     monkeypatch.setattr(restore, "MOST_PIXELS", 5 * 20 * 30)
@@ -80,10 +80,10 @@ def test_nothing_is_asked_of_the_networks_that_would_not_fit(session, monkeypatc
         decomposed(session, "6", never)
     with pytest.raises(UserError, match="expected at most 5"):
         split(session, {"key": 0}, "4", never)
-    empty = stacked([np.zeros((20, 30, 4), np.uint8), session.picture])
+    empty = stacked([np.zeros((20, 30, 4), np.uint8), session.image])
     with pytest.raises(UserError, match="background has nothing visible to split"):
         split(replace(session, stack=empty), {"key": 0}, "2", never)
-    with pytest.raises(UserError, match="no picture yet"):
+    with pytest.raises(UserError, match="no image yet"):
         decomposed(Session(), "auto", never)
 
 
@@ -97,7 +97,7 @@ def test_files_are_made_of_what_is_shown(session):
 
 
 def test_the_page_shows_what_there_is(session):
-    assert "picture appears here" in canvas(Session()) and "layers appear here" in layer_list(Session())
+    assert "image appears here" in canvas(Session()) and "layers appear here" in layer_list(Session())
     assert canvas(replace(session, stack=None)).count("<img") == 1
     assert layer_list(session).count("<li") == 2
     assert "&lt;b&gt;" in note("<b>") and note("same") != note("same")

@@ -18,7 +18,7 @@ class Visit:
         self.browser = browser
         browser.requests.clear(), browser.errors.clear()
         browser.open(address, 1200, 900)
-        browser.wait(f"!!{NOTE} && !!document.querySelector('#drop input')")
+        browser.wait(f"!!{NOTE} && !!document.querySelector('#drop[data-ready] input, #drop [data-ready] input')")
 
     def upload(self, path):
         self.told(lambda: self.browser.choose_file("#drop input", path))

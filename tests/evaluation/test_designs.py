@@ -13,7 +13,7 @@ from inference.sizes import at_scored_size, shown_to_model, stretched_size
 from layers.dataset.buckets import BucketLimits, NoBucketError, place
 from layers.dataset.loaders import StackDataset
 from layers.dataset.manifest import DatasetError
-from layers.dataset.storage import read_picture
+from layers.dataset.storage import read_image
 from layers.imaging.compositing import composite, to_float
 from layers.imaging.stack import Layer, LayeredSample
 from layers.sources.base import Source
@@ -63,7 +63,7 @@ class Shelf(Source):
 def same(one, other):
     for name in ("sample_id", "caption", "kinds", "model_size", "layers_asked", "bucket"):
         assert getattr(one, name) == getattr(other, name)
-    for a, b in zip([*one.layers, one.picture], [*other.layers, other.picture], strict=True):
+    for a, b in zip([*one.layers, one.image], [*other.layers, other.image], strict=True):
         assert np.array_equal(a, b)
 
 
@@ -101,28 +101,28 @@ def test_a_split_is_read_in_order_bucket_by_bucket(bucketed_root):
         assert (sample.kinds, sample.caption) == (record.kinds, record.caption)
         assert len(sample.layers) == sample.layers_asked
         for layer, place_ in zip(sample.layers, record.layers, strict=True):
-            assert np.array_equal(layer, read_picture(bucketed_root, place_))
-        assert sample.picture.shape == (*sample.model_size, 4) and sample.picture.dtype == np.uint8
+            assert np.array_equal(layer, read_image(bucketed_root, place_))
+        assert sample.image.shape == (*sample.model_size, 4) and sample.image.dtype == np.uint8
         flat = composite([to_float(layer) for layer in sample.layers])
-        assert np.abs(flat - to_float(sample.picture)).max() <= 1 / 255 + 1e-6
+        assert np.abs(flat - to_float(sample.image)).max() <= 1 / 255 + 1e-6
         same(split.read(sample.sample_id), sample)
     assert split.skipped == {}
     with pytest.raises(SampleError, match="split train: no sample has the id 'nobody'"):
         split.read("nobody")
 
 
-def test_a_broken_picture_of_a_split_is_skipped_and_no_other_stands_in(bucketed_root, tmp_path):
+def test_a_broken_image_of_a_split_is_skipped_and_no_other_stands_in(bucketed_root, tmp_path):
     root = shutil.copytree(bucketed_root, tmp_path / "copy")
     dataset = StackDataset(root, "val")
     broken = dataset.record(1)
-    (root / broken.layers[0]["path"]).write_bytes(b"no picture")
+    (root / broken.layers[0]["path"]).write_bytes(b"no image")
     split = BucketedSplit(root, "val", LIMITS, 20)
     for _ in range(2):
         found = [sample.sample_id for batch in split.batches(4) for sample in batch]
         assert sorted([*found, broken.sample_id]) == sorted(dataset.name(i) for i in range(len(dataset)))
         assert list(split.skipped) == [broken.sample_id]
-        assert "not a readable picture" in split.skipped[broken.sample_id]
-    with pytest.raises(SampleError, match="not a readable picture"):
+        assert "not a readable image" in split.skipped[broken.sample_id]
+    with pytest.raises(SampleError, match="not a readable image"):
         split.read(broken.sample_id)
 
 
@@ -146,12 +146,12 @@ def test_designs_keep_order_and_size_and_only_equal_neighbours_share_a_batch():
     batches = list(designs(shelf).batches(2))
     assert [[sample.sample_id for sample in batch] for batch in batches] == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
     first, *_, tall, last = (batch[0] for batch in batches)
-    assert first.picture.shape == last.layers[0].shape == (100, 150, 4) and tall.picture.shape == (150, 100, 4)
+    assert first.image.shape == last.layers[0].shape == (100, 150, 4) and tall.image.shape == (150, 100, 4)
     assert (first.model_size, first.bucket, tall.model_size, tall.bucket) == ((64, 96), "96x64", (96, 64), "64x96")
     assert (first.layers_asked, batches[2][0].layers_asked, tall.layers_asked) == (3, 2, 2)
     assert (first.caption, first.kinds) == ("design a", ("background", "shape", "shape"))
     same(designs(shelf).read("e"), tall)
-    assert np.array_equal(first.picture, np.where(first.layers[1][..., 3:] > 0, first.layers[1], first.layers[0]))
+    assert np.array_equal(first.image, np.where(first.layers[1][..., 3:] > 0, first.layers[1], first.layers[0]))
 
 
 def test_what_cannot_be_had_is_skipped_with_its_reason():
@@ -177,7 +177,7 @@ def test_a_banner_is_left_as_large_as_it_has_to_be_for_lpips(canvas, scored):
     shelf = Shelf(a=(canvas, ((40, 40), 20)), speck=((16, 16), ((8, 8), 3)))
     chosen = SourceDesigns(shelf, limits, 6, count=None, description="banners", long_side=256)
     ((sample,),) = chosen.batches(1)
-    assert sample.picture.shape[:2] == scored
+    assert sample.image.shape[:2] == scored
     assert chosen.skipped == {"speck": "16x16 pixels are too few to be scored: LPIPS takes sides of at least 31"}
     assert perceptual.SMALLEST_SIDE["alex"] == SMALLEST_SIDE
 
@@ -234,7 +234,7 @@ def test_crello_rows_as_layerd_prepares_them(tmp_path):
         design(*thick, sample_id="b", width=300, height=200),
         design(ground, sample_id="c", width=300, height=200),
         design(ground, thick[0], sample_id="d", width=300, height=100),
-        design(element(b"no picture"), ground, sample_id="e", width=300, height=200),
+        design(element(b"no image"), ground, sample_id="e", width=300, height=200),
         design(ground, element(plain((5, 5, 5), 50, 50, alpha=200)), sample_id="f", width=300, height=200),
     ]
     save(tmp_path / "data" / "test-00000-of-00001.parquet", *rows)
@@ -244,15 +244,15 @@ def test_crello_rows_as_layerd_prepares_them(tmp_path):
     assert chosen.skipped == {
         "c": "fewer than 2 layers are left by LayerD's filters",
         "d": "aspect 3.00 of 300x100 is above max_aspect 2.3",
-        "e": "element 0 (ImageElement): image: not a readable picture (cannot identify its format, "
+        "e": "element 0 (ImageElement): image: not a readable image (cannot identify its format, "
         "expected PNG, JPEG, WEBP, TIFF, BMP, GIF, AVIF)",
         "f": "fewer than 2 layers are left by LayerD's filters",
     }
     a, b = found["a"], found["b"]
-    assert a.picture.shape == b.picture.shape == (120, 180, 4)
+    assert a.image.shape == b.image.shape == (120, 180, 4)
     assert (len(a.layers), a.layers_asked, len(b.layers), b.layers_asked) == (4, 3, 3, 3)
     assert (a.model_size, a.caption, a.kinds[0]) == ((64, 96), "A title", "background")
-    assert (a.picture[..., 3] == 255).all() and (b.picture[0, 0] == 255).all()
+    assert (a.image[..., 3] == 255).all() and (b.image[0, 0] == 255).all()
 
 
 # ---- sizes

@@ -153,11 +153,11 @@ def test_the_best_model_is_emphasised_and_references_never_are(tmp_path):
     assert 'class="best"' not in page(tmp_path, report, *rest), "nothing to be better than"
 
 
-def test_pictures_better_than_doing_nothing_are_counted(tmp_path):
+def test_images_better_than_doing_nothing_are_counted(tmp_path):
     report, curves, samples, panels = contract(4)
     for row, cost, nothing in zip(samples, (0.1, 0.2, 0.3, 0.4), (0.2, 0.2, 0.4, 0.3), strict=True):
         row |= {"cost": cost, "composite_only_cost": nothing}
-    assert "2 of 4 pictures (50.0 %)" in Elements(page(tmp_path, report, curves, samples, panels)).text
+    assert "2 of 4 images (50.0 %)" in Elements(page(tmp_path, report, curves, samples, panels)).text
 
 
 def test_what_comes_from_data_is_escaped(tmp_path):
@@ -217,11 +217,11 @@ def test_a_bare_report_is_a_page_too(tmp_path):
         del report[block]
     text = Elements(page(tmp_path, report, [row for row in curves if row["row"] == "model"], [], [])).text
     assert "order agreement ↑ –" in text
-    for words in ("Skipped pictures", "Every picture", "picture by picture", "composite only", "Where it is hard"):
+    for words in ("Skipped images", "Every image", "image by image", "composite only", "Where it is hard"):
         assert words not in text
 
 
-def test_a_panel_must_be_a_picture(tmp_path):
+def test_a_panel_must_be_a_image(tmp_path):
     report, curves, samples, _ = contract()
     for image in (np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8)):
         with pytest.raises(ValueError, match=r"panel 'p': expected .*uint8, got"):
@@ -242,9 +242,9 @@ def test_in_a_browser_the_page_is_drawn_and_its_table_sorts(tmp_path):
     for width in (1200, 390):
         shot = tmp_path / f"{width}.png"
         browse(tmp_path, path, f"--screenshot={shot}", f"--window-size={width},3000")
-        picture = np.asarray(Image.open(shot).convert("L"), float)
-        assert picture.shape == (3000, width)
-        bands = picture.reshape(10, 300, width).std(axis=(1, 2))
+        image = np.asarray(Image.open(shot).convert("L"), float)
+        assert image.shape == (3000, width)
+        bands = image.reshape(10, 300, width).std(axis=(1, 2))
         assert (bands > 3).all(), f"blank at {width} px: {bands.round(1)}"
 
     # Windows of the browser are not as narrow as a phone; frames are.

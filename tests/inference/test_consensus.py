@@ -6,9 +6,9 @@ import torch
 from inference.consensus import most_agreed, stack_distance
 from inference.decomposer import Decomposer, names_of_tries
 from layers.imaging.tensors import composite
-from models.transformer.sampling import decompose_pictures, slots_noise
+from models.transformer.sampling import decompose_images, slots_noise
 from models.transformer.trained_for import save_trained_for
-from models.vae.latents import encode_pictures
+from models.vae.latents import encode_images
 from tests.networks import save_tiny
 
 
@@ -53,11 +53,11 @@ def test_the_one_that_others_agree_with_is_kept():
     # Sample by sample: in the second the outlier is what the two others are near to.
     mixed = candidates.clone()
     mixed[:, 1] = torch.stack([first, outlier, outlier])[:, 1]
-    pictures = torch.stack([flat(first)[0], flat(outlier)[1]])
-    assert (most_agreed(mixed, pictures) != 0).all()
+    images = torch.stack([flat(first)[0], flat(outlier)[1]])
+    assert (most_agreed(mixed, images) != 0).all()
 
 
-def test_of_two_that_disagree_the_one_that_flattens_to_the_picture_is_kept():
+def test_of_two_that_disagree_the_one_that_flattens_to_the_image_is_kept():
     candidates = stacks(2, samples=2)
     assert most_agreed(candidates, flat(candidates[0])).tolist() == [0, 0]
     assert most_agreed(candidates, flat(candidates[1])).tolist() == [1, 1]
@@ -65,15 +65,15 @@ def test_of_two_that_disagree_the_one_that_flattens_to_the_picture_is_kept():
 
 def test_a_decomposer_keeps_one_of_its_tries(tmp_path):
     model = Decomposer.from_pretrained(str(save_tiny(tmp_path)), "cpu")
-    pictures = torch.rand(2, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images = torch.rand(2, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     names = names_of_tries(["a", "b"], 3)
     assert names[0] == ["a", "b"] and len({name for row in names for name in row}) == 6
-    single = [model.decompose(pictures, 2, row, None, steps=2, seed=0) for row in names]
-    kept = model.decompose(pictures, 2, ["a", "b"], None, steps=2, seed=0, tries=3)
-    chosen = most_agreed(torch.stack(single), pictures)
+    single = [model.decompose(images, 2, row, None, steps=2, seed=0) for row in names]
+    kept = model.decompose(images, 2, ["a", "b"], None, steps=2, seed=0, tries=3)
+    chosen = most_agreed(torch.stack(single), images)
     for sample, index in enumerate(chosen.tolist()):
         assert torch.equal(kept[sample], single[index][sample])
-    assert torch.equal(model.decompose(pictures, 2, names[0], None, steps=2, seed=0, tries=1), single[0])
+    assert torch.equal(model.decompose(images, 2, names[0], None, steps=2, seed=0, tries=1), single[0])
 
 
 def test_a_decomposer_samples_with_the_shift_that_its_weights_came_with(tmp_path):
@@ -81,11 +81,11 @@ def test_a_decomposer_samples_with_the_shift_that_its_weights_came_with(tmp_path
     trained = model.trained_for
     save_trained_for(trained.model_copy(update={"sampling_shift": 3.0}), tmp_path)
     shifted = Decomposer.from_pretrained(str(tmp_path), "cpu")
-    pictures = torch.rand(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    found = shifted.decompose(pictures, 2, ["a"], None, steps=2, seed=0)
+    images = torch.rand(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    found = shifted.decompose(images, 2, ["a"], None, steps=2, seed=0)
     text = shifted._text([""])
-    networks, condition = (shifted.network, shifted.vae), encode_pictures(shifted.vae, pictures)
+    networks, condition = (shifted.network, shifted.vae), encode_images(shifted.vae, images)
     noise = slots_noise(condition, 2, ["a"], seed=0)
-    expected = decompose_pictures(*networks, condition, noise, steps=2, shift=3.0, text=text)
+    expected = decompose_images(*networks, condition, noise, steps=2, shift=3.0, text=text)
     assert torch.equal(found, expected)
-    assert not torch.equal(found, model.decompose(pictures, 2, ["a"], None, steps=2, seed=0))
+    assert not torch.equal(found, model.decompose(images, 2, ["a"], None, steps=2, seed=0))

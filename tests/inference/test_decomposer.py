@@ -14,7 +14,7 @@ def reader(tmp_path_factory):
     return str(save_tiny(tmp_path_factory.mktemp("reader"), text=True))
 
 
-def pictures(count=2):
+def images(count=2):
     return torch.rand(count, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -42,9 +42,9 @@ def test_what_does_not_compute_is_sent_back(reader, monkeypatch):
 
     models = [watch(Decomposer.from_pretrained(reader, "cpu", offload="models")) for _ in range(2)]
     for model in (*models, *models):
-        model.decompose(pictures(), 2, ["a", "b"], ["a shoe", ""], steps=2, seed=0, guidance=4.0, tries=2)
+        model.decompose(images(), 2, ["a", "b"], ["a shoe", ""], steps=2, seed=0, guidance=4.0, tries=2)
         assert not on_gpu
-        model.reconstruct(pictures())
+        model.reconstruct(images())
     assert len(set(calls)) == 4, "all four networks were called"
 
 
@@ -54,7 +54,7 @@ def test_guidance_without_a_caption_is_none_and_takes_no_second_call(reader):
 
     def layers(captions, guidance):
         calls.clear()
-        found = model.decompose(pictures(), 2, ["a", "b"], captions, steps=2, seed=0, guidance=guidance)
+        found = model.decompose(images(), 2, ["a", "b"], captions, steps=2, seed=0, guidance=guidance)
         return found, len(calls)
 
     plain, once = layers(None, 1.0)
@@ -67,7 +67,7 @@ def test_guidance_without_a_caption_is_none_and_takes_no_second_call(reader):
 
 
 def test_a_stack_goes_through_the_vae_in_parts(reader, monkeypatch):
-    model, layers, sizes = Decomposer.from_pretrained(reader, "cpu"), pictures(5), []
+    model, layers, sizes = Decomposer.from_pretrained(reader, "cpu"), images(5), []
     whole = model.reconstruct(layers)
     assert torch.equal(whole, model.vae.decode(model.vae.encode(layers).mode(), clamp=True))
     monkeypatch.setattr(latents, "PIXELS_AT_ONCE", 2 * 32 * 32)

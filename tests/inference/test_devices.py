@@ -82,9 +82,9 @@ def test_every_row_of_evaluate(folder, how, monkeypatch):
     }
     settings["baselines"] = {"start": {"model": folder, "steps": 1, "guidance": 1.0}}
     settings = Evaluate.model_validate(SMOKE["evaluate"] | settings)
-    picture, layer = np.full((32, 32, 4), 255, np.uint8), np.zeros((32, 32, 4), np.uint8)
+    image, layer = np.full((32, 32, 4), 255, np.uint8), np.zeros((32, 32, 4), np.uint8)
     names = {field.name for field in dataclasses.fields(EvaluationSample)}
-    fields = {"sample_id": "a", "picture": picture, "layers": [picture, layer], "kinds": ["background", "text"]}
+    fields = {"sample_id": "a", "image": image, "layers": [image, layer], "kinds": ["background", "text"]}
     fields |= {"caption": "a shoe", "model_size": (32, 32), "layers_asked": 2, "bucket": "32x32"}
     sample = EvaluationSample(**{name: value for name, value in fields.items() if name in names})
     models, distance = [loaded(folder) for _ in range(2)], Perceptual()

@@ -38,33 +38,33 @@ def test_the_flat_stack_is_what_over_makes():
 def test_alpha_of_one_layer_has_a_closed_form():
     """Of d = F - B: (d.(P - B) + prior a0) / (d.d + prior)."""
     colours = np.array([[0.2, 0.3, 0.4], [0.9, 0.1, 0.6]]).reshape(2, 1, 1, 3)
-    picture = np.array([0.6, 0.2, 0.5, 1.0]).reshape(1, 1, 4)
-    change, missing = (colours[1] - colours[0]).ravel(), (picture[..., :3] - colours[0]).ravel()
+    image = np.array([0.6, 0.2, 0.5, 1.0]).reshape(1, 1, 4)
+    change, missing = (colours[1] - colours[0]).ravel(), (image[..., :3] - colours[0]).ravel()
     expected = (change @ missing + 0.3 * 0.7) / (change @ change + 0.3)
-    found = unmixed(np.array([1.0, 0.7]).reshape(2, 1, 1), colours, picture, 0.3, sweeps=1)
+    found = unmixed(np.array([1.0, 0.7]).reshape(2, 1, 1), colours, image, 0.3, sweeps=1)
     assert found.ravel() == pytest.approx([1.0, expected]), "the bottom stays"
 
 
 def test_each_sweep_lowers_what_it_minimises():
     rng = np.random.default_rng(1)
-    alphas, colours, picture = rng.random((4, 8, 8)), rng.random((4, 8, 8, 3)), rng.random((8, 8, 4))
-    aim = premultiplied(picture[..., 3], picture[..., :3])
+    alphas, colours, image = rng.random((4, 8, 8)), rng.random((4, 8, 8, 3)), rng.random((8, 8, 4))
+    aim = premultiplied(image[..., 3], image[..., :3])
 
     def objective(found):
         error = np.square(composite_premultiplied(found, colours) - aim).sum(-1)
         return error + 0.3 * np.square(found[1:] - alphas[1:]).sum(0)
 
-    values = [objective(unmixed(alphas, colours, picture, 0.3, sweeps)) for sweeps in range(5)]
+    values = [objective(unmixed(alphas, colours, image, 0.3, sweeps)) for sweeps in range(5)]
     for before, after in pairwise(values):
         assert (after <= before + 1e-9).all()
 
 
 def test_true_alpha_is_found_from_true_colours_and_equal_colours_leave_the_prediction():
-    picture, layers = poster()
+    image, layers = poster()
     alphas, colours = parts(layers)
     wrong = alphas.copy()
     wrong[1:] = uniform_filter(wrong[1:], (0, 9, 9))
-    found = unmixed(wrong, colours, picture / 255.0, prior=1e-3, sweeps=20)
+    found = unmixed(wrong, colours, image / 255.0, prior=1e-3, sweeps=20)
     told = np.abs(colours[1] - colours[0]).max(-1) > 0.2
     assert np.abs(found[1] - alphas[1])[told].mean() < 0.1 * np.abs(wrong[1] - alphas[1])[told].mean()
     same = np.broadcast_to(colours[:1], colours.shape)
@@ -82,22 +82,22 @@ def test_haze_is_cut_off_at_both_ends():
 
 
 @pytest.mark.parametrize("size", [9, 5])
-def test_soft_edges_and_haze_become_the_pictures(size):
+def test_soft_edges_and_haze_become_the_images(size):
     """What a small network makes of a poster: edges blurred over a token, a haze everywhere."""
-    picture, layers = poster()
+    image, layers = poster()
     alphas, colours = parts(layers)
     predicted = alphas.copy()
     predicted[1] = 0.02 + 0.96 * uniform_filter(alphas[1], size)
-    found = matted(predicted, colours, picture / 255.0)
+    found = matted(predicted, colours, image / 255.0)
     assert np.abs(found[1] - alphas[1]).mean() < 0.35 * np.abs(predicted[1] - alphas[1]).mean()
     assert np.array_equal(found[0], alphas[0])
 
 
-def test_what_flattens_to_the_picture_stays_to_the_last_bit():
-    picture, layers = poster()
+def test_what_flattens_to_the_image_stays_to_the_last_bit():
+    image, layers = poster()
     alphas, colours = parts(layers)
-    assert np.array_equal(matted(alphas, colours, picture / 255.0), alphas)
-    far = picture.copy()
+    assert np.array_equal(matted(alphas, colours, image / 255.0), alphas)
+    far = image.copy()
     far[:, 60:, :3] = 255 - far[:, 60:, :3]
     found = matted(alphas, colours, far / 255.0)
     assert np.array_equal(found[:, :, :57], alphas[:, :, :57]) and not np.array_equal(found, alphas)
@@ -113,8 +113,8 @@ def test_a_guide_of_the_same_size_makes_a_ragged_edge_straight():
 
 
 def test_colours_under_alpha_0_stay_as_predicted():
-    picture, layers = poster()
+    image, layers = poster()
     given = [layer.copy() for layer in layers]
     given[1][given[1][..., 3] == 0, :3] = (9, 200, 30)
     clear = given[1][..., 3] == 0
-    assert (restore(given, picture)[1][clear] == (9, 200, 30, 0)).all()
+    assert (restore(given, image)[1][clear] == (9, 200, 30, 0)).all()

@@ -1,4 +1,4 @@
-"""What is written opens in the libraries that read such files, and shows the same picture."""
+"""What is written opens in the libraries that read such files, and shows the same image."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def test_psd_has_the_layers_in_place_and_the_same_composite(tmp_path):
     assert np.abs(merged.astype(int) - composite_8bit(layers)).max() <= 1, "what viewers show that read no layers"
 
 
-def test_pptx_has_one_picture_a_layer_in_place(tmp_path):
+def test_pptx_has_one_image_a_layer_in_place(tmp_path):
     layers = stack()
     (path,) = export(layers, tmp_path / "out", ["pptx"], ["ground", "disc", "box", "nothing"])
     deck = Presentation(path)
@@ -57,8 +57,8 @@ def test_pptx_has_one_picture_a_layer_in_place(tmp_path):
     assert [shape.name for shape in slide.shapes] == ["ground", "disc", "box"], "bottom to top, without the empty one"
     box, unit = slide.shapes[2], deck.slide_height / 40
     assert (box.left, box.top, box.width, box.height) == tuple(Emu(round(n * unit)) for n in (30, 5, 21, 12))
-    picture = np.asarray(Image.open(io.BytesIO(box.image.blob)))
-    assert np.array_equal(picture, layers[2][5:17, 30:51])
+    image = np.asarray(Image.open(io.BytesIO(box.image.blob)))
+    assert np.array_equal(image, layers[2][5:17, 30:51])
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (200, 9000)])

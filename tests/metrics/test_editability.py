@@ -98,7 +98,7 @@ def test_psnr_changed_is_that_of_the_widened_region():
     assert scores["move"]["psnr"] == near(decibel(16 * 0.36))
 
 
-def test_where_layers_flatten_to_the_picture_fading_is_half_of_deleting():
+def test_where_layers_flatten_to_the_image_fading_is_half_of_deleting():
     # Half of the box has been left in the ground.
     predicted = [np.where(box(8, 8, 4)[..., 3:] > 0, box(8, 8, 4), ground()), box(8, 8)]
     assert (composite_8bit(predicted) == composite_8bit(TWO)).all()
@@ -217,7 +217,7 @@ def test_an_edit_of_nothing_leaves_the_stack(kind):
     assert (edited(layers, [], kind) == layers).all()
 
 
-def test_distance_sees_the_pictures_between_minus_1_and_1():
+def test_distance_sees_the_images_between_minus_1_and_1():
     def distance(ours, theirs):
         return (ours - theirs).abs().mean((1, 2, 3))
 
@@ -226,7 +226,7 @@ def test_distance_sees_the_pictures_between_minus_1_and_1():
     assert scores["recolour"]["lpips"] == near(64 * 1.2 / PIXELS)
 
 
-def test_figures_do_not_hang_on_how_many_pictures_are_compared_together(monkeypatch):
+def test_figures_do_not_hang_on_how_many_images_are_compared_together(monkeypatch):
     whole = edit_scores([composite_8bit(THREE)], THREE, Perceptual())
     monkeypatch.setattr(editability, "PIXELS_AT_ONCE", 3 * PIXELS)
     parts = edit_scores([composite_8bit(THREE)], THREE, Perceptual())

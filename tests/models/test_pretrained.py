@@ -59,8 +59,8 @@ def test_designs_of_assets_it_never_saw_are_decomposed_better_than_by_doing_noth
             continue
         height, width = sample.composite.shape[:2]
         true = [patch.on_canvas((height, width)) for patch in sample.layers]
-        picture = to_tensor(sample.composite)[None]
-        (stack,) = model.decompose(picture, len(true), [str(index)], None, steps=8, seed=0)
+        image = to_tensor(sample.composite)[None]
+        (stack,) = model.decompose(image, len(true), [str(index)], None, steps=8, seed=0)
         found.append(score_sample(list(to_image(stack)), true, 0))
         nothing.append(score_sample([sample.composite], true, 0))
     assert len(found) == TESTED

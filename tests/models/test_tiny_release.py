@@ -63,9 +63,9 @@ def test_as_many_tokens_stand_before_the_caption_as_with_the_released_tokenizer(
 
 
 @pytest.mark.usefixtures("small")
-def test_the_pipeline_and_the_decomposer_make_the_same_layers_of_a_picture_and_its_caption(release, pipeline):
-    picture = (torch.rand(1, 4, 96, 160, generator=torch.Generator().manual_seed(0)) * 255).round() / 127.5 - 1
-    pixels = ((picture[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+def test_the_pipeline_and_the_decomposer_make_the_same_layers_of_an_image_and_its_caption(release, pipeline):
+    image = (torch.rand(1, 4, 96, 160, generator=torch.Generator().manual_seed(0)) * 255).round() / 127.5 - 1
+    pixels = ((image[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
     theirs = pipeline(
         image=Image.fromarray(pixels, "RGBA"),
         prompt="a disc",
@@ -77,14 +77,14 @@ def test_the_pipeline_and_the_decomposer_make_the_same_layers_of_a_picture_and_i
         output_type="pt",
     ).images[0]
     model = Decomposer.from_pretrained(str(release), "cpu")
-    ours = model.decompose(picture, 2, ["x"], ["a disc"], steps=2, seed=1, guidance=4.0)[0]
+    ours = model.decompose(image, 2, ["x"], ["a disc"], steps=2, seed=1, guidance=4.0)[0]
     assert ours.shape == (2, 4, 96, 160) and ours.std() > 0.01
     assert (ours - (theirs * 2 - 1)).abs().max() < 1e-4
 
 
-def test_the_pipeline_captions_a_picture_itself(pipeline):
-    picture = Image.new("RGBA", (90, 60), "red")
-    shown = pipeline.vl_processor(text=pipeline.image_caption_prompt_en, images=picture, return_tensors="pt")
+def test_the_pipeline_captions_a_image_itself(pipeline):
+    image = Image.new("RGBA", (90, 60), "red")
+    shown = pipeline.vl_processor(text=pipeline.image_caption_prompt_en, images=image, return_tensors="pt")
     found = pipeline.text_encoder.generate(**shown, max_new_tokens=2, do_sample=False)
     assert found.shape[1] > shown.input_ids.shape[1]
     assert (shown.input_ids == pipeline.text_encoder.config.image_token_id).sum() == shown.image_grid_thw.prod() // 4
@@ -94,10 +94,10 @@ def test_all_three_networks_learn_from_it(release):
     vae, network = RGBAVAE.from_pretrained(release), VLDMMDiT.from_pretrained(release)
     assert vae.config.input_channels == 4 and vae.config.latents_mean == QWEN_LATENTS_MEAN
     text = load_text_encoder("qwen", release).encode(["a disc"])
-    pictures = torch.rand(3, 4, 32, 32) * 2 - 1
-    latents = vae.normalise(vae.encode(pictures).mode())
+    images = torch.rand(3, 4, 32, 32) * 2 - 1
+    latents = vae.normalise(vae.encode(images).mode())
     velocity = network(latents[None, :2], latents[None, 2], torch.tensor([0.5]), text)
-    loss = (vae.decode(vae.denormalise(latents)) - pictures).square().mean() + velocity.square().mean()
+    loss = (vae.decode(vae.denormalise(latents)) - images).square().mean() + velocity.square().mean()
     loss.backward()
     assert loss.isfinite()
     for part in (vae.encoder.conv_in, vae.decoder.conv_out, network.transformer.txt_in, network.transformer.img_in):

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLQwenImage
 
 from models.vae.autoencoder import RGBAVAE
 from stages import convert_vae
-from stages.convert_vae import convert, main, opaque_pictures, prove
+from stages.convert_vae import convert, main, opaque_images, prove
 
 SMALL = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1}
 SMALL |= {"latents_mean": [0.1] * 4, "latents_std": [1.5] * 4}
@@ -22,16 +22,16 @@ def rgb(tmp_path):
     return tmp_path / "hub", vae
 
 
-def test_opaque_pictures_give_what_the_rgb_network_gives(rgb, tmp_path, capsys):
+def test_opaque_images_give_what_the_rgb_network_gives(rgb, tmp_path, capsys):
     root, original = rgb
     out = tmp_path / "rgba"
     command = ["--source", str(root), "--subfolder", "vae", "--output-dir", str(out)]
     assert main(command) == 0
     assert "alpha from 1 by 0.0e+00" in capsys.readouterr().out
     rgba = AutoencoderKLQwenImage.from_pretrained(out)
-    pictures = opaque_pictures()[:, :, None]
+    images = opaque_images()[:, :, None]
     with torch.no_grad():
-        theirs, ours = original.encode(pictures[:, :3]).latent_dist, rgba.encode(pictures).latent_dist
+        theirs, ours = original.encode(images[:, :3]).latent_dist, rgba.encode(images).latent_dist
         assert torch.allclose(ours.parameters, theirs.parameters, atol=1e-5)
         decoded = rgba.decode(ours.mode()).sample
         assert torch.allclose(decoded[:, :3], original.decode(theirs.mode()).sample, atol=1e-5)
@@ -71,7 +71,7 @@ def test_the_proof_sees_what_is_wrong(rgb, tmp_path, monkeypatch, capsys):
     assert prove(source, widen(source, 0.9), 1.0).alpha == pytest.approx(0.1, abs=1e-6)
     monkeypatch.setattr(convert_vae, "widen_to_rgba", careless)
     assert main(["--source", str(root), "--subfolder", "vae", "--output-dir", str(tmp_path / "out")]) == 2
-    assert "is not the source on opaque pictures" in capsys.readouterr().err
+    assert "is not the source on opaque images" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""The command, in one process, with networks of a few thousand random weights: out come layers of the picture."""
+"""The command, in one process, with networks of a few thousand random weights: out come layers of the image."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from layers.imaging.compositing import composite_8bit
 from models.transformer.trained_for import RELEASED, read_trained_for, save_trained_for
 from stages.decompose import main, targets
 from tests.networks import save_tiny
-from tests.pictures import GOOD
+from tests.sample_images import GOOD
 from tests.stages.workspace import environment, make_workspace
 
 
@@ -41,7 +41,7 @@ def decompose(model, tmp_path, monkeypatch):
     return command
 
 
-def picture(folder, name="poster.png", size=(150, 100), mode="RGB"):
+def write_image(folder, name="poster.png", size=(150, 100), mode="RGB"):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).resize(size).convert(mode)
     folder.mkdir(exist_ok=True)
@@ -53,8 +53,8 @@ def read(folder):
     return [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
 
 
-def test_layers_have_the_pictures_size_and_flatten_to_it(decompose, tmp_path):
-    source = picture(tmp_path / "in")
+def test_layers_have_the_images_size_and_flatten_to_it(decompose, tmp_path):
+    source = write_image(tmp_path / "in")
     out = decompose(source, "--layers", 3, "--out", "out", "--format", "png,psd,pptx,ora,zip")
     names = sorted(path.name for path in out.iterdir())
     assert names == ["poster", "poster.ora", "poster.pptx", "poster.psd", "poster.zip"]
@@ -66,7 +66,8 @@ def test_layers_have_the_pictures_size_and_flatten_to_it(decompose, tmp_path):
 
 
 def test_folders_and_equal_names(decompose, tmp_path):
-    picture(tmp_path / "in", "a.png"), picture(tmp_path / "in", "a.jpg", (64, 64)), picture(tmp_path / "in", "b.png")
+    for name, *size in (("a.png",), ("a.jpg", (64, 64)), ("b.png",)):
+        write_image(tmp_path / "in", name, *size)
     out = decompose(tmp_path / "in", "--layers", 2, "--out", "out", "--batch-size", 2)
     assert sorted(path.name for path in out.iterdir()) == ["a", "a_2", "b"]
     alone = decompose(tmp_path / "in" / "b.png", "--layers", 2, "--out", "alone").with_name("alone")
@@ -83,13 +84,13 @@ def test_folders_and_equal_names(decompose, tmp_path):
         (["a.png", "a.psd.png", "b.zip.png", "b.png"], ["a", "a.psd_2", "b.zip", "b_2"]),  # a.psd is a file of a.png
     ],
 )
-def test_no_picture_is_written_over_another(names, expected):
+def test_no_image_is_written_over_another(names, expected):
     places = targets([Path("in", name) for name in names], Path("out"))
     assert [place.name for place in places.values()] == expected
 
 
 def test_layers_of_an_earlier_stack_do_not_stay(decompose, tmp_path):
-    source = picture(tmp_path / "in")
+    source = write_image(tmp_path / "in")
     out = decompose(source, "--layers", 4, "--out", "out")
     mine = [out / "poster" / name for name in ("05_sketch.png", "layer_3.png", "notes.txt")]
     for path in mine:
@@ -123,7 +124,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     Path("folder/poster.zip").mkdir(parents=True)
     Path("taken").mkdir()
     Path("taken/poster").write_text("")
-    decompose(picture(tmp_path / "in"), "--layers", 2, "--out", out, *options, expect=2)
+    decompose(write_image(tmp_path / "in"), "--layers", 2, "--out", out, *options, expect=2)
     assert f"error: {sentence.format(Path('file').absolute())}" in capsys.readouterr().err
 
 
@@ -136,7 +137,7 @@ def test_a_folder_without_permission_is_found_before_the_work(tmp_path, monkeypa
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"\xff\xfe.png", "猫.png".encode()])
 def test_a_name_that_the_terminal_cannot_show_ends_nothing(model, tmp_path, name):
     """In a process of its own, whose terminal knows ASCII alone, or UTF-8."""
-    good = picture(tmp_path / "in", "z.png")
+    good = write_image(tmp_path / "in", "z.png")
     Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "in"), name))).write_bytes(good.read_bytes())  # noqa: PTH118
     (tmp_path / "in" / "._z.png").write_bytes(b"\0\5\x16\7")
     for number, encoding in enumerate(("ascii", "utf-8")):
@@ -150,8 +151,8 @@ def test_a_name_that_the_terminal_cannot_show_ends_nothing(model, tmp_path, name
         assert done.stdout.count(b"recomposed within") == 2
 
 
-def test_good_pictures_with_bad_metadata_are_taken_apart(decompose, tmp_path):
-    names = ("EXIF twice", "EXIF of garbage", "several pictures, as of a telephone", "a profile of 2 MB")
+def test_good_images_with_bad_metadata_are_taken_apart(decompose, tmp_path):
+    names = ("EXIF twice", "EXIF of garbage", "several images, as of a telephone", "a profile of 2 MB")
     (tmp_path / "in").mkdir()
     for number, name in enumerate(names):
         (tmp_path / "in" / f"{number}.png").write_bytes(GOOD[name])
@@ -159,8 +160,8 @@ def test_good_pictures_with_bad_metadata_are_taken_apart(decompose, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["0", "1", "2", "3"]
 
 
-def test_a_layer_is_split_again_and_all_parts_flatten_to_the_picture(decompose, tmp_path):
-    source = picture(tmp_path / "in")
+def test_a_layer_is_split_again_and_all_parts_flatten_to_the_image(decompose, tmp_path):
+    source = write_image(tmp_path / "in")
     out = decompose(source, "--layers", 2, "--out", "out", "--recursive", 1)
     files = sorted(path.name for path in (out / "poster").iterdir())
     assert 2 < len(files) <= 4 and files[0] == "00_layer_0_0.png"
@@ -168,8 +169,8 @@ def test_a_layer_is_split_again_and_all_parts_flatten_to_the_picture(decompose, 
     assert error.max() <= 6, "each split rounds once more"
 
 
-def test_alpha_of_the_picture_is_that_of_the_stack(decompose, tmp_path):
-    image = Image.open(picture(tmp_path / "in", mode="RGBA"))
+def test_alpha_of_the_image_is_that_of_the_stack(decompose, tmp_path):
+    image = Image.open(write_image(tmp_path / "in", mode="RGBA"))
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image.save(tmp_path / "in" / "poster.png")
     out = decompose(tmp_path / "in" / "poster.png", "--layers", 2, "--out", "out")
@@ -181,9 +182,9 @@ def test_alpha_of_the_picture_is_that_of_the_stack(decompose, tmp_path):
     ("arguments", "sentence"),
     [
         (["--layers", "0"], "--layers: got '0', expected auto or 1 to 20"),
-        (["--layers", "21"], "--layers: got 21"),
-        (["--layers", "many"], "--layers: got many"),
-        (["--layers", "2.5"], "--layers: got 2.5"),
+        (["--layers", "21"], "--layers: got '21'"),
+        (["--layers", "many"], "--layers: got 'many'"),
+        (["--layers", "2.5"], "--layers: got '2.5'"),
         (["--layers", "2", "--guidance", "-1"], "--guidance: got -1.0"),
         (["--layers", "2", "--guidance", "nan"], "--guidance: got nan"),
         (
@@ -198,27 +199,27 @@ def test_alpha_of_the_picture_is_that_of_the_stack(decompose, tmp_path):
     ],
 )
 def test_bad_arguments_are_one_sentence_and_write_nothing(decompose, tmp_path, capsys, arguments, sentence):
-    out = decompose(picture(tmp_path / "in"), "--out", "out", *arguments, expect=2)
+    out = decompose(write_image(tmp_path / "in"), "--out", "out", *arguments, expect=2)
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and sentence in error and "\n" not in error
     assert not out.exists()
 
 
-def test_bad_pictures_are_named_and_the_others_done(decompose, tmp_path, capsys):
-    good = picture(tmp_path / "in")
-    (tmp_path / "in" / "text.png").write_text("no picture")
+def test_bad_images_are_named_and_the_others_done(decompose, tmp_path, capsys):
+    good = write_image(tmp_path / "in")
+    (tmp_path / "in" / "text.png").write_text("no image")
     Image.new("RGB", (1, 1)).save(tmp_path / "in" / "dot.png")
     out = decompose(tmp_path / "in", "--layers", 2, "--out", "out", expect=2)
     error = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-    assert "text.png: not a readable picture" in error and "dot.png: 1x1 pixels" in error
+    assert "text.png: not a readable image" in error and "dot.png: 1x1 pixels" in error
     assert [path.name for path in out.iterdir()] == [good.stem]
     decompose(tmp_path / "nothing", "--layers", 2, "--out", "out", expect=2)
-    assert "nothing: no picture; expected a file, a folder" in capsys.readouterr().err
+    assert "nothing: no image; expected a file, a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [["--offload", "models"], ["--offload", "blocks"], ["--precision", "bf16"]])
 def test_where_weights_wait_changes_nothing_and_half_precision_little(decompose, tmp_path, options):
-    source = picture(tmp_path / "in")
+    source = write_image(tmp_path / "in")
     plain = read(decompose(source, "--layers", 2, "--out", "out") / "poster")
     other = read(decompose(source, "--layers", 2, "--out", "other", *options).with_name("other") / "poster")
     difference = max(np.abs(a.astype(int) - b).mean() for a, b in zip(plain, other, strict=True))
@@ -226,7 +227,7 @@ def test_where_weights_wait_changes_nothing_and_half_precision_little(decompose,
 
 
 def test_auto_takes_what_the_network_fills(decompose, tmp_path, model):
-    out = decompose(picture(tmp_path / "in"), "--layers", "auto", "--out", "out")
+    out = decompose(write_image(tmp_path / "in"), "--layers", "auto", "--out", "out")
     assert 1 <= len(read(out / "poster")) <= 3, "the folder says that it was trained for three"
 
 
@@ -234,7 +235,7 @@ def test_auto_wants_a_network_that_has_seen_empty_layers(decompose, tmp_path, mo
     other = tmp_path / "other"
     shutil.copytree(model, other)
     save_trained_for(read_trained_for(model).model_copy(update={"surplus_layers": None}), other)
-    decompose(picture(tmp_path / "in"), "--layers", "auto", "--out", "out", "--model", other, expect=2)
+    decompose(write_image(tmp_path / "in"), "--layers", "auto", "--out", "out", "--model", other, expect=2)
     assert "layers: got auto, expected a number" in capsys.readouterr().err
 
 

@@ -148,11 +148,11 @@ def test_what_is_scored_is_what_the_command_writes_bit_by_bit(project, bucketed_
     report = report_of(project(predictions=str(tmp_path / "scored"), captions="none", guidance=1.0, **how))
     manifest = json.loads((bucketed_root / "metadata" / "manifest.json").read_text())
     for sample in (sample for sample in manifest["samples"] if sample["split"] == "val"):
-        picture = tmp_path / f"{sample['id']}.png"
-        shutil.copy(bucketed_root / sample["composite"]["path"], picture)
+        image = tmp_path / f"{sample['id']}.png"
+        shutil.copy(bucketed_root / sample["composite"]["path"], image)
         flags = [part for name, value in how.items() for part in (f"--{name}", str(value))]
         flags += ["--layers", str(len(sample["layers"])), "--model", str(model), "--batch-size", batch]
-        assert decompose.main([str(picture), "--out", str(tmp_path / "written"), *flags]) == 0
+        assert decompose.main([str(image), "--out", str(tmp_path / "written"), *flags]) == 0
         theirs, ours = (read_stack(tmp_path / name / sample["id"]) for name in ("written", "scored"))
         assert len(theirs) == len(ours) == len(sample["layers"])
         for k, (one, other) in enumerate(zip(theirs, ours, strict=True)):
@@ -167,7 +167,7 @@ def test_what_is_scored_is_what_the_command_writes_bit_by_bit(project, bucketed_
     ("spoil", "reason"),
     [
         (lambda path: Image.new("RGBA", (5, 7)).save(path), "layer 0 is 5x7 pixels, expected "),
-        (lambda path: path.write_bytes(b"no picture"), "cannot read "),
+        (lambda path: path.write_bytes(b"no image"), "cannot read "),
     ],
 )
 def test_bad_predictions_of_others_end_nothing_and_are_told(project, bucketed_root, tmp_path, spoil, reason):
@@ -319,13 +319,13 @@ def test_more_panels_than_samples_are_all_samples():
 
 
 def test_the_error_map_is_black_where_nothing_differs_and_white_from_a_quarter_on():
-    picture = np.full((2, 2, 4), (100, 100, 100, 255), np.uint8)
-    other = picture.copy()
+    image = np.full((2, 2, 4), (100, 100, 100, 255), np.uint8)
+    other = image.copy()
     other[0, 0, :3] = 164
-    assert error_map(picture, other)[..., 0].tolist() == [[255, 0], [0, 0]]
+    assert error_map(image, other)[..., 0].tolist() == [[255, 0], [0, 0]]
 
 
-def test_another_model_stands_beside_on_the_same_pictures_and_noise(project, model, tmp_path):
+def test_another_model_stands_beside_on_the_same_images_and_noise(project, model, tmp_path):
     other = save_tiny(tmp_path / "other", seed=2)
     own = {"model": str(model), "steps": 1, "offload": "models"}
     folder = project(baselines={"same": str(model), "own": own})

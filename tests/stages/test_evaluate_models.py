@@ -64,9 +64,9 @@ def settings_of(**block):
 
 def plain(place, samples, captions, **how):
     """Layers that the networks of a folder give, without evaluate."""
-    pictures = torch.stack([to_tensor(sample.picture) for sample in samples])
+    images = torch.stack([to_tensor(sample.image) for sample in samples])
     model = Decomposer.from_pretrained(place, CPU)
-    stacks = model.decompose(pictures, 2, [NAME] * len(samples), captions, seed=0, **{"steps": 2} | how)
+    stacks = model.decompose(images, 2, [NAME] * len(samples), captions, seed=0, **{"steps": 2} | how)
     return [list(to_image(stack)) for stack in stacks]
 
 
@@ -157,14 +157,14 @@ def test_guidance_of_a_network_without_text_names_the_model(reader, mute):
 
 
 def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
-    class Pictures:
+    class Images:
         description, skipped, asked = "two posters", {}, "as many as it has, at most 20"
 
     def setting(**block):
         settings = settings_of(model=reader, **block)
         model, baselines = open_models(settings, CPU)
         measured = [SimpleNamespace(levels={TOLD: []} if settings.captions == "both" else {}, bucket="64x64")]
-        one, md5 = NamedSet("", Pictures()), {reader: "abc", mute: "def"}
+        one, md5 = NamedSet("", Images()), {reader: "abc", mute: "def"}
         return setting_of(one, measured, model, settings=settings, baselines=baselines, md5=md5)
 
     released = {"model": reader, "precision": "bf16", "offload": "models"} | OWN
@@ -181,25 +181,25 @@ def test_the_setting_says_what_a_row_has_of_its_own(reader, mute, samples):
     assert found["rows"] == {TOLD: {"text": "minilm", "guidance": 4.0}}
 
 
-def test_pictures_are_compared_where_lpips_is(samples):
+def test_images_are_compared_where_lpips_is(samples):
     """Fake tensors are on a GPU without one; they end where a number is read of them, after LPIPS."""
-    perceptual, pictures = Perceptual(), [sample.picture for sample in samples]
+    perceptual, images = Perceptual(), [sample.image for sample in samples]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for module in perceptual.modules():
             for store in (module._parameters, module._buffers):
                 for name, value in store.items():
                     store[name] = None if value is None else mode.from_tensor(value.detach()).to("cuda")
         with pytest.raises(DataDependentOutputException):
-            compared(pictures, pictures, perceptual, torch.device("cuda"))
+            compared(images, images, perceptual, torch.device("cuda"))
         with pytest.raises(RuntimeError, match="same device"):
-            compared(pictures, pictures, perceptual, CPU)
+            compared(images, images, perceptual, CPU)
 
 
 def test_all_that_is_measured_of_a_batch_goes_where_the_model_is(reader, samples, monkeypatch):
     seen = []
 
-    def metrics(again, pictures, backgrounds=(), distance=None):
-        seen.extend(tensor.device.type for tensor in (again, pictures))
+    def metrics(again, images, backgrounds=(), distance=None):
+        seen.extend(tensor.device.type for tensor in (again, images))
         return [{"psnr_white": 1.0, "ssim": 1.0, "lpips": 1.0, "alpha_l1": 0.0}] * len(again)
 
     settings = settings_of(model=reader, panels=0)
@@ -217,11 +217,11 @@ def test_all_that_is_measured_of_a_batch_goes_where_the_model_is(reader, samples
 
 
 def test_many_large_layers_are_compared_in_parts(samples, monkeypatch):
-    again = [np.roll(sample.picture, 1, 0) for sample in samples] * 2
-    pictures = [sample.picture for sample in samples] * 2
-    whole = compared(again, pictures, Perceptual(), CPU)
+    again = [np.roll(sample.image, 1, 0) for sample in samples] * 2
+    images = [sample.image for sample in samples] * 2
+    whole = compared(again, images, Perceptual(), CPU)
     monkeypatch.setattr(latents, "PIXELS_AT_ONCE", 3 * 64 * 64)
-    parts = compared(again, pictures, Perceptual(), CPU)
+    parts = compared(again, images, Perceptual(), CPU)
     assert len(parts) == 4
     for one, two in zip(whole, parts, strict=True):
         assert one == pytest.approx(two, abs=1e-5)

@@ -14,7 +14,7 @@ from metrics.reconstruction.luma_ssim import ssim_y
 from metrics.reconstruction.perceptual import Perceptual, alexnet_distance
 from metrics.reconstruction.rgba import BACKGROUNDS, over_background
 from models.vae.autoencoder import RGBAVAE
-from stages.evaluate_vae import find_pictures, main, prepare
+from stages.evaluate_vae import find_images, main, prepare
 from tests.networks import tiny_vae
 
 
@@ -23,29 +23,29 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("reconstruction")
     tiny_vae().save_pretrained(root / "vae")
     rng = np.random.default_rng(0)
-    (root / "pictures" / "more").mkdir(parents=True)
+    (root / "images" / "more").mkdir(parents=True)
     for index, (height, width) in enumerate([(48, 64), (64, 40), (50, 50)]):
         pixels = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 4), dtype=np.uint8)
-        picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-        picture.save(root / "pictures" / ("more" if index == 2 else "") / f"p{index}.png")
-    Image.new("RGB", (40, 40), (10, 200, 30)).save(root / "pictures" / "opaque.jpg")
-    (root / "pictures" / "broken.png").write_bytes(b"no picture")
-    Image.new("RGBA", (8, 8)).save(root / "pictures" / "speck.png")
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(root / "images" / ("more" if index == 2 else "") / f"p{index}.png")
+    Image.new("RGB", (40, 40), (10, 200, 30)).save(root / "images" / "opaque.jpg")
+    (root / "images" / "broken.png").write_bytes(b"no image")
+    Image.new("RGBA", (8, 8)).save(root / "images" / "speck.png")
     return root
 
 
 def run(root, out, *more):
-    command = ["--images", str(root / "pictures"), "--vae", str(root / "vae"), "--out", str(out), "--device", "cpu"]
+    command = ["--images", str(root / "images"), "--vae", str(root / "vae"), "--out", str(out), "--device", "cpu"]
     code = main([*command, *more])
     return code, json.loads(out.read_text()) if out.is_file() else None
 
 
 def test_the_figures_are_those_of_torchmetrics(folders, tmp_path):
     code, report = run(folders, tmp_path / "report.json", "--size", "32")
-    assert code == 0 and report["pictures"] == 5 and list(report["skipped"]) == ["broken.png"]
+    assert code == 0 and report["images"] == 5 and list(report["skipped"]) == ["broken.png"]
     vae, perceptual = RGBAVAE.from_pretrained(folders / "vae"), Perceptual()
     rows = {name: [] for name in BACKGROUNDS}
-    for path in find_pictures(folders / "pictures"):
+    for path in find_images(folders / "images"):
         if path.name == "broken.png":
             continue
         pixels = np.array(Image.open(path).convert("RGBA"))
@@ -84,7 +84,7 @@ def test_each_background_has_a_frechet_distance_of_its_own(folders, tmp_path):
     vae, perceptual = RGBAVAE.from_pretrained(folders / "vae"), Perceptual()
     for name in ("red", "black"):
         alone = alexnet_distance(perceptual)
-        for path in find_pictures(folders / "pictures"):
+        for path in find_images(folders / "images"):
             if path.name != "broken.png":
                 target = to_tensor(prepare(np.array(Image.open(path).convert("RGBA")), 32, 4))[None]
                 with torch.no_grad():
@@ -103,9 +103,9 @@ def test_native_resolution_and_jpeg_blends(folders, tmp_path):
 
 
 def test_cropping():
-    picture = np.arange(6 * 10 * 4, dtype=np.uint8).reshape(6, 10, 4)
-    assert np.array_equal(prepare(picture, 6, 2), picture[:, 2:8])
-    assert np.array_equal(prepare(picture, None, 4), picture[1:5, 1:9])
+    image = np.arange(6 * 10 * 4, dtype=np.uint8).reshape(6, 10, 4)
+    assert np.array_equal(prepare(image, 6, 2), image[:, 2:8])
+    assert np.array_equal(prepare(image, None, 4), image[1:5, 1:9])
     wide = np.full((100, 333, 4), 255, np.uint8)
     assert prepare(wide, 40, 8).shape == (40, 40, 4) and (prepare(wide, 40, 8) == 255).all()
 
@@ -121,10 +121,10 @@ def test_stored_blends():
 def test_what_a_user_can_get_wrong_is_one_line(folders, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    base = {"--images": str(folders / "pictures"), "--vae": str(folders / "vae"), "--out": str(tmp_path / "out.json")}
+    base = {"--images": str(folders / "images"), "--vae": str(folders / "vae"), "--out": str(tmp_path / "out.json")}
     for change, sentence in [
         ({"--images": str(tmp_path / "none")}, "is not a folder"),
-        ({"--images": str(tmp_path / "empty")}, "no picture below"),
+        ({"--images": str(tmp_path / "empty")}, "no image below"),
         ({"--vae": str(tmp_path / "none")}, "no folder at"),
         ({"--size": "33"}, "got 33, expected at least 32 and a multiple of 4"),
         ({"--size": "big"}, "got big, expected a number of pixels or native"),

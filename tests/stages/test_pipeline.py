@@ -31,7 +31,7 @@ def clone(tmp_path_factory) -> Path:
 def runs(root: Path) -> list:
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("qwen-image-layered")
-    assert experiment.artifact_location.startswith(str(root)), "pictures must land in the repository"
+    assert experiment.artifact_location.startswith(str(root)), "images must land in the repository"
     return client.search_runs([experiment.experiment_id], max_results=1000)
 
 

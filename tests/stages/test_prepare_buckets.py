@@ -46,7 +46,7 @@ def test_flags_override_parameters_bad_samples_are_listed_and_a_second_run_does_
     assert [sample["split"] for sample in samples].count("train") == 5
     assert listed["settings"]["train_count"] == 5 and "jobs" not in listed["settings"]
     for dropped in listed["dropped"]:
-        assert dropped["id"] == "sample00" and dropped["reason"].startswith("component_1.png: not a readable picture")
+        assert dropped["id"] == "sample00" and dropped["reason"].startswith("component_1.png: not a readable image")
     assert "8 were there" in again.stdout and report(root)["asked_for"] == {"train": 5, "val": 3, "test": 6}
     with (root / "metrics/reports/buckets.csv").open() as file:
         rows = list(csv.DictReader(file))

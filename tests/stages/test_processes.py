@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from layers.files import locked
 from tests.imports import ROOT
 from tests.stages.workspace import killed_at, make_workspace, run, run_together
-from tests.training.engine.ddp_gradients import objective, pictures
+from tests.training.engine.ddp_gradients import images, objective
 
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
 
@@ -20,7 +20,7 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path):
     run_together(2, "tests.training.engine.ddp_gradients", str(tmp_path / "gradients.safetensors"), root=tmp_path)
     theirs = load_file(tmp_path / "gradients.safetensors")
     single = objective()
-    single({**pictures(), "seen": 0})["loss"].backward()
+    single({**images(), "seen": 0})["loss"].backward()
     ours = {name: p.grad for name, p in single.vae.named_parameters()}
     assert ours.keys() == theirs.keys()
     for name, gradient in ours.items():

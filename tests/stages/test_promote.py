@@ -75,7 +75,7 @@ def test_other_data_cannot_be_compared(params, capsys):
     assert "gain +0.1, " in promote(capsys, "--metric", "cost")
 
 
-def test_the_newest_pictures_that_both_were_evaluated_on_are_compared(params, capsys):
+def test_the_newest_images_that_both_were_evaluated_on_are_compared(params, capsys):
     evaluate(params, cost=0.3)
     promote(capsys, "--metric", "cost")
     another(params, 2, cost=0.1)
@@ -91,7 +91,7 @@ def interval_of(line):
     return [float(value) for value in found.groups()]
 
 
-# Against 0.3 of each picture: on average lower by 0.01, hence better, by more and less than chance.
+# Against 0.3 of each image: on average lower by 0.01, hence better, by more and less than chance.
 ALIKE = [-0.012, -0.008, -0.011, -0.009, -0.013, -0.007]
 TORN = [-0.3, 0.28, -0.25, 0.26, -0.31, 0.26]
 
@@ -109,8 +109,8 @@ def test_a_gain_counts_only_if_its_interval_is_above_nought(params, capsys, spre
     assert Registry(params).holder("champion") == 2 - code
 
 
-def test_pictures_are_paired_by_their_ids_not_their_order(params, capsys):
-    """Unpaired, the pictures differ far more from each other than the versions do."""
+def test_images_are_paired_by_their_ids_not_their_order(params, capsys):
+    """Unpaired, the images differ far more from each other than the versions do."""
     far = [-0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
     evaluate(params, samples=sample_rows(far), alpha_iou=0.6)
     promote(capsys, "--metric", "alpha_iou")
@@ -119,30 +119,30 @@ def test_pictures_are_paired_by_their_ids_not_their_order(params, capsys):
     assert interval_of(promote(capsys, "--metric", "alpha_iou")) == [0.01, 0.01, 0.01, 6]
 
 
-def test_other_pictures_cannot_be_compared(params, capsys):
+def test_other_images_cannot_be_compared(params, capsys):
     evaluate(params, samples=sample_rows([0.0] * 6))
     promote(capsys, "--metric", "cost")
     another(params, 2, samples=sample_rows([-0.1] * 5), cost=0.2)
     assert promote(capsys, "--metric", "cost", expect=2) == (
-        "error: the pictures are not the same, 5 against 6; only one of the two evaluations has picture5; "
+        "error: the images are not the same, 5 against 6; only one of the two evaluations has image5; "
         "run stage evaluate on the same ones"
     )
     evaluate(params, samples=sample_rows([-0.1] * 4), cost=0.2)
     save_tiny(Path(FOLDER), 1)
     evaluate(params, samples=sample_rows([0.0] * 4))
     assert promote(capsys, "--metric", "cost", "--version", "2", expect=2) == (
-        "error: an interval needs 5 pictures; the evaluations have 4"
+        "error: an interval needs 5 images; the evaluations have 4"
     )
     assert Registry(params).holder("champion") == 1
 
 
-def test_evaluations_without_scores_of_each_picture_are_named(params, capsys):
+def test_evaluations_without_scores_of_each_image_are_named(params, capsys):
     evaluate(params, samples=())
     assert "is champion: the first" in promote(capsys, "--metric", "cost"), "nothing to compare with"
     another(params, 2, cost=0.1)
     line = promote(capsys, "--metric", "cost", expect=2)
     assert line.startswith(
-        "error: the evaluation of version 1 has no scores of each picture (evaluate_samples.csv of run"
+        "error: the evaluation of version 1 has no scores of each image (evaluate_samples.csv of run"
     )
     assert line.endswith("); check its weights out and run stage evaluate")
     # Evaluated again, it has them: the last evaluation stands.
@@ -157,7 +157,7 @@ def test_evaluations_without_scores_of_each_picture_are_named(params, capsys):
     broken = sample_rows()
     broken[1]["cost"] = ""
     another(params, 4, samples=broken, cost=0.05)
-    assert promote(capsys, "--metric", "cost", expect=2).endswith(") has no cost of picture picture1")
+    assert promote(capsys, "--metric", "cost", expect=2).endswith(") has no cost of image image1")
 
 
 def test_where_there_is_nothing_to_promote(params, capsys, monkeypatch):

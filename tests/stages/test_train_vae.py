@@ -5,7 +5,7 @@ import torch
 from layers.dataset.batches import BucketBatches
 from layers.dataset.loaders import RgbaComponentDataset
 from stages import train_vae
-from stages.train_vae import pictures
+from stages.train_vae import images
 
 CPU = torch.device("cpu")
 
@@ -16,5 +16,5 @@ def test_the_statistics_see_enough_items_whatever_the_batch(bucketed_root, monke
     monkeypatch.setattr(train_vae, "STATISTICS_BATCHES", 3)
     dataset = RgbaComponentDataset(bucketed_root, "train")
     for size, batches in ((1, 9), (2, 5), (4, 3)):
-        found = list(pictures(dataset, BucketBatches(dataset.keys, size, seed=0), 4, CPU))
+        found = list(images(dataset, BucketBatches(dataset.keys, size, seed=0), 4, CPU))
         assert [len(part) for part in found] == [2 * size] * batches, "a component and its composite an item"

@@ -28,7 +28,7 @@ def start_from(root, folder, bucketed_root, **changes):
     return root
 
 
-def test_an_rgb_vae_is_trained_and_measured_on_flat_pictures(rgb):
+def test_an_rgb_vae_is_trained_and_measured_on_flat_images(rgb):
     assert vae_of(rgb).config.input_channels == 3
     report = json.loads((rgb / "metrics" / "reports" / "train_vae.json").read_text())
     assert report["psnr_white"] > 5.0 and "alpha_l1" not in report and not any("layer" in name for name in report)

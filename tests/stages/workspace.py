@@ -187,7 +187,7 @@ from tracking.run import Run
 log = Run.metrics
 def metrics(self, values, step=None):
     log(self, values, step)
-    if step == {step} and any(key.startswith("train/") for key in values):
+    if os.environ.get("RANK", "0") == "0" and step == {step} and any(key.startswith("train/") for key in values):
         os.kill(os.getpid(), signal.SIGKILL)
 Run.metrics = metrics
 from stages.{name} import main

@@ -33,11 +33,11 @@ def refine(params: Params) -> None:
 
 
 def sample_rows(spread: Sequence[float] = (-0.02, -0.01, 0.0, 0.0, 0.01, 0.02), **means: float) -> list[dict[str, Any]]:
-    """Rows of ``evaluate_samples.csv``: pictures whose scores are the means and, each, one of ``spread`` more."""
+    """Rows of ``evaluate_samples.csv``: images whose scores are the means and, each, one of ``spread`` more."""
     usual = {"rgb_l1": 0.2, "alpha_iou": 0.6, "cost": 0.3, "composite_only_cost": 0.4}
     usual |= {"psnr_white": 20.0, "ssim_white": 0.8, "lpips_white": 0.1, "seconds": 1.0}
     return [
-        {"id": f"picture{index}"} | {name: round(mean + more, 6) for name, mean in (usual | means).items()}
+        {"id": f"image{index}"} | {name: round(mean + more, 6) for name, mean in (usual | means).items()}
         for index, more in enumerate(spread)
     ]
 

@@ -91,7 +91,7 @@ def test_a_server_that_dies_costs_nothing_but_a_warning(undisturbed, server, buc
     assert found.info.status == only(client, "killed", "pipeline").info.status == "FINISHED"
     assert curves(client, found) == curves(client, only(client, "smoke")), "every number at every step, once"
     assert any(name.startswith("system/") for name in found.data.metrics)
-    # Two epochs' pictures, each in full and reduced.
+    # Two epochs' images, each in full and reduced.
     assert len(client.list_artifacts(found.info.run_id, "images")) == 4
     assert [entry.path for entry in client.list_artifacts(found.info.run_id) if not entry.is_dir] == [
         "train_vae.csv",

@@ -22,13 +22,13 @@ from layers.dataset.digest import digest
 from layers.imaging.codec import decode_rgba, encode_png
 from layers.imaging.compositing import composite_8bit
 from stages.serve import CONFIG
-from tests import pictures
+from tests import sample_images
 from tests.imports import ROOMS, ROOT
 from tests.servers import serving
 from tests.stages.workspace import environment, run
 from tests.tracking.registered import FOLDER, enter_project, evaluate, save_tiny
 from tracking.run import tracking_uri
-from tracking.serving import ConfigError, RequestError, ServedDecomposer, decode_picture
+from tracking.serving import ConfigError, RequestError, ServedDecomposer, decode_image
 from tracking.versions import Registry, WeightsError
 
 MODEL = "models:/smoke-decomposer@champion"
@@ -66,7 +66,7 @@ def here(project, monkeypatch):
     return project
 
 
-def picture(height=50, width=70):
+def poster(height=50, width=70):
     rng = np.random.default_rng(0)
     image = np.full((height, width, 4), (250, 240, 200, 255), np.uint8)
     image[10:30, 20:50, :3] = rng.integers(0, 255, 3)
@@ -77,11 +77,11 @@ def encoded(data):
     return base64.b64encode(data).decode()
 
 
-def ask(uri, *pictures, **params):
+def ask(uri, *images, **params):
     """Base64 files, or one dictionary of inputs."""
-    rows = {"dataframe_records": [{"picture": text} for text in pictures]}
-    if pictures and isinstance(pictures[0], dict):
-        rows = {"inputs": pictures[0]}
+    rows = {"dataframe_records": [{"picture": text} for text in images]}
+    if images and isinstance(images[0], dict):
+        rows = {"inputs": images[0]}
     return post(uri, json.dumps(rows | {"params": params}).encode())
 
 
@@ -106,7 +106,7 @@ def layers_of(answer):
 
 
 def test_layers_over_http_are_those_of_the_decomposer(server, project):
-    image = picture()
+    image = poster()
     jpeg = io.BytesIO()
     Image.fromarray(image[..., :3]).save(jpeg, "JPEG")
     status, answer = ask(server, encoded(encode_png(image)), encoded(jpeg.getvalue()), layers=3, steps=2, seed=5)
@@ -123,22 +123,24 @@ def test_layers_over_http_are_those_of_the_decomposer(server, project):
     assert status == 200 and len(answer["predictions"][0]["layers"]) == 4
 
 
-@pytest.mark.parametrize("make", [pictures.mpo, lambda **said: pictures.encoded(pictures.colours(), "PNG", **said)])
+@pytest.mark.parametrize(
+    "make", [sample_images.mpo, lambda **said: sample_images.encoded(sample_images.colours(), "PNG", **said)]
+)
 def test_photographs_are_turned_as_their_exif_says(make):
-    found = decode_picture(encoded(make(exif=pictures.turned(6))), "picture 0").astype(int)
-    upright = np.rot90(np.asarray(pictures.colours()), -1)
+    found = decode_image(encoded(make(exif=sample_images.turned(6))), "image 0").astype(int)
+    upright = np.rot90(np.asarray(sample_images.colours()), -1)
     assert found.shape == (60, 40, 4) and np.abs(found[..., :3] - upright).mean() < 3.0
 
 
 @pytest.mark.parametrize("name", ["EXIF of garbage, PNG", "a profile of 2 MB", "EXIF twice"])
 def test_metadata_do_not_decide_what_is_served(name):
-    assert decode_picture(encoded(pictures.GOOD[name]), "picture 0").shape == (40, 60, 4)
+    assert decode_image(encoded(sample_images.GOOD[name]), "image 0").shape == (40, 60, 4)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF"])
 def test_no_other_format_is_opened(kind):
     with pytest.raises(RequestError, match="expected PNG, JPEG"):
-        decode_picture(encoded(pictures.encoded(pictures.colours(), kind)), "picture 0")
+        decode_image(encoded(sample_images.encoded(sample_images.colours(), kind)), "image 0")
 
 
 def bomb():
@@ -148,50 +150,50 @@ def bomb():
 
 
 BAD = {
-    "not base64": (["?"], {}, "picture 0: not base64; expected a PNG or JPEG file in base64"),
-    "no picture": ([encoded(b"hello")], {}, "picture 0: not a readable picture (cannot identify its format"),
-    "a path": (["/etc/passwd"], {}, "picture 0: not base64"),
-    "too many pixels": ([bomb()], {}, "picture 0: 6000x6000 is above 16777216 pixels"),
-    "too many bytes": (["A" * (45 * 2**20)], {}, "picture 0: above 33554432 bytes"),
-    "half a picture": ([encoded(encode_png(picture())[:90])], {}, "picture 0: not a readable picture"),
-    "no layers": ([encoded(encode_png(picture()))], {"layers": 0}, "layers: got 0, expected 1 to 20"),
-    "many steps": ([encoded(encode_png(picture()))], {"steps": 10**6}, "steps: got 1000000, expected 1 to 200"),
-    "long caption": ([encoded(encode_png(picture()))], {"caption": "a" * 5000}, "caption: got 5000 characters"),
+    "not base64": (["?"], {}, "image 0: not base64; expected a PNG or JPEG file in base64"),
+    "no image": ([encoded(b"hello")], {}, "image 0: not a readable image (cannot identify its format"),
+    "a path": (["/etc/passwd"], {}, "image 0: not base64"),
+    "too many pixels": ([bomb()], {}, "image 0: 6000x6000 is above 16777216 pixels"),
+    "too many bytes": (["A" * (45 * 2**20)], {}, "image 0: above 33554432 bytes"),
+    "half an image": ([encoded(encode_png(poster())[:90])], {}, "image 0: not a readable image"),
+    "no layers": ([encoded(encode_png(poster()))], {"layers": 0}, "layers: got 0, expected 1 to 20"),
+    "many steps": ([encoded(encode_png(poster()))], {"steps": 10**6}, "steps: got 1000000, expected 1 to 200"),
+    "long caption": ([encoded(encode_png(poster()))], {"caption": "a" * 5000}, "caption: got 5000 characters"),
     "guidance without text": (
-        [encoded(encode_png(picture()))],
+        [encoded(encode_png(poster()))],
         {"guidance": 4.0},
         "guidance: got 4, expected 1: this network was trained without captions",
     ),
     "less than no guidance": (
-        [encoded(encode_png(picture()))],
+        [encoded(encode_png(poster()))],
         {"guidance": -1},
         "guidance: got -1.0, expected 0 to 100",
     ),
     "too much together": (
         [encoded(encode_png(np.zeros((3000, 4000, 4), np.uint8)))] * 2,
         {"layers": 20},
-        "20 layers of 2 pictures of 24000000 pixels; expected at most 5 of this size",
+        "20 layers of 2 images of 24000000 pixels; expected at most 5 of this size",
     ),
     "a parameter that is none": (
-        [encoded(encode_png(picture()))],
+        [encoded(encode_png(poster()))],
         {"layerz": 3},
         "params: unknown layerz; expected layers, steps, tries, seed, caption, guidance",
     ),
-    "nothing for a number": ([encoded(encode_png(picture()))], {"layers": None}, "layers: got None, expected a long"),
-    "part of a layer": ([encoded(encode_png(picture()))], {"layers": 3.5}, "layers: got 3.5, expected a long"),
-    "a number for a column": ([{"picture": 7}], {}, "picture 0: not base64"),
-    "no picture at all": ([], {}, None),
-    "too many": ([encoded(encode_png(picture()))] * 9, {}, "got 9 pictures, expected 1 to 8"),
+    "nothing for a number": ([encoded(encode_png(poster()))], {"layers": None}, "layers: got None, expected a long"),
+    "part of a layer": ([encoded(encode_png(poster()))], {"layers": 3.5}, "layers: got 3.5, expected a long"),
+    "a number for a column": ([{"picture": 7}], {}, "image 0: not base64"),
+    "no image at all": ([], {}, None),
+    "too many": ([encoded(encode_png(poster()))] * 9, {}, "got 9 images, expected 1 to 8"),
     "another column": ([{"image": ["x"]}], {}, "inputs: unknown image; expected picture"),
     "a number": ([{"picture": [3]}], {}, None),
-    "words for numbers": ([encoded(encode_png(picture()))], {"layers": "many"}, "layers: got 'many', expected a long"),
+    "words for numbers": ([encoded(encode_png(poster()))], {"layers": "many"}, "layers: got 'many', expected a long"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_request_is_one_sentence_and_the_server_lives(server, case):
-    pictures, params, sentence = BAD[case]
-    status, answer = ask(server, *pictures, **params)
+    given, params, sentence = BAD[case]
+    status, answer = ask(server, *given, **params)
     assert 400 <= status < 500
     if sentence is not None:
         assert answer["message"].startswith(sentence) and "\n" not in answer["message"]
@@ -200,7 +202,7 @@ def test_a_bad_request_is_one_sentence_and_the_server_lives(server, case):
 
 
 NO_FORM = "the request: expected a JSON object with one of dataframe_records, dataframe_split, inputs, instances"
-GOOD = json.dumps([{"picture": encoded(encode_png(picture()))}])
+GOOD = json.dumps([{"picture": encoded(encode_png(poster()))}])
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_a_fault_of_ours_is_not_the_requests_and_shows_no_traceback(here, monkey
 
     monkeypatch.setattr(Decomposer, "decompose", broken)
     with pytest.raises(mlflow.MlflowException, match=r"^the model failed with RuntimeError$") as caught:
-        model.predict({"picture": [encoded(encode_png(picture()))]})
+        model.predict({"picture": [encoded(encode_png(poster()))]})
     assert caught.value.get_http_status_code() == 500
 
 
@@ -269,9 +271,9 @@ def test_a_caption_guides_as_asked_or_as_the_version_was_evaluated(tmp_path, buc
 
     def same(expected, **params):
         how = {"layers": 2, "steps": 2, "caption": "a poster", **params}
-        (answer,) = model.predict({"picture": [encoded(encode_png(picture()))]}, how)
+        (answer,) = model.predict({"picture": [encoded(encode_png(poster()))]}, how)
         (stack,) = images.layers_of(
-            direct, [picture()], 2, captions=[how["caption"]], steps=2, tries=1, guidance=expected
+            direct, [poster()], 2, captions=[how["caption"]], steps=2, tries=1, guidance=expected
         )
         return all(np.array_equal(*pair) for pair in zip(layers_of(answer), stack, strict=True))
 
@@ -296,14 +298,14 @@ def test_a_version_from_before_guidance_tries_and_precision_is_served(here):
     served = ServedDecomposer()
     served.load_context(SimpleNamespace(model_config={"weights": str(FOLDER), "md5": digest(FOLDER)}))
     params = {"layers": 2, "steps": 2, "seed": 5, "caption": ""}
-    (answer,) = served.predict(None, pd.DataFrame({"picture": [encoded(encode_png(picture()))]}), params)
-    np.testing.assert_array_equal(layers_of(answer), direct(here, picture(), 2, 2, 5))
+    (answer,) = served.predict(None, pd.DataFrame({"picture": [encoded(encode_png(poster()))]}), params)
+    np.testing.assert_array_equal(layers_of(answer), direct(here, poster(), 2, 2, 5))
 
 
 def test_from_elsewhere_the_project_is_named_by_dvc_root(project, server, tmp_path):
     program = f"import mlflow; print(mlflow.pyfunc.load_model({MODEL!r}).predict({{'picture': []}}))"
     known = {"PYTHONPATH": None, "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlruns/mlflow.db"}
     found = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=str(project), **known)
-    assert found.stderr.strip().endswith("got 0 pictures, expected 1 to 8"), found.stderr
+    assert found.stderr.strip().endswith("got 0 images, expected 1 to 8"), found.stderr
     lost = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=None, **known)
     assert lost.stderr.strip().endswith("is not in: start there or set DVC_ROOT"), lost.stderr

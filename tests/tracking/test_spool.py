@@ -83,13 +83,13 @@ def test_trying_again_costs_little_of_the_time(store, monkeypatch):
     assert store.metrics == expected(range(500)) and store.tries == 2, "neighbours go in one request"
 
 
-def test_pictures_files_and_the_end_are_kept_too(store, tmp_path, monkeypatch):
-    picture = np.random.default_rng(0).integers(0, 256, (4, 5, 4), dtype=np.uint8)
+def test_images_files_and_the_end_are_kept_too(store, tmp_path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 4), dtype=np.uint8)
     report = tmp_path / "report.json"
     report.write_text("first")
     delivery = spool.Delivery("a")
     store.away = True
-    delivery.send(records.picture("a", "grid", picture, 7))
+    delivery.send(records.image("a", "grid", image, 7))
     delivery.send(records.artifact("a", report, "reports"))
     report.write_text("second")
     delivery.send(records.ending("a", "FINISHED"))
@@ -107,7 +107,7 @@ def test_pictures_files_and_the_end_are_kept_too(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(records, "send", reading)
     assert spool.deliver_left_over() == (1, 0)
-    assert (seen[0] == picture).all() and seen[1] == "first", "as they were when they were logged"
+    assert (seen[0] == image).all() and seen[1] == "first", "as they were when they were logged"
     assert [record["kind"] for record in store.others] == ["picture", "artifact", "ending"]
     assert store.others[0]["step"] == 7 and store.others[1]["folder"] == "reports"
 

@@ -23,13 +23,13 @@ from training.losses import (
 METHODOLOGY = Path(__file__).resolve().parents[2] / "docs" / "methodology.md"
 
 
-def pictures(*shape):
+def images(*shape):
     torch.manual_seed(0)
     return torch.rand(*shape, dtype=torch.double) * 2 - 1, torch.rand(*shape, dtype=torch.double) * 2 - 1
 
 
 def test_abmse_is_the_expectation_over_backgrounds():
-    predicted, target = pictures(2, 4, 3, 3)
+    predicted, target = images(2, 4, 3, 3)
     mean, square = torch.tensor(BACKGROUND_MEAN), torch.tensor(BACKGROUND_SQUARE)
     std = (square - mean**2).sqrt()
     total = 0.0
@@ -46,21 +46,21 @@ def test_abmse_is_the_expectation_over_backgrounds():
 
 
 def test_colour_under_alpha_zero_costs_nothing():
-    predicted, target = pictures(1, 4, 4, 4)
+    predicted, target = images(1, 4, 4, 4)
     predicted[:, 3] = target[:, 3] = -1.0
     assert abmse(predicted, target) == 0.0
     assert alpha_aware_l1(predicted, target) == 0.0
 
 
 def test_losses_are_means_so_size_and_batch_do_not_change_their_scale():
-    predicted, target = pictures(1, 4, 4, 4)
+    predicted, target = images(1, 4, 4, 4)
     for loss in (abmse, alpha_aware_l1):
         tiled = loss(predicted.repeat(3, 1, 2, 2), target.repeat(3, 1, 2, 2))
         assert torch.allclose(loss(predicted, target), tiled)
 
 
 def test_loss_gradients_by_finite_differences():
-    predicted, target = pictures(1, 4, 2, 3)
+    predicted, target = images(1, 4, 2, 3)
     predicted.requires_grad_()
     for loss in (abmse, alpha_aware_l1):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), predicted)
@@ -73,21 +73,21 @@ def test_l1_closed_form():
 
 
 def test_kl_equals_torch():
-    mean, logvar = pictures(2, 3, 4)
+    mean, logvar = images(2, 3, 4)
     expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0)).mean()
     assert torch.allclose(kl_to_unit(mean, logvar), expected)
 
 
 def test_kl_between_equals_torch():
-    mean, logvar = pictures(2, 3, 4)
-    mean_r, logvar_r = pictures(2, 3, 4)[::-1]
+    mean, logvar = images(2, 3, 4)
+    mean_r, logvar_r = images(2, 3, 4)[::-1]
     ours, theirs = Normal(mean, (0.5 * logvar).exp()), Normal(mean_r, (0.5 * logvar_r).exp())
     assert torch.allclose(kl_between(mean, logvar, mean_r, logvar_r), kl_divergence(ours, theirs).mean())
     assert kl_between(mean, logvar, mean, logvar) == 0.0
 
 
 def test_perceptual_is_the_mean_of_black_and_white_composites():
-    predicted, target = pictures(2, 4, 5, 5)
+    predicted, target = images(2, 4, 5, 5)
     seen = []
 
     def distance(a, b):
@@ -123,7 +123,7 @@ def test_the_adaptive_weight_makes_gradients_equally_long():
 
 
 def test_slot_weights_are_normalised():
-    predicted, target = pictures(2, 4, 3, 2, 2)
+    predicted, target = images(2, 4, 3, 2, 2)
     errors = slot_errors(predicted, target)
     assert errors.shape == (2, 4)
     assert torch.allclose(errors[1, 2], (predicted[1, 2] - target[1, 2]).square().mean())
@@ -134,7 +134,7 @@ def test_slot_weights_are_normalised():
 
 
 def test_composite_is_the_papers_recursion():
-    layers, _ = pictures(2, 3, 4, 5, 5)
+    layers, _ = images(2, 3, 4, 5, 5)
     flat = torch.zeros(2, 3, 5, 5, dtype=torch.double)
     for k in range(3):  # paper sec. 3.1 in [0, 1], C_0 = 0
         alpha, rgb = (layers[:, k, 3:] + 1) / 2, (layers[:, k, :3] + 1) / 2
@@ -145,7 +145,7 @@ def test_composite_is_the_papers_recursion():
 
 @pytest.mark.parametrize("side", [32, 48])
 def test_the_published_sums_are_our_means_with_the_weights_of_the_methodology(side):
-    """AlphaVAE sums ABMSE over 3HW and its KL over latent elements; LPIPS is one number a picture."""
+    """AlphaVAE sums ABMSE over 3HW and its KL over latent elements; LPIPS is one number an image."""
     torch.manual_seed(0)
     predicted, target = (torch.rand(2, 4, side, side) * 2 - 1 for _ in range(2))
     mean, logvar = torch.randn(2, 16, side // 8, side // 8), torch.randn(2, 16, side // 8, side // 8)

@@ -1,4 +1,4 @@
-"""Edits of one layer of a true stack: what somebody does to a decomposed picture (paper sec. 1 and fig. 1)."""
+"""Edits of one layer of a true stack: what somebody does to a decomposed image (paper sec. 1 and fig. 1)."""
 
 from __future__ import annotations
 

@@ -65,14 +65,14 @@ def error_curves(errors: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
 
 class FlowObjective(nn.Module):
-    """Velocity error with slot weights, and the terms of predicted pictures that have a weight.
+    """Velocity error with slot weights, and the terms of predicted images that have a weight.
 
     Args:
         network: predicts velocities.
         settings: of the stage.
         captions: token states by text; ``None`` for a network without text.
-        pixels: terms of predicted pictures; ``None`` for none.
-        empty: latents ``(C, h, w)`` of a picture without a visible pixel, by (h, w); needed where ``surplus`` has a
+        pixels: terms of predicted images; ``None`` for none.
+        empty: latents ``(C, h, w)`` of an image without a visible pixel, by (h, w); needed where ``surplus`` has a
             share.
     """
 

@@ -1,4 +1,4 @@
-"""Latents of whole stacks, encoded once and kept by content: VAE weights and pictures decide where."""
+"""Latents of whole stacks, encoded once and kept by content: VAE weights and images decide where."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layers.dataset.batches import BucketBatches, whole_pass
 from layers.dataset.digest import digest
 from layers.dataset.loaders import StackDataset, endless_batches
 from layers.dataset.manifest import DatasetError
-from layers.imaging.codec import PictureError
+from layers.imaging.codec import ImageError
 from layers.imaging.compositing import RESIZING
 from models.vae.autoencoder import RGBAVAE
 from models.vae.latents import STACKS_AT_ONCE, encode_stack, stacks_at_once
@@ -116,7 +116,7 @@ def encode_missing(
         for index in (absent[i] for i in batch):
             try:
                 items.append((dataset.record(index).pixels, dataset.load(index)))
-            except PictureError as error:
+            except ImageError as error:
                 skipped.append(f"{dataset.name(index)}: {error}")
                 logger.warning("skipped %s", skipped[-1])
         if items:

@@ -1,4 +1,4 @@
-"""Loss terms that look at pictures: predicted clean latents, decoded by the frozen VAE (design: refine)."""
+"""Loss terms that look at images: predicted clean latents, decoded by the frozen VAE (design: refine)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PixelTerms(nn.Module):
         alignment: of the alignment loss.
         decode_scale: latents are resized by it before they are decoded, which costs its square.
         trust: exponent of 1 - sigma; 0 lets every sigma count alike.
-        distance: LPIPS of pictures ``(B, 3, H, W)`` in [-1, 1]; needed where its weight is above 0.
+        distance: LPIPS of images ``(B, 3, H, W)`` in [-1, 1]; needed where its weight is above 0.
     """
 
     def __init__(
@@ -66,29 +66,29 @@ class PixelTerms(nn.Module):
             sigma: ``(B,)`` that the estimate was made at.
 
         Returns:
-            Scalars by name: ``recomposition``, the mean absolute difference of the flattened layers to the picture over
+            Scalars by name: ``recomposition``, the mean absolute difference of the flattened layers to the image over
             black; ``layer_pixels``, see :func:`training.losses.abmse`; ``alpha_colour``; ``alignment``, see
-            :func:`training.decompose.alignment_loss.alignment_loss`; ``lpips`` of the flattened layers to the picture.
+            :func:`training.decompose.alignment_loss.alignment_loss`; ``lpips`` of the flattened layers to the image.
         """
         if not self.names:
             return {}
         layers = self.decode(estimate[:, 1:])
         with torch.no_grad():
             truth = self.decode(clean)
-        picture, truth = over_background(truth[:, 0], -1.0), truth[:, 1:]
+        image, truth = over_background(truth[:, 0], -1.0), truth[:, 1:]
         trust = (1.0 - sigma) ** self.trust
         flat = composite(layers)
         errors = {
-            "recomposition": lambda: (flat - picture).abs().flatten(1).mean(1),
+            "recomposition": lambda: (flat - image).abs().flatten(1).mean(1),
             "layer_pixels": lambda: torch.stack([abmse(p, t) for p, t in zip(layers, truth, strict=True)]),
             "alpha_colour": lambda: alpha_colour(layers, truth),
             "alignment": lambda: alignment_loss(layers, truth, **self.alignment.model_dump()),
-            "lpips": lambda: self.distance(flat, picture).flatten(),
+            "lpips": lambda: self.distance(flat, image).flatten(),
         }
         return {name: (trust * errors[name]()).mean() for name in self.names}
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents ``(B, S, C, h, w)`` to pictures ``(B, S, 4, H, W)``, unclamped.
+        """Normalised latents ``(B, S, C, h, w)`` to images ``(B, S, 4, H, W)``, unclamped.
 
         A few at a time, so that memory is bounded. With a gradient that takes a VAE with gradient checkpointing, of
         which each part is then decoded a second time in the backward pass.

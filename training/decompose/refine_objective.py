@@ -16,7 +16,7 @@ from layers.imaging.tensors import composite
 from models.transformer.flow import draw_sigmas, interpolate, predict_clean, velocity
 from models.transformer.vld_mmdit import Text, VLDMMDiT
 from models.vae.autoencoder import RGBAVAE
-from models.vae.latents import decode_layers, encode_pictures
+from models.vae.latents import decode_layers, encode_images
 from training.decompose.captions import Captions, caption_text
 from training.decompose.edits import EDITS, Edit, all_but, edit_layers
 from training.decompose.latents import LatentStacks
@@ -26,7 +26,7 @@ from training.losses import slot_errors
 
 
 class RefineObjective(nn.Module):
-    """Flow matching goes on; predicted pictures count, and so does what becomes of them when a layer is edited.
+    """Flow matching goes on; predicted images count, and so does what becomes of them when a layer is edited.
 
     Args:
         network: predicts velocities.
@@ -81,7 +81,7 @@ class RefineObjective(nn.Module):
         edits = self.weights["edit_velocity"] + self.weights["edit_kept"] > 0.0
         ask: Callable[..., Tensor] = self.network
         if edits and self.settings.gradient_checkpointing and torch.is_grad_enabled():
-            # The backward pass goes through the edited picture first. Until then the first pass keeps nothing of its
+            # The backward pass goes through the edited image first. Until then the first pass keeps nothing of its
             # blocks: an eighth more time, and half of what two passes would keep.
             ask = functools.partial(checkpoint, self.network, use_reentrant=False, preserve_rng_state=False)
         predicted = ask(noisy, clean[:, 0], sigma, text)
@@ -105,7 +105,7 @@ class RefineObjective(nn.Module):
         estimate: Tensor,
         text: Text | None,
     ) -> dict[str, Tensor]:
-        """Decompose the picture of the edited stack from the same noise.
+        """Decompose the image of the edited stack from the same noise.
 
         ``edit_velocity`` is the velocity error there: the edited layer follows. ``edit_kept`` is the mean squared
         difference of the estimates of all other layers before and after, times 1 - sigma: they stay. A stack of one
@@ -136,10 +136,10 @@ class RefineObjective(nn.Module):
         latents = clean[:, 1:]
         edited = edit_layers(decode_layers(vae, latents), index, edit)
         flat = composite(edited)
-        pictures = [torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)]
+        images = [torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)]
         if edit != "delete":
-            pictures.append(edited[rows, index])
-        encoded = encode_pictures(vae, torch.cat(pictures)).split(len(clean))
+            images.append(edited[rows, index])
+        encoded = encode_images(vae, torch.cat(images)).split(len(clean))
         if edit == "delete":
             kept = latents[rows[:, None], all_but(index, latents.shape[1])]
             return torch.cat([encoded[0][:, None], kept], dim=1)

@@ -1,4 +1,4 @@
-"""What the training loop says: a progress bar, curves in MLflow, a line for every epoch, pictures it had to skip."""
+"""What the training loop says: a progress bar, curves in MLflow, a line for every epoch, images it had to skip."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LoopLog:
         )
 
     def watched(self, batches: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Pass batches on; pictures that the loader had to skip are gathered, and each is named once."""
+        """Pass batches on; images that the loader had to skip are gathered, and each is named once."""
         for batch in batches:
             for name in batch.get("skipped", ()):
                 if name not in self.skipped:
@@ -66,7 +66,7 @@ class LoopLog:
             step,
         )
         if self.skipped:
-            run.metrics({"train/skipped_pictures": len(self.skipped)}, step)
+            run.metrics({"train/skipped_images": len(self.skipped)}, step)
         self.bar.set_postfix(loss=f"{means['loss']:.4f}")
         progress.running = {}
 

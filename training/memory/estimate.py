@@ -4,7 +4,7 @@ Activations are the tensors that a block of diffusers 0.42.1 keeps for the backw
 fused kernel (flash), so nothing grows with the square of the tokens. The peak has gradients and activations together,
 as gradient checkpointing and accumulation do; without either it is an upper bound.
 tests/training/memory/test_estimate.py compares with tensors that torch really keeps. The VAE, and what a loss on
-pictures keeps of it, is not in here.
+images keeps of it, is not in here.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     with pretended():
         network = build()
         with Meter(network) as meter:
-            network(picture).sum().backward()
+            network(image).sum().backward()
     meter.peak
 
 Pretended tensors are on the device ``meta``: they have shapes and no numbers, and take neither memory nor time. What

@@ -1,7 +1,7 @@
 """What every stage has on one GPU at its fullest moments, and what can be switched on where that is too much.
 
 Stages are planned for one bucket (H, W, L). What the transformer takes in training is training.memory.estimate's, what
-pictures take is probed (training.memory.work).
+images take is probed (training.memory.work).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Trained:
         self.compute = compute_dtype(settings.optimisation.mixed_precision)
         self.low = "float32" if self.compute is None else "bfloat16"
         self.weights = settings.loss.model_dump()
-        # Refinement asks the network a second time, about the edited picture, in the same graph.
+        # Refinement asks the network a second time, about the edited image, in the same graph.
         self.passes = 1 + any(self.weights.get(name, 0.0) > 0.0 for name in EDIT_TERMS)
         self.stacks = stacks_at_once(key, STACKS_AT_ONCE)
         self.pixels = cache(self._pixels)
@@ -215,7 +215,7 @@ class Trained:
         """The transformer's memory, and what the fullest moment of a step takes."""
         memory, kept = self._estimate(setup, layers)
         pixels = self.pixels(setup.gradient_checkpointing, layers)
-        # Pictures are compared between the passes, and what their terms keep waits until the backward pass is through
+        # Images are compared between the passes, and what their terms keep waits until the backward pass is through
         # the second one. With checkpointing nothing of the first one is kept until then.
         first = kept if self.passes == 1 or not setup.gradient_checkpointing else 0
         between = first + pixels.peak

@@ -28,8 +28,8 @@ def used_stage(name: str, models: Sequence[Used], key: Key, stacks: int, scored:
     Args:
         name: of the stage.
         models: all of them are there at once.
-        key: size and layers of the pictures.
-        stacks: pictures that are decomposed together.
+        key: size and layers of the images.
+        stacks: images that are decomposed together.
         scored: whether what comes out is compared with the truth.
     """
 
@@ -44,12 +44,12 @@ def used_stage(name: str, models: Sequence[Used], key: Key, stacks: int, scored:
         resident += sum(_whole(model) for model in used if model.offload == "none")
         found = []
         for model in used:
-            texts, asked, pictures = works(model.networks, model.dtype, layers)
+            texts, asked, images = works(model.networks, model.dtype, layers)
             encoder, network = _visiting(model)
             found += [
                 Moment("captions", resident + encoder, 0, texts),
                 Moment("network", resident + network, 0, asked),
-                Moment("pictures", resident, 0, pictures),
+                Moment("images", resident, 0, images),
             ]
         names = dict.fromkeys(moment.name for moment in found)
         return [max((m for m in found if m.name == name), key=lambda m: m.peak) for name in names]

@@ -43,7 +43,7 @@ class Work(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """How predicted pictures are decoded and compared.
+    """How predicted images are decoded and compared.
 
     Attributes:
         weights: of the terms, by name.
@@ -74,8 +74,8 @@ def encoding(config: VAEConfig, key: Key) -> int:
         vae = _vae(config)
 
         def encode() -> Tensor:
-            layers = _pictures(stacks * key[2], key).unflatten(0, (stacks, key[2]))
-            return encode_stack(vae, _pictures(stacks, key), layers)
+            layers = _images(stacks * key[2], key).unflatten(0, (stacks, key[2]))
+            return encode_stack(vae, _images(stacks, key), layers)
 
         return _without_gradient(encode)
 
@@ -87,8 +87,8 @@ def decoding(config: VAEConfig, key: Key, stacks: int, compute: torch.dtype | No
         vae = _vae(config, compute)
 
         def decode() -> Tensor:
-            pictures, latents = _pictures(stacks, key), _latents(config, key, stacks)
-            return most_agreed(torch.stack([decode_layers(vae, latents[:, 1:])]), pictures)
+            images, latents = _images(stacks, key), _latents(config, key, stacks)
+            return most_agreed(torch.stack([decode_layers(vae, latents[:, 1:])]), images)
 
         return _without_gradient(decode)
 
@@ -99,13 +99,13 @@ def vae_step(settings: TrainVAE, key: Key, compute: torch.dtype | None, checkpoi
         objective = VAEObjective(as_rgba(_vae(vae_config(settings), compute, checkpointing)), settings)
         with Meter(objective) as meter:
             held = meter.now
-            pictures = {name: _pictures(settings.optimisation.batch_size, key) for name in ("component", "composite")}
-            objective({**pictures, "seen": settings.discriminator.start_samples})["loss"].backward()
+            images = {name: _images(settings.optimisation.batch_size, key) for name in ("component", "composite")}
+            objective({**images, "seen": settings.discriminator.start_samples})["loss"].backward()
     return meter.peak - held
 
 
 def vae_validation(config: VAEConfig, key: Key) -> int:
-    """To reconstruct and to judge the pictures that ``train_vae`` has in hand together, in float32 as at its end."""
+    """To reconstruct and to judge the images that ``train_vae`` has in hand together, in float32 as at its end."""
     stacks = stacks_at_once(key, VALIDATED_AT_ONCE)
     # What is not in hand waits in main memory.
     return _judging(config, key[:2], min(stacks * (key[2] + 1), at_once(key[0] * key[1])))
@@ -115,7 +115,7 @@ def vae_validation(config: VAEConfig, key: Key) -> int:
 def _judging(config: VAEConfig, size: tuple[int, int], count: int) -> int:
     with _quietly_pretended():
         network, distance = as_rgba(_vae(config)), PretendedDistance()
-        stack = {"composite": _pictures(1, size)[0], "layers": _pictures(count - 1, size)}
+        stack = {"composite": _images(1, size)[0], "layers": _images(count - 1, size)}
         return _without_gradient(lambda: measure_stacks(network, {0: stack}, [0], distance))
 
 
@@ -130,13 +130,13 @@ def _comparing(size: tuple[int, int], count: int) -> int:
         distance = PretendedDistance()
 
         def compare() -> list[dict[str, float]]:
-            return reconstruction_metrics(_pictures(count, size), _pictures(count, size), distance=distance)
+            return reconstruction_metrics(_images(count, size), _images(count, size), distance=distance)
 
         return _without_gradient(compare)
 
 
 def pixel_terms(config: VAEConfig, how: Decoding, key: Key, stacks: int = 1, gradient: bool = True) -> Work:
-    """Terms of predicted pictures of so many stacks: a step's, or without gradient those of validation."""
+    """Terms of predicted images of so many stacks: a step's, or without gradient those of validation."""
     aligned = how.weights.get("alignment", 0.0) > 0.0
     # Thousands of small operations: what they hold is known, so they are left out and something else decodes.
     weights = {**how.weights, "alignment": 0.0} | ({"layer_pixels": 1.0} if aligned else {})
@@ -214,7 +214,7 @@ def _vae(config: VAEConfig, compute: torch.dtype | None = None, checkpointing: b
     return vae
 
 
-def _pictures(count: int, size: Sequence[int]) -> Tensor:
+def _images(count: int, size: Sequence[int]) -> Tensor:
     return torch.randn(count, 4, *size[:2])
 
 

@@ -29,10 +29,10 @@ def start_as_linear_code(
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Set ``vae`` to the code of its training pictures, then fit its linear path alone.
+    """Set ``vae`` to the code of its training images, then fit its linear path alone.
 
     The fit minimises ABMSE, L1 and KL; what else the loss has would cost more than the linear path. Every process does
-    the same on the same pictures, so all start from equal weights.
+    the same on the same images, so all start from equal weights.
 
     Args:
         vae: the network, see :func:`models.vae.linear_code.init_as_linear_code`.
@@ -43,11 +43,11 @@ def start_as_linear_code(
     """
     start, batch_size = settings.linear_start, settings.optimisation.batch_size
     channels = vae.config.input_channels
-    pictures = (
+    images = (
         torch.cat([replay_opaque(batch["component"], settings.opaque_share), batch["composite"]])[:, :channels]
         for batch in islice(batches(), -(-start.axes_samples // batch_size))
     )
-    init_as_linear_code(vae, patch_axes(pictures, len(vae.config.dim_mult) - 1, vae.config.z_dim, channels))
+    init_as_linear_code(vae, patch_axes(images, len(vae.config.dim_mult) - 1, vae.config.z_dim, channels))
     cheap = settings.loss.model_copy(update={"lpips": 0.0, "reference_kl": 0.0, "gan": 0.0})
     objective = VAEObjective(as_rgba(vae), settings.model_copy(update={"loss": cheap})).to(device)
     vae.enable_residual_branches(False)

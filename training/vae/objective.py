@@ -39,9 +39,9 @@ def over_colours(images: Tensor, colours: Tensor) -> Tensor:
 
 
 def replay_opaque(images: Tensor, share: float) -> Tensor:
-    """Each of ``(B, 4, H, W)`` with probability ``share`` as an opaque picture, over a colour drawn for it.
+    """Each of ``(B, 4, H, W)`` with probability ``share`` as an opaque image, over a colour drawn for it.
 
-    So a network that comes from RGB goes on seeing pictures without transparency (AlphaVAE; paper sec. 3.1: "trained
+    So a network that comes from RGB goes on seeing images without transparency (AlphaVAE; paper sec. 3.1: "trained
     on both RGB and RGBA images").
     """
     levels = images.new_tensor(REPLAY_LEVELS)
@@ -83,7 +83,7 @@ class VAEObjective(nn.Module):
             Scalars: every term unweighted, and under ``loss`` what is minimised.
         """
         device = next(self.vae.parameters()).device
-        # Layers with alpha and flat opaque pictures share the latent space, so both are in every batch.
+        # Layers with alpha and flat opaque images share the latent space, so both are in every batch.
         layers = replay_opaque(batch["component"].to(device, non_blocking=True), self.settings.opaque_share)
         images = torch.cat([layers, batch["composite"].to(device, non_blocking=True)])
         posterior = self.vae.encode(images)
@@ -106,7 +106,7 @@ class VAEObjective(nn.Module):
         return {"loss": loss, **terms}
 
     def _reference_kl(self, images: Tensor) -> Tensor:
-        """KL to the frozen initial encoder on opaque pictures, mean of black and white backgrounds (AlphaVAE)."""
+        """KL to the frozen initial encoder on opaque images, mean of black and white backgrounds (AlphaVAE)."""
         total = images.new_zeros(())
         for grey in (-1.0, 1.0):
             opaque = over_colours(images, images.new_full((len(images), 3), grey))

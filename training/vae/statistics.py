@@ -38,7 +38,7 @@ class LatentMoments:
 
 @torch.no_grad()
 def latent_statistics(vae: RGBAVAE, batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of posterior modes per channel over ``(B, 4, H, W)`` pictures."""
+    """Mean and standard deviation of posterior modes per channel over ``(B, 4, H, W)`` images."""
     moments = LatentMoments(vae.config.z_dim)
     for images in batches:
         for part in images.split(at_once(images.shape[-2] * images.shape[-1])):

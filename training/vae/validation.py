@@ -1,4 +1,4 @@
-"""How well the RGBA-VAE does on held-out pictures, after every epoch and at the end."""
+"""How well the RGBA-VAE does on held-out images, after every epoch and at the end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Part:
 def measure_stacks(
     network: RGBAVAE | OpaqueVAE, dataset: StackDataset, indices: Sequence[int], perceptual: Perceptual
 ) -> Part:
-    """Reconstruct stacks of one size and judge them, as many pictures at once as go through a network together.
+    """Reconstruct stacks of one size and judge them, as many images at once as go through a network together.
 
     Args:
         network: in evaluation mode.

@@ -1,9 +1,9 @@
-"""Drawing a picture into a turned box on a canvas, as Crello's renderer does, but filtered.
+"""Drawing an image into a turned box on a canvas, as Crello's renderer does, but filtered.
 
-A picture is shrunk to the box's size first, so that nothing aliases, then one bicubic affine turns it, places it to a
-fraction of a pixel and enlarges it. Its border pixels reach on without end; where the picture stops is decided by the
-box's coverage of each pixel alone. So edges are as sharp as the canvas allows however much a picture is enlarged, and
-a box on whole pixels that needs no scaling gives back the picture's own pixels.
+An image is shrunk to the box's size first, so that nothing aliases, then one bicubic affine turns it, places it to a
+fraction of a pixel and enlarges it. Its border pixels reach on without end; where the image stops is decided by the
+box's coverage of each pixel alone. So edges are as sharp as the canvas allows however much an image is enlarged, and
+a box on whole pixels that needs no scaling gives back the image's own pixels.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Box:
         return Box(self.left * scale, self.top * scale, self.width * scale, self.height * scale, self.angle)
 
 
-def draw(picture: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -> np.ndarray:
-    """Draw a picture, stretched to a box, on a transparent canvas.
+def draw(image: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -> np.ndarray:
+    """Draw an image, stretched to a box, on a transparent canvas.
 
     Args:
-        picture: ``(h, w, 4)`` float in [0, 1], straight alpha.
+        image: ``(h, w, 4)`` float in [0, 1], straight alpha.
         box: of finite numbers, width and height not negative; may reach beyond the canvas.
         opacity: in [0, 1], multiplies alpha.
         size: (height, width) of the canvas in pixels.
@@ -59,7 +59,7 @@ def draw(picture: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -
     v = cosine * y - (sine * x if sine else 0.0)
     covered = _coverage(u, box.width, cosine, sine) * _coverage(v, box.height, cosine, sine)
 
-    shrunk = _shrunk(picture, box)
+    shrunk = _shrunk(image, box)
     height, width = shrunk.shape[:2]
     # Below one pixel a box still is sampled as one pixel wide: its coverage alone says how little of it shows.
     along, down = width / max(box.width, 1.0), height / max(box.height, 1.0)
@@ -105,10 +105,10 @@ def _share(distance: np.ndarray, cosine: float, sine: float) -> np.ndarray:
     return sum(sign * np.maximum(distance + shift, 0.0) ** 2 for shift, sign in corners) / (2 * narrow * wide)
 
 
-def _shrunk(picture: np.ndarray, box: Box) -> np.ndarray:
-    """The picture, premultiplied, no larger than its box."""
-    height, width = picture.shape[:2]
+def _shrunk(image: np.ndarray, box: Box) -> np.ndarray:
+    """The image, premultiplied, no larger than its box."""
+    height, width = image.shape[:2]
     wanted = min(height, max(1, round(box.height))), min(width, max(1, round(box.width)))
     if wanted != (height, width):
-        picture = resize(picture, wanted)
-    return premultiplied(picture)
+        image = resize(image, wanted)
+    return premultiplied(image)

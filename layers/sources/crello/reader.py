@@ -6,7 +6,7 @@
     left, top, width, height  pixels (version 4: fractions of the canvas)
     angle                     degrees (version 4: radians), clockwise about the element's centre
     opacity                   0 to 1
-    image                     {"bytes", "path"}, a small picture that is stretched to width and height; texts have one
+    image                     {"bytes", "path"}, a small image that is stretched to width and height; texts have one
     color                     lists of "rgba(r, g, b, a)" (version 4: one [r, g, b] each), 0 to 255
     text                      string
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from config.errors import SampleError, UserError
-from layers.imaging.codec import MAX_PIXELS, PictureError, decode_rgba
+from layers.imaging.codec import MAX_PIXELS, ImageError, decode_rgba
 from layers.imaging.compositing import to_float
 from layers.imaging.stack import MAX_LAYERS, Layer, LayeredSample
 from layers.sources.base import Source
@@ -38,7 +38,7 @@ class CrelloSource(Source):
         root: with ``data/<split>-*.parquet``, or with the parquet files themselves.
         split: ``train``, ``validation``, ``test`` or ``all``.
         short_side: pixels of a rendering's shorter side; canvases are never enlarged. ``None`` renders at canvas size.
-        layerd_filters: prepare designs as LayerD's evaluation does: elements whose picture nowhere is opaque and all
+        layerd_filters: prepare designs as LayerD's evaluation does: elements whose image nowhere is opaque and all
             that an opaque layer hides are left out, and a design needs two layers to be left. White lies under a bottom
             layer that is not opaque all over, with and without this.
 
@@ -100,14 +100,14 @@ class CrelloSource(Source):
         return size, target / shorter
 
     def _layer(self, item: Element, size: tuple[int, int], scale: float, notes: list[str]) -> Layer | None:
-        picture = item.picture()
-        if picture is None:
-            notes.append(f'left out, has no picture: "{item.label}"')
+        pixels = item.pixels()
+        if pixels is None:
+            notes.append(f'left out, has no image: "{item.label}"')
             return None
-        if self.layerd_filters and picture[..., 3].max() < 255:
+        if self.layerd_filters and pixels[..., 3].max() < 255:
             notes.append(f'left out, nowhere opaque: "{item.label}"')
             return None
-        image = draw(to_float(picture), item.box.scaled(scale), item.opacity, size)
+        image = draw(to_float(pixels), item.box.scaled(scale), item.opacity, size)
         if not image[..., 3].any():
             notes.append(f'left out, shows nothing on the canvas: "{item.label}"')
             return None
@@ -136,6 +136,6 @@ def _preview(row: dict[str, Any], notes: list[str]) -> np.ndarray | None:
         return None
     try:
         return decode_rgba(data, "preview")
-    except PictureError as error:
+    except ImageError as error:
         notes.append(f'preview left out: "{error}"')
         return None

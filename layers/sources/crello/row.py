@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from config.errors import SampleError
-from layers.imaging.codec import PictureError, decode_rgba
+from layers.imaging.codec import ImageError, decode_rgba
 from layers.imaging.stack import MAX_LAYERS
 from layers.sources.crello.draw import Box
 
@@ -34,7 +34,7 @@ class Element:
         type: the name of its class, as the file spells it.
         box: where it lies, in pixels of the canvas; width and height may be 0.
         opacity: in [0, 1].
-        image: its encoded picture, if it has one.
+        image: its encoded image, if it has one.
         colour: as in the row.
         text: of a text element, as it reads.
     """
@@ -57,16 +57,16 @@ class Element:
         """Its layer kind; None for a type that is not known. Versions spell types with and without a capital."""
         return KINDS.get(self.type[:1].lower() + self.type[1:])
 
-    def picture(self) -> np.ndarray | None:
-        """Its own picture ``(h, w, 4)`` uint8; for a background without one, a pixel of its colour.
+    def pixels(self) -> np.ndarray | None:
+        """Its own image ``(h, w, 4)`` uint8; for a background without one, a pixel of its colour.
 
         Raises:
-            SampleError: if picture or colour cannot be read.
+            SampleError: if image or colour cannot be read.
         """
         if self.image is not None:
             try:
                 return decode_rgba(self.image, f"{self.label}: image")
-            except PictureError as error:
+            except ImageError as error:
                 raise SampleError(str(error)) from None
         if self.kind != "background" or not self.colour:
             return None
@@ -130,7 +130,7 @@ def words(value: Any) -> str:
 
 
 def image_bytes(image: Any) -> bytes | None:
-    """The encoded picture of a Hugging Face image, if it is in the table."""
+    """The encoded image of a Hugging Face image, if it is in the table."""
     data = image.get("bytes") if isinstance(image, dict) else image
     return data if isinstance(data, bytes) else None
 

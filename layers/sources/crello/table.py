@@ -31,7 +31,7 @@ REQUIRED = (
 )
 OPTIONAL = ("title", "text", "color", "preview")
 LABELS = ("type", "canvas_width", "canvas_height")
-# Rows that are turned from parquet to Arrow at once; each holds a dozen pictures.
+# Rows that are turned from parquet to Arrow at once; each holds a dozen images.
 BATCH_ROWS = 8
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 

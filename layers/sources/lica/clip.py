@@ -3,7 +3,7 @@
 ``clipPath`` is CSS ``path("M...Z")``. A GROUP's path has a frame of its own, from (0, 0) to its outermost point, and
 is stretched over the box (observed: a 495x256 path on an 836x432 box). An IMAGE's path is in canvas pixels, as large
 as it is drawn, while the box is that of the whole photograph behind it: the release has lost where on the photograph
-the path lies (observed: in all five clipped photographs of four layouts). See :func:`find_on_picture`.
+the path lies (observed: in all five clipped photographs of four layouts). See :func:`find_on_image`.
 """
 
 from __future__ import annotations
@@ -183,12 +183,12 @@ def over_box(outline: Outline, box: tuple[float, float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Find:
-    """How well a picture inside an outline matches the flat render: mean differences in [0, 1], infinite if unknown.
+    """How well an image inside an outline matches the flat render: mean differences in [0, 1], infinite if unknown.
 
     Attributes:
-        offset: (x, y) in pixels from the picture's corner, where the outline in its own size matches best.
+        offset: (x, y) in pixels from the image's corner, where the outline in its own size matches best.
         error: there.
-        stretched: with the outline stretched over the whole picture instead.
+        stretched: with the outline stretched over the whole image instead.
     """
 
     offset: tuple[int, int]
@@ -206,12 +206,12 @@ class Find:
         return min(self.error, self.stretched) > MATCH
 
 
-def find_on_picture(outline: Outline, error: np.ndarray) -> Find:
-    """Look for the place of an outline on a picture: where the picture is what the flat render shows.
+def find_on_image(outline: Outline, error: np.ndarray) -> Find:
+    """Look for the place of an outline on an image: where the image is what the flat render shows.
 
     Args:
         outline: in its own size.
-        error: ``(h, w)`` float32 over the picture's box: its mean difference to the flat render, NaN where unknown.
+        error: ``(h, w)`` float32 over the image's box: its mean difference to the flat render, NaN where unknown.
     """
     height, width = error.shape
     known = np.isfinite(error)

@@ -96,7 +96,7 @@ def colour(value: Any, what: str) -> tuple[float, float, float, float] | None:
     """Straight RGBA in [0, 1] from ``rgb()``, ``rgba()``, ``#hex`` or a name; ``None`` if absent or transparent.
 
     Raises:
-        SampleError: if it is no plain colour; gradients and pictures are none.
+        SampleError: if it is no plain colour; gradients and images are none.
     """
     if unset(value) or value == "transparent":
         return None

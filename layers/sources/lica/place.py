@@ -1,4 +1,4 @@
-"""Laying a picture on a canvas: stretched over a box that is moved, mirrored, scaled or turned."""
+"""Laying an image on a canvas: stretched over a box that is moved, mirrored, scaled or turned."""
 
 from __future__ import annotations
 
@@ -36,22 +36,20 @@ def upright_box(box: tuple[float, float], matrix: np.ndarray) -> tuple[int, int,
     return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
-def covering(picture: np.ndarray, box: tuple[float, float]) -> np.ndarray:
+def covering(image: np.ndarray, box: tuple[float, float]) -> np.ndarray:
     """The middle of ``(h, w, c)`` that has a box's proportions, as large as can be."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = min(width / box[0], height / box[1])
     wide, high = (max(1, round(side * scale)) for side in box)
     left, top = (width - wide) // 2, (height - high) // 2
-    return picture[top : top + high, left : left + wide]
+    return image[top : top + high, left : left + wide]
 
 
-def place(
-    picture: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
-) -> np.ndarray | None:
-    """Stretch a picture over a box on an empty canvas.
+def place(image: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Stretch an image over a box on an empty canvas.
 
     Args:
-        picture: ``(h, w, 4)`` float32, straight alpha.
+        image: ``(h, w, 4)`` float32, straight alpha.
         box: (width, height) of the box, its corner at the origin.
         matrix: 3x3, from the box's coordinates to the canvas.
         size: (height, width) of the canvas; what goes beyond is cut, and never computed.
@@ -60,46 +58,44 @@ def place(
         ``(H, W, 4)`` float32 straight alpha, or ``None`` if the box does not touch the canvas.
     """
     if is_upright(matrix):
-        return _place_upright(picture, box, matrix, size)
+        return _place_upright(image, box, matrix, size)
     corners = matrix[:2] @ np.array([[0, box[0], box[0], 0], [0, 0, box[1], box[1]], [1, 1, 1, 1]])
     (low_x, low_y), (high_x, high_y) = corners.min(axis=1), corners.max(axis=1)
     if high_x <= 0 or high_y <= 0 or low_x >= size[1] or low_y >= size[0]:
         return None
-    return _place_turned(picture, box, matrix, size)
+    return _place_turned(image, box, matrix, size)
 
 
 def _place_upright(
-    picture: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
+    image: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray | None:
     left, top, right, bottom = upright_box(box, matrix)
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])
     if x0 >= x1 or y0 >= y1:
         return None
-    picture = picture[:: -1 if matrix[1, 1] < 0 else 1, :: -1 if matrix[0, 0] < 0 else 1]
-    height, width = picture.shape[:2]
+    image = image[:: -1 if matrix[1, 1] < 0 else 1, :: -1 if matrix[0, 0] < 0 else 1]
+    height, width = image.shape[:2]
     across, down = width / (right - left), height / (bottom - top)
     seen = ((x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down)
     out = np.zeros((*size, 4), np.float32)
     if (bottom - top, right - left) == (height, width):
-        out[y0:y1, x0:x1] = picture[y0 - top : y1 - top, x0 - left : x1 - left]
+        out[y0:y1, x0:x1] = image[y0 - top : y1 - top, x0 - left : x1 - left]
     else:
-        out[y0:y1, x0:x1] = resize(picture, (y1 - y0, x1 - x0), seen)
+        out[y0:y1, x0:x1] = resize(image, (y1 - y0, x1 - x0), seen)
     return out
 
 
-def _place_turned(
-    picture: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def _place_turned(image: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """One affine of premultiplied floats; edges come from the exact coverage of the box, not from the filter."""
-    # Shrinking is the resize's part: the affine looks at 4x4 pixels of the picture, however many it steps over.
+    # Shrinking is the resize's part: the affine looks at 4x4 pixels of the image, however many it steps over.
     height, width = (
         min(side, max(1, math.ceil(extent * math.hypot(*matrix[:2, axis]))))
-        for side, extent, axis in ((picture.shape[0], box[1], 1), (picture.shape[1], box[0], 0))
+        for side, extent, axis in ((image.shape[0], box[1], 1), (image.shape[1], box[0], 0))
     )
-    if (height, width) != picture.shape[:2]:
-        picture = resize(picture, (height, width))
+    if (height, width) != image.shape[:2]:
+        image = resize(image, (height, width))
     border = 3
-    bordered = np.pad(premultiplied(picture), ((border, border), (border, border), (0, 0)), mode="edge")
+    bordered = np.pad(premultiplied(image), ((border, border), (border, border), (0, 0)), mode="edge")
     inverse = shift(border, border) @ np.linalg.inv(matrix @ stretch(box[0] / width, box[1] / height))
     out = sampled(bordered, inverse[:2].ravel(), size)
     out[..., 3] *= coverage(rectangle(*box), matrix, size)

@@ -5,7 +5,7 @@
                                                          "width": "1920px", "height": "1080px"}, bottom to top
     <root>/images/<template_id>/<layout_id>.png          flat render; .mp4 if the layout moves
     <root>/annotations/<template_id>/<layout_id>.json    {"description": .., "user_intent": ..}; may be missing
-    <root>/assets/<name>                                 our addition: a local copy of the pictures that components name
+    <root>/assets/<name>                                 our addition: a local copy of the images that components name
                                                          by URL, under the last part of the URL
 
 Components have CSS-like properties, at their top or, as in the rows of LICA's benchmark, under ``style``; those rows
@@ -28,7 +28,7 @@ import numpy as np
 
 from config.errors import SampleError, UserError
 from layers.dataset.digest import text_digest
-from layers.imaging.codec import MAX_PIXELS, PictureError, decode_rgba
+from layers.imaging.codec import MAX_PIXELS, ImageError, decode_rgba
 from layers.imaging.compositing import to_uint8
 from layers.imaging.stack import MAX_LAYERS, Layer, LayeredSample
 from layers.sources.base import Source
@@ -41,7 +41,7 @@ from layers.sources.lica.text import clean
 from layers.sources.location import Location
 
 PROTOCOLS = ("http", "https", "gs", "s3", "hf")
-# A picture is refused beyond, for nobody knows what an address in a layout will send.
+# An image is refused beyond, for nobody knows what an address in a layout will send.
 MAX_BYTES = 100_000_000
 # Parts of all groups together: each is drawn on the whole canvas.
 MAX_PARTS = 2000
@@ -56,7 +56,7 @@ class LicaSource(Source):
     Args:
         root: the folder that holds ``layouts/``.
         fonts: a folder or URL with TTF and OTF files, named as their families; ``None`` sets every text in a stand-in.
-        download: whether pictures without a copy in ``assets/`` are fetched from their addresses.
+        download: whether images without a copy in ``assets/`` are fetched from their addresses.
 
     Raises:
         UserError: if there is no ``layouts/``, ``metadata.csv`` is no such table, or ``fonts`` is no folder.
@@ -90,7 +90,7 @@ class LicaSource(Source):
         return template
 
     def signature(self, sample_id: str) -> str:
-        """Over the layout, its words, its render, its pictures in ``assets/``, fonts, and if others are fetched."""
+        """Over the layout, its words, its render, its images in ``assets/``, fonts, and if others are fetched."""
         try:
             name = self._name(sample_id)
             layout = self.root.read_json(f"layouts/{name}.json")
@@ -111,7 +111,7 @@ class LicaSource(Source):
         layout = self.root.read_json(f"layouts/{name}.json")
         size, page, elements = _page(layout)
         preview = self._preview(name)
-        renderer = Renderer(size, self._picture, self.fonts, preview)
+        renderer = Renderer(size, self._image, self.fonts, preview)
         layers = []
         for position, element in enumerate(elements):
             drawn = renderer.draw(element)
@@ -189,8 +189,8 @@ class LicaSource(Source):
                     return words.strip()
         return ""
 
-    def _picture(self, src: str, where: str) -> np.ndarray:
-        """A component's picture, ``(h, w, 4)`` uint8, from the mirror or from its address.
+    def _image(self, src: str, where: str) -> np.ndarray:
+        """A component's image, ``(h, w, 4)`` uint8, from the mirror or from its address.
 
         Raises:
             SampleError: naming the address.
@@ -208,7 +208,7 @@ class LicaSource(Source):
             data = _download(src, where)
         try:
             return decode_rgba(data, src)
-        except PictureError as error:
+        except ImageError as error:
             raise SampleError(f"{where}.src: {error}") from None
 
 
@@ -239,7 +239,7 @@ def _download(src: str, where: str) -> bytes:
 
 
 def _sources(layout: Any) -> list[str]:
-    """Addresses of all pictures that a layout names and that may be read, wherever they stand."""
+    """Addresses of all images that a layout names and that may be read, wherever they stand."""
     found, open_ends = set(), [layout]
     while open_ends:
         part = open_ends.pop()

@@ -4,7 +4,7 @@ Assumptions, where the layouts leave something open:
 
 * Boxes that are not turned lie on whole pixels: left, top, right and bottom are rounded. Clips and turned boxes keep
   their fractions and have anti-aliased edges.
-* A picture is stretched over its box (``objectFit`` fill, observed: boxes have the pictures' proportions) unless
+* An image is stretched over its box (``objectFit`` fill, observed: boxes have the images' proportions) unless
   ``objectFit`` says cover.
 * Opacity, clip and ``overflow: hidden`` of a group act on the group as a whole, after its children.
 * What only later releases may hold (shadows, filters, borders, blend modes) is left out and noted.
@@ -58,7 +58,7 @@ class Renderer:
 
     Attributes:
         size: (height, width) of the canvas.
-        read: gives a picture, ``(h, w, 4)`` uint8, from its ``src`` and the words for its component.
+        read: gives an image, ``(h, w, 4)`` uint8, from its ``src`` and the words for its component.
         fonts: where faces come from.
         preview: the flat render, ``(H, W, 4)`` uint8 of any size, if there is one.
         notes: what could not be drawn exactly; grows as components are drawn.
@@ -152,13 +152,13 @@ class Renderer:
             raise SampleError(f"{element.where}.src is missing")
         if min(box) == 0.0:
             return None
-        picture = self.read(src, element.where)
+        image = self.read(src, element.where)
         fit = element.get("objectFit")
         if fit == "cover":
-            picture = covering(picture, box)
+            image = covering(image, box)
         elif not unset(fit) and fit != "fill":
             self.notes.append(f"objectFit of {element.where} drawn as fill")
-        return place(to_float(picture), box, matrix, self.size)
+        return place(to_float(image), box, matrix, self.size)
 
     def _text(self, element: Element, box: tuple[float, float], matrix: np.ndarray) -> np.ndarray | None:
         style = lica_text.style_of(element.get, element.where)
@@ -193,7 +193,7 @@ class Renderer:
         if element.kind != "IMAGE" or same_size or min(*frame, *box) == 0.0:
             return spread
         if self.preview is not None and np.allclose(matrix[:2, :2], np.eye(2), rtol=0.0, atol=EPSILON):
-            find = lica_clip.find_on_picture(clip, self._deviation(layer, box, matrix))
+            find = lica_clip.find_on_image(clip, self._deviation(layer, box, matrix))
             if find.moved:
                 self.notes.append(f"clip of {element.where} placed by the flat render")
                 left, top, _, _ = upright_box(box, matrix)
@@ -222,7 +222,7 @@ class Renderer:
         y = slice(max(top, 0), max(min(bottom, self.size[0]), 0))
         x = slice(max(left, 0), max(min(right, self.size[1]), 0))
         difference = np.abs(layer[y, x, :3] - self._flat[y, x]).mean(axis=-1)
-        # A hole in the picture shows what lies below: no telling.
+        # A hole in the image shows what lies below: no telling.
         difference = np.where(layer[y, x, 3] > 0.5, difference, np.nan)
         out[
             y.start - top : y.start - top + difference.shape[0], x.start - left : x.start - left + difference.shape[1]

@@ -9,7 +9,7 @@ from config.errors import SampleError
 from layers.sources.location import Location
 
 METADATA = "metadata.json"
-PICTURE = re.compile(r"layer_([0-9]{2,3})\.png")
+IMAGE = re.compile(r"layer_([0-9]{2,3})\.png")
 KEPT = re.compile(r"(base|whole)_caption|layer_count|layer_[0-9]{2,3}_(box|caption)")
 
 
@@ -45,7 +45,7 @@ class PrismFolders:
         return self._root.signature(f"{folder}/{name}" for name in names)
 
     def row(self, sample_id: str) -> dict[str, Any]:
-        """The columns that the design would have as a row; pictures as paths.
+        """The columns that the design would have as a row; images as paths.
 
         Raises:
             SampleError: if the metadata is missing or broken.
@@ -60,10 +60,10 @@ class PrismFolders:
         row["whole_image"] = f"{folder}/whole_image.png" if "whole_image.png" in names else None
         listed = metadata.get("layers")
         if listed is None:
-            return row | {name.removesuffix(".png"): f"{folder}/{name}" for name in names if PICTURE.fullmatch(name)}
+            return row | {name.removesuffix(".png"): f"{folder}/{name}" for name in names if IMAGE.fullmatch(name)}
         columns = _columns(listed, folder)
         row["unlisted"] = [
-            name for name in names if PICTURE.fullmatch(name) and f"{folder}/{name}" not in columns.values()
+            name for name in names if IMAGE.fullmatch(name) and f"{folder}/{name}" not in columns.values()
         ]
         return row | columns
 

@@ -3,14 +3,14 @@
 One row of a parquet file is one design:
 
     id | sample_id                         may be absent: <file's stem>-<row>
-    whole_image, whole_caption             the flat picture, which becomes the preview, and the caption
+    whole_image, whole_caption             the flat image, which becomes the preview, and the caption
     base_image, base_caption               the background; its size is the canvas's
     layer_count                            number of layers over it, bottom to top
     layer_00 | layer_00_image, ...         a layer's crop; slots that are not used are null
     layer_00_box, ...                      [x0, y0, x1, y1] in pixels, x1 and y1 exclusive; the crop is resized to it
     layer_00_caption, ...                  in words
 
-A picture is {"bytes", "path"}, bytes, or "data:image/png;base64,...". The same as folders:
+An image is {"bytes", "path"}, bytes, or "data:image/png;base64,...". The same as folders:
 
     <root>/<id>/metadata.json              whole_caption, ...; "layers": [{"layer_idx", "image_path", "box", "caption",
                                            "type"}, ...] or the columns' names

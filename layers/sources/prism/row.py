@@ -1,4 +1,4 @@
-"""A design from one row of PrismLayers: pictures decoded, crops put where their boxes are."""
+"""A design from one row of PrismLayers: images decoded, crops put where their boxes are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from config.errors import SampleError
-from layers.imaging.codec import MAX_PIXELS, PictureError, decode_rgba
+from layers.imaging.codec import MAX_PIXELS, ImageError, decode_rgba
 from layers.imaging.compositing import resize, to_float, to_uint8
 from layers.imaging.pixels import cleared
 from layers.imaging.stack import MAX_LAYERS, Layer, LayeredSample
@@ -39,7 +39,7 @@ def compose(root: Location, sample_id: str, row: dict[str, Any]) -> LayeredSampl
     """Make a sample of a row.
 
     Args:
-        root: where pictures are of which the row has the path alone.
+        root: where images are of which the row has the path alone.
         sample_id: of the sample.
         row: columns, as plain Python values.
 
@@ -51,19 +51,19 @@ def compose(root: Location, sample_id: str, row: dict[str, Any]) -> LayeredSampl
     """
     notes = _Notes()
     slots = _slots(row, notes)
-    ground = _picture(root, row.get("base_image"), "base_image")
+    ground = _image(root, row.get("base_image"), "base_image")
     if ground is None:
         raise SampleError("no base_image")
     size = ground.shape[:2]
     layers = [Layer(cleared(ground), "background", _words(row.get("base_caption")))]
     for number, value in slots:
         name = f"layer_{number:02d}"
-        crop = _picture(root, value, name)
+        crop = _image(root, value, name)
         box = _box(row.get(f"{name}_box"), f"{name}_box", notes)
         caption = _words(row.get(f"{name}_caption"))
         is_text = row.get(f"{name}_type") == "caption" or SAYS_TEXT.match(caption)
         layers.append(Layer(_placed(crop, box, size, name, notes), "text" if is_text else "image", caption))
-    preview = _picture(root, row.get("whole_image"), "whole_image")
+    preview = _image(root, row.get("whole_image"), "whole_image")
     if preview is not None and preview.shape[:2] != size:
         notes.add("the whole image has another size", f"{preview.shape[1]}x{preview.shape[0]}")
     return LayeredSample(sample_id, tuple(layers), _words(row.get("whole_caption")), preview, notes.said())
@@ -74,7 +74,7 @@ def _words(value: Any) -> str:
 
 
 def _slots(row: dict[str, Any], notes: _Notes) -> list[tuple[int, Any]]:
-    """Number and picture of every slot that counts, in order."""
+    """Number and image of every slot that counts, in order."""
     slots: dict[int, Any] = {}
     for column, value in row.items():
         if match := SLOT.fullmatch(column):
@@ -93,7 +93,7 @@ def _slots(row: dict[str, Any], notes: _Notes) -> list[tuple[int, Any]]:
         raise SampleError(f"layer_count is {count}, but there are columns for {max(slots, default=-1) + 1} layers")
     for number in range(count):
         if slots.get(number) is None:
-            notes.add("slot without a picture", f"layer_{number:02d}")
+            notes.add("slot without an image", f"layer_{number:02d}")
     for number in filled:
         if number >= count:
             notes.add("left out, beyond layer_count", f"layer_{number:02d}")
@@ -103,13 +103,13 @@ def _slots(row: dict[str, Any], notes: _Notes) -> list[tuple[int, Any]]:
 
 
 def _content(value: Any) -> Any:
-    """A picture's bytes or text; ``None`` if there is none, which a struct of nulls says, too."""
+    """An image's bytes or text; ``None`` if there is none, which a struct of nulls says, too."""
     if isinstance(value, dict):
         value = (value.get("path") or None) if value.get("bytes") is None else value["bytes"]
     return value
 
 
-def _picture(root: Location, value: Any, name: str) -> np.ndarray | None:
+def _image(root: Location, value: Any, name: str) -> np.ndarray | None:
     value = _content(value)
     if value is None:
         return None
@@ -121,10 +121,10 @@ def _picture(root: Location, value: Any, name: str) -> np.ndarray | None:
         except (binascii.Error, ValueError):
             raise SampleError(f"{name}: not valid base64") from None
     if not isinstance(value, bytes):
-        raise SampleError(f"{name}: a {type(value).__name__} is no picture")
+        raise SampleError(f"{name}: a {type(value).__name__} is no image")
     try:
         return decode_rgba(value, name)
-    except PictureError as error:
+    except ImageError as error:
         raise SampleError(str(error)) from None
 
 

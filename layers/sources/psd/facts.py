@@ -118,7 +118,7 @@ def mode_of(layer: PsdLayer) -> str:
 
 
 def baking_reason(group: Group) -> str | None:
-    """Why a group cannot be descended into without changing the picture, or None."""
+    """Why a group cannot be descended into without changing the image, or None."""
     return next(_baking_reasons(group), None)
 
 
@@ -169,7 +169,7 @@ def artboard_background(group: Group) -> tuple[float, float, float] | None:
     data = next((group.tagged_blocks.get_data(tag) for tag in ARTBOARD_TAGS if tag in group.tagged_blocks), None)
     if not isinstance(data, Descriptor):
         return None
-    # psd-tools takes 1 for transparent, 2 for white and 3 for black; the pictures Photoshop stores say otherwise.
+    # psd-tools takes 1 for transparent, 2 for white and 3 for black; the images Photoshop stores say otherwise.
     kind = data.get(b"artboardBackgroundType")
     if kind == 4 and isinstance(colour := data.get(Key.Color), Descriptor):
         channels = [float(colour.get(key, 0.0)) / 255.0 for key in (Key.Red, Key.Green, Key.Blue)]

@@ -1,9 +1,9 @@
 """Folding what only turns colours into others, such as curves over the whole canvas, into the layers below it.
 
-A layer of its own would have to hold the whole picture and hide all below. Turning the colours of each layer instead,
-its alpha kept, gives the same picture wherever one opaque layer is seen. Through soft edges and translucent layers the
-picture was mixed before it was turned, and now it is after. A layer for which that shows takes the colours that make
-the picture right; where no colours do, :func:`fold` refuses, and :func:`own_colours` gives the layer that hides all.
+A layer of its own would have to hold the whole image and hide all below. Turning the colours of each layer instead,
+its alpha kept, gives the same image wherever one opaque layer is seen. Through soft edges and translucent layers the
+image was mixed before it was turned, and now it is after. A layer for which that shows takes the colours that make
+the image right; where no colours do, :func:`fold` refuses, and :func:`own_colours` gives the layer that hides all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 MEAN_ERROR = 1.0
 TAIL = 99.9
 TAIL_ERROR = 32.0
-# Above this, a layer takes the colours that make the picture right instead of those that its own are turned into.
+# Above this, a layer takes the colours that make the image right instead of those that its own are turned into.
 OWN_TAIL_ERROR = 8.0
 # Up to here it is the rounding of colours to 8 bits: psd-tools looks curves up in tables of 256 entries, rounding down.
 ROUNDING_ERROR = 1.5
@@ -94,7 +94,7 @@ class Folded:
 
     Attributes:
         pieces: those that it does not change are the same objects.
-        error: largest difference from the picture wanted, in 8-bit levels.
+        error: largest difference from the image wanted, in 8-bit levels.
         fitted: whether translucent pixels took other colours than the layer makes of theirs.
     """
 
@@ -110,15 +110,15 @@ def fold(
     before: np.ndarray,
     wanted: np.ndarray,
 ) -> Folded | None:
-    """Turn the colours of pieces as a layer above them turns their picture.
+    """Turn the colours of pieces as a layer above them turns their image.
 
     Args:
         pieces: all that the layer affects, bottom to top.
         mapping: turns ``(h, w, 4)`` float32, opaque, on a box into the colours, ``(h, w, 3)`` or more, that the layer
             makes of it, mask and opacity included.
         box: what the layer reaches of the canvas.
-        before: picture without the layer, ``(H, W, 4)`` on that box, straight alpha.
-        wanted: picture with the layer, as ``before``.
+        before: image without the layer, ``(H, W, 4)`` on that box, straight alpha.
+        wanted: image with the layer, as ``before``.
 
     Returns:
         The folded pieces, or None if they would not recompose to what is wanted.
@@ -132,16 +132,16 @@ def fold(
             continue
         where, image = window(part, box), piece.image(part)
         turned = _turned(image, mapping, part)
-        picture, below = over(image, flat[where]), turned_flat[where]
+        result, below = over(image, flat[where]), turned_flat[where]
         reached, alpha = over(turned, below), image[..., 3]
         # Opaque pixels are right already.
         if ((alpha > 0) & (alpha < 1)).any():
-            goal, shown = _turned(picture, mapping, part), alpha > 0
-            seen, seen_reached, seen_goal = picture[shown], reached[shown], goal[shown]
+            goal, shown = _turned(result, mapping, part), alpha > 0
+            seen, seen_reached, seen_goal = result[shown], reached[shown], goal[shown]
             if error_of((seen, seen_reached), (seen, seen_goal), OWN_TAIL_ERROR) is None:
                 turned = fitting(goal, below, image[..., 3:])
                 reached, fitted = over(turned, below), True
-        flat[where], turned_flat[where] = picture, reached
+        flat[where], turned_flat[where] = result, reached
         folded.append(piece.recoloured(turned, part))
     error = error_of((flat, turned_flat), (before, wanted))
     return None if error is None else Folded(folded, error, fitted)
@@ -198,7 +198,7 @@ def error_of(
     Only the pixels that change count, since all the others would excuse them.
 
     Args:
-        reached: the picture before and after, ``(..., 4)`` in [0, 1], straight alpha.
+        reached: the image before and after, ``(..., 4)`` in [0, 1], straight alpha.
         wanted: the same as the document has it.
         tail_error: what all but one in a thousand of those pixels must keep to, in 8-bit levels.
     """

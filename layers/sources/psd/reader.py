@@ -2,10 +2,10 @@
 
     header           "8BPS", version (1: psd, 2: psb), channels, height, width, depth, colour mode; 26 bytes, big-endian
     colour mode data
-    image resources  ICC profile, whether the merged picture is real
+    image resources  ICC profile, whether the merged image is real
     layers           records bottom to top: box (may leave the canvas), blend mode, opacity, clipping, visibility, mask,
                      tagged blocks (text, effects, fills, group boundaries), then the channels of each box
-    merged picture   the preview
+    merged image   the preview
 
 psd-tools parses and draws; ``psd_layers`` takes the document apart, ``psd_facts`` says what its layers are.
 """
@@ -112,8 +112,8 @@ def _sample(sample_id: str, data: bytes) -> LayeredSample:
     preview = _preview(psd, recolour, notes)
     if len(psd) == 0:
         if preview is None:
-            raise SampleError("no layers and no picture")
-        notes.append("no layers, only the merged picture")
+            raise SampleError("no layers and no image")
+        notes.append("no layers, only the merged image")
         kind = "background" if (preview[..., 3] == 255).all() else "image"
         return LayeredSample(sample_id, (Layer(preview, kind),), "", preview, tuple(notes))
     check(psd)
@@ -174,12 +174,12 @@ def _preview(psd: PSDImage, recolour: Callable[[np.ndarray], np.ndarray], notes:
     if not psd.has_preview():
         return None
     try:
-        picture = psd.topil(apply_icc=False)
+        merged = psd.topil(apply_icc=False)
     except Exception as error:
-        notes.append(f'merged picture cannot be read: "{reason_of(error)}"')
+        notes.append(f'merged image cannot be read: "{reason_of(error)}"')
         return None
-    if picture is None:
+    if merged is None:
         return None
-    image = np.array(picture.convert("RGBA"))
+    image = np.array(merged.convert("RGBA"))
     image[image[..., 3] == 0] = 0
     return recolour(image)

@@ -5,7 +5,7 @@ psd-tools upon what lies below, and the layer keeps the thing's own alpha ``a`` 
 ``(result - (1 - a) * below) / a``. For every blend mode that is exact and within [0, 1], since blending a colour upon
 a backdrop of alpha ``b`` is ``over`` with the colour ``(1 - b) * own + b * blend(backdrop, own)``.
 
-What only turns colours into others is folded into the layers below where the picture stays the same, see
+What only turns colours into others is folded into the layers below where the image stays the same, see
 ``psd_folding``, and becomes a layer of its own where it would not.
 """
 
@@ -228,7 +228,7 @@ class Stack:
         return intersection(clip, layer.bbox) if stored else clip
 
     def _upon(self, layer: PsdLayer, box: Box, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The picture ``(h, w, 4)`` with the layer upon ``below``, and the layer's own alpha ``(h, w, 1)``."""
+        """The image ``(h, w, 4)`` with the layer upon ``below``, and the layer's own alpha ``(h, w, 1)``."""
         colours, alphas = np.ascontiguousarray(below[..., : self._channels]), np.ascontiguousarray(below[..., 3:])
         drawing = _Drawing(
             box, colours, alphas, PsdLayer.is_visible, widen=self._widen, color_mode=self._psd.color_mode
@@ -261,8 +261,8 @@ class Stack:
             self._pieces.append(Piece.of(image, box))
         return True
 
-    def _show(self, picture: np.ndarray, box: Box) -> None:
-        self._below[window(box)] = np.where(picture[..., 3:] > 0, picture, np.float32(0.0))
+    def _show(self, image: np.ndarray, box: Box) -> None:
+        self._below[window(box)] = np.where(image[..., 3:] > 0, image, np.float32(0.0))
 
     def _written(self, image: np.ndarray) -> np.ndarray:
         return self._recolour(to_uint8(image))

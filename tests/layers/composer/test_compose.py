@@ -34,7 +34,7 @@ def samples():
     return [compose(index, seed=5, size=SIZE) for index in range(200)]
 
 
-def test_same_index_is_same_picture_in_any_order(samples):
+def test_same_index_is_same_image_in_any_order(samples):
     for index in (37, 3, 120):
         again = compose(index, seed=5, size=SIZE)
         assert digest(again) == digest(samples[index])
@@ -42,7 +42,7 @@ def test_same_index_is_same_picture_in_any_order(samples):
         assert again.sample_id == samples[index].sample_id
 
 
-def test_same_picture_in_another_process(samples):
+def test_same_image_in_another_process(samples):
     code = (
         "import hashlib\n"
         "from layers.composer.compose import compose\n"
@@ -92,7 +92,7 @@ def test_alpha_rules(samples):
             assert not layer.image[layer.image[..., 3] == 0].any()
 
 
-def test_every_layer_changes_the_picture(samples):
+def test_every_layer_changes_the_image(samples):
     for sample in samples[:60]:
         stack = [to_float(layer.image) for layer in sample.layers]
         whole = composite(stack)[..., :3]
@@ -218,7 +218,7 @@ def test_rerun_writes_only_what_is_missing(tmp_path):
     write_dataset(tmp_path, range(4), seed=1, size=96, jobs=1)
     layouts = sorted((tmp_path / "layouts").iterdir())
     before = {path: path.stat().st_mtime_ns for path in layouts}
-    # As a killed run leaves it: pictures, one of them broken, and no JSON.
+    # As a killed run leaves it: images, one of them broken, and no JSON.
     layouts[0].unlink()
     (tmp_path / "rendered" / layouts[0].stem / "background.png").write_bytes(b"")
     assert write_dataset(tmp_path, range(6), seed=1, size=96, jobs=1) == 3

@@ -33,7 +33,7 @@ def test_every_placement_keeps_every_bound(height, width, upscale, limits):
     assert upscale or placement.scale <= 1.0
     left, top, right, bottom = placement.box
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
-    assert (right - left) / (bottom - top) == pytest.approx(w / h, rel=1e-6), "the picture would be stretched"
+    assert (right - left) / (bottom - top) == pytest.approx(w / h, rel=1e-6), "the image would be stretched"
     assert placement.crop_share == pytest.approx(1 - (right - left) * (bottom - top) / (height * width), abs=1e-6)
 
 

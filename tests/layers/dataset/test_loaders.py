@@ -17,7 +17,7 @@ from layers.dataset.loaders import (
     create_stack_dataloader,
 )
 from layers.dataset.manifest import DatasetError
-from layers.dataset.storage import read_picture
+from layers.dataset.storage import read_image
 from layers.imaging import tensors
 from layers.imaging.compositing import composite, to_float
 from layers.imaging.tensors import to_image, to_tensor
@@ -31,8 +31,8 @@ def test_layers_recompose_to_the_stored_composite(bucketed_root):
     for split in ("train", "val"):
         dataset = StackDataset(bucketed_root, split)
         for record in map(dataset.record, range(len(dataset))):
-            layers = [to_float(read_picture(bucketed_root, place)) for place in record.layers]
-            stored = to_float(read_picture(bucketed_root, record.composite))
+            layers = [to_float(read_image(bucketed_root, place)) for place in record.layers]
+            stored = to_float(read_image(bucketed_root, record.composite))
             assert np.abs(composite(layers) - stored).max() <= 1 / 255 + 1e-6
 
 
@@ -152,7 +152,7 @@ def test_partial_batches_are_for_one_rank_and_a_bucket_must_fill_one():
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("storage", ["files", "shards"])
-def test_a_bad_picture_is_replaced_counted_and_named(rendered_root, tmp_path, workers, storage):
+def test_a_bad_image_is_replaced_counted_and_named(rendered_root, tmp_path, workers, storage):
     root = tmp_path / "set"
     source = RenderedSource(Location(rendered_root / "rendered", "rendered_root"), None)
     names = ["sample00", "sample02", "sample06", "sample08"]
@@ -179,11 +179,11 @@ def test_a_bad_picture_is_replaced_counted_and_named(rendered_root, tmp_path, wo
     assert len(skipped) == 1 and skipped[0].startswith("sample06_comp001: ")
 
 
-def test_a_bucket_without_a_readable_picture_ends_it(bucketed_root, tmp_path):
+def test_a_bucket_without_a_readable_image_ends_it(bucketed_root, tmp_path):
     shutil.copytree(bucketed_root, tmp_path / "set")
     for path in (tmp_path / "set").rglob("*_composite.png"):
         path.write_bytes(b"")
-    with pytest.raises(BadBucketError, match=r"no picture of bucket .* can be read; the first: sample00: .*zero bytes"):
+    with pytest.raises(BadBucketError, match=r"no image of bucket .* can be read; the first: sample00: .*zero bytes"):
         StackDataset(tmp_path / "set", "train")[0]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from layers.imaging.codec import MAX_PIXELS, PictureError, decode_rgba, encode_png, read_rgba, write_png
+from layers.imaging.codec import MAX_PIXELS, ImageError, decode_rgba, encode_png, read_rgba, write_png
 
 
 def saved(image, **options):
@@ -24,14 +24,14 @@ def saved(image, **options):
 @settings(max_examples=150, deadline=None)
 def test_pillow_reads_back_exactly_what_was_encoded(image, channels):
     image = image[..., :channels]
-    with Image.open(io.BytesIO(encode_png(image))) as picture:
-        picture.verify()
-    with Image.open(io.BytesIO(encode_png(image))) as picture:
-        assert picture.mode == "RGBA"[:channels]
-        assert np.array_equal(np.asarray(picture), image)
+    with Image.open(io.BytesIO(encode_png(image))) as reread:
+        reread.verify()
+    with Image.open(io.BytesIO(encode_png(image))) as reread:
+        assert reread.mode == "RGBA"[:channels]
+        assert np.array_equal(np.asarray(reread), image)
 
 
-def test_encoding_refuses_what_is_no_picture(tmp_path):
+def test_encoding_refuses_what_is_no_image(tmp_path):
     for wrong in (np.zeros((2, 2, 7), np.uint8), np.zeros((2, 2, 4)), np.zeros((0, 2, 4), np.uint8)):
         with pytest.raises(TypeError, match="a PNG is made of"):
             write_png(tmp_path / "x.png", wrong)
@@ -59,7 +59,7 @@ def sixteen_bit_png():
     [
         (b"", "zero bytes"),
         (b"\x89PNG\r\n", "cannot identify"),
-        (b"not a picture at all", "cannot identify"),
+        (b"not an image at all", "cannot identify"),
         (saved(Image.new("RGBA", (64, 64), (1, 2, 3, 4)))[:70], "truncated|broken"),
         (saved(Image.new("P", (4, 4))), "mode P, expected 8-bit"),
         (saved(Image.new("1", (4, 4))), "mode 1, expected"),
@@ -69,12 +69,12 @@ def sixteen_bit_png():
     ],
 )
 def test_what_cannot_be_read_without_doubt_is_refused_by_name(data, reason):
-    with pytest.raises(PictureError, match=rf"^x\.png: .*({reason})"):
+    with pytest.raises(ImageError, match=rf"^x\.png: .*({reason})"):
         decode_rgba(data, "x.png")
 
 
 def test_reasons_hold_no_addresses():
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode_rgba(b"junk", "x.png")
     assert "0x" not in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_reasons_hold_no_addresses():
 def test_bombs_are_refused_unread(tmp_path):
     side = int(MAX_PIXELS**0.5) + 8
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
-    with pytest.raises(PictureError, match=r"bomb\.png: .*above 64000000 pixels"):
+    with pytest.raises(ImageError, match=r"bomb\.png: .*above 64000000 pixels"):
         read_rgba(tmp_path / "bomb.png")
-    with pytest.raises(PictureError, match=r"gone\.png: not a readable picture \(FileNotFoundError\)"):
+    with pytest.raises(ImageError, match=r"gone\.png: not a readable image \(FileNotFoundError\)"):
         read_rgba(tmp_path / "gone.png")

@@ -66,7 +66,7 @@ def test_resizing_does_not_bleed_hidden_colour():
 
 @given(st.integers(8, 40), st.integers(8, 40), st.integers(4, 40), st.integers(4, 40))
 @settings(max_examples=30, deadline=None)
-def test_resizing_keeps_a_flat_picture_flat(h, w, new_h, new_w):
+def test_resizing_keeps_a_flat_image_flat(h, w, new_h, new_w):
     image = np.broadcast_to(np.float32([0.2, 0.4, 0.6, 0.5]), (h, w, 4)).copy()
     out = resize(image, (new_h, new_w))
     assert out.shape == (new_h, new_w, 4)

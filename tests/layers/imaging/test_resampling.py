@@ -21,18 +21,18 @@ def cases(draw):
 @settings(max_examples=150, deadline=None)
 def test_equals_pillows_lanczos_in_float(case):
     shape, size, box = case
-    picture = np.random.default_rng(0).random((*shape, 4), dtype=np.float32)
+    image = np.random.default_rng(0).random((*shape, 4), dtype=np.float32)
     rows, columns = axes(shape, size, box)
-    ours = filtered(picture, rows.weights, columns.weights)
+    ours = filtered(image, rows.weights, columns.weights)
     for channel in range(4):
-        theirs = Image.fromarray(picture[..., channel]).resize(size[::-1], Image.Resampling.LANCZOS, box=box)
+        theirs = Image.fromarray(image[..., channel]).resize(size[::-1], Image.Resampling.LANCZOS, box=box)
         assert np.abs(ours[..., channel] - np.asarray(theirs)).max() < 2e-5
 
 
-def test_the_same_size_is_the_same_picture():
-    picture = np.random.default_rng(0).random((7, 9, 4), dtype=np.float32)
+def test_the_same_size_is_the_same_image():
+    image = np.random.default_rng(0).random((7, 9, 4), dtype=np.float32)
     rows, columns = axes((7, 9), (7, 9), None)
-    assert np.abs(filtered(picture, rows.weights, columns.weights) - picture).max() < 1e-6
+    assert np.abs(filtered(image, rows.weights, columns.weights) - image).max() < 1e-6
 
 
 @given(st.integers(2, 80), st.integers(1, 80), st.data())
@@ -49,7 +49,7 @@ def test_reach_names_exactly_the_outputs_that_see_an_input(n_in, n_out, data):
 
 @pytest.mark.parametrize(("size", "to"), [((9, 700), (64, 31)), ((1, 500), (40, 500)), ((50, 11), (7, 90))])
 def test_rows_made_a_few_at_a_time_are_the_same(monkeypatch, size, to):
-    picture = np.random.default_rng(0).random((*size, 4), np.float32)
-    at_once = resize(picture, to)
+    image = np.random.default_rng(0).random((*size, 4), np.float32)
+    at_once = resize(image, to)
     monkeypatch.setattr("layers.imaging.resampling.PART", 1500)
-    assert np.array_equal(resize(picture, to), at_once)
+    assert np.array_equal(resize(image, to), at_once)

@@ -90,9 +90,9 @@ flipped[200] ^= 255
 
 CORPUS = {
     "truncated": (component(saved(Image.new("RGBA", (96, 96), (1, 2, 3, 4)))[:90]), "component_1.png: not a readable"),
-    "zero_bytes": (component(b""), r"component_1.png: not a readable picture \(zero bytes\)"),
+    "zero_bytes": (component(b""), r"component_1.png: not a readable image \(zero bytes\)"),
     "broken_crc": (component(bytes(flipped)), "component_1.png: not a readable"),
-    "not_a_picture": (component(b"<svg/>"), "component_1.png: not a readable"),
+    "not_a_image": (component(b"<svg/>"), "component_1.png: not a readable"),
     "too_little_data": (component(png_of_size(96, 96)), "component_1.png: not a readable"),
     "text_bomb": (component(text_bomb()), "component_1.png: not a readable"),
     "wrong_size": (component(saved(Image.new("RGBA", (95, 96), (1, 1, 1, 255)))), "size"),
@@ -179,8 +179,8 @@ def test_each_is_dropped_with_its_reason_and_the_rest_is_intact(corpus, tmp_path
     for index in range(len(dataset)):
         item = dataset[index]
         assert item["skipped"] == [] and item["layers"].shape == (2, 4, 64, 64)
-        with Image.open(corpus / "rendered" / item["id"] / "background.png") as picture:
-            mean = np.asarray(picture)[..., :3].mean() / 127.5 - 1
+        with Image.open(corpus / "rendered" / item["id"] / "background.png") as image:
+            mean = np.asarray(image)[..., :3].mean() / 127.5 - 1
         assert abs(float(item["layers"][0, :3].mean()) - mean) < 0.02
 
 
@@ -191,6 +191,6 @@ def test_names_that_lead_out_are_refused(corpus):
             source.read(name)
 
 
-def test_a_picture_is_read_as_pillow_saves_it():
-    with Image.open(io.BytesIO(good_png)) as picture:
-        assert picture.getpixel((0, 0)) == (9, 9, 9, 200)
+def test_an_image_is_read_as_pillow_saves_it():
+    with Image.open(io.BytesIO(good_png)) as image:
+        assert image.getpixel((0, 0)) == (9, 9, 9, 200)

@@ -77,7 +77,7 @@ def random_stack(rng, count):
 
 @given(st.integers(0, 10**6), st.integers(1, 8))
 @settings(max_examples=120, deadline=None)
-def test_cleaning_and_grouping_never_change_the_picture(seed, count):
+def test_cleaning_and_grouping_never_change_the_image(seed, count):
     stack = random_stack(np.random.default_rng(seed), count)
     kept, flat, counts = clean(stack, Cleaning(min_change=0.0), (24, 24))
     assert len(kept) + sum(counts.values()) == len(stack)
@@ -114,7 +114,7 @@ def test_grouping_equals_the_evaluations_and_it_groups_no_further():
         expected = [composite([to_float(stack[i].on_canvas(SIZE)) for i in group]) for group in group_into_peels(masks)]
         ours = group_layers(stack)
         assert len(ours) == len(expected)
-        for patch, picture in zip(ours, expected, strict=True):
-            assert np.abs(to_float(patch.on_canvas(SIZE)) - picture).max() <= 0.6 / 255
+        for patch, image in zip(ours, expected, strict=True):
+            assert np.abs(to_float(patch.on_canvas(SIZE)) - image).max() <= 0.6 / 255
         hazy = group_layers(stack, overlap_alpha=16)
         assert group_into_peels([x.on_canvas(SIZE)[..., 3] for x in hazy]) == [[i] for i in range(len(hazy))]

@@ -84,7 +84,7 @@ def test_only_what_is_new_or_changed_is_done_and_the_result_is_as_if_made_at_onc
         assert not [name for name in now if "s3_" in name] and [name for name in untouched if "s3_" in name]
 
 
-def test_a_lost_picture_is_made_again_and_another_recipe_makes_all_again(tmp_path):
+def test_a_lost_image_is_made_again_and_another_recipe_makes_all_again(tmp_path):
     designs(tmp_path, [f"s{i}" for i in range(5)])
     prepare(tmp_path)
     before = content(tmp_path / "out")
@@ -159,7 +159,7 @@ def killed_after(count):
     return progress
 
 
-def another_picture(root, name):
+def another_image(root, name):
     shutil.rmtree(root / "rendered" / name)
     write_rendered(root, name, size=(144, 96), components=2, seed=77)
 
@@ -173,7 +173,7 @@ def test_a_set_of_another_checkout_is_not_taken_for_the_last_one(tmp_path, stora
     prepare(tmp_path, storage=storage)
     shutil.copytree(tmp_path / "out", tmp_path / "earlier")
     if "changed" in later:
-        another_picture(tmp_path, "s1")
+        another_image(tmp_path, "s1")
     again = names[:3] if "fewer" in later else names
     if "killed" in later:
         with pytest.raises(Killed):
@@ -184,13 +184,13 @@ def test_a_set_of_another_checkout_is_not_taken_for_the_last_one(tmp_path, stora
     shutil.copytree(tmp_path / "earlier", tmp_path / "out")
     prepare(tmp_path, storage=storage)
     prepare(tmp_path, "fresh", storage=storage)
-    (out, pixels), (_, expected) = ((root, pictures(tmp_path / root)) for root in ("out", "fresh"))
+    (out, pixels), (_, expected) = ((root, images(tmp_path / root)) for root in ("out", "fresh"))
     assert pixels.keys() == expected.keys() and all(np.array_equal(pixels[name], expected[name]) for name in pixels)
     if storage == "files":
         assert content(tmp_path / out) == content(tmp_path / "fresh")
 
 
-def pictures(root):
+def images(root):
     found = {}
     for split in ("train", "val"):
         dataset = StackDataset(root, split)
@@ -198,7 +198,7 @@ def pictures(root):
     return found
 
 
-def test_pictures_that_a_power_cut_emptied_are_made_again(tmp_path):
+def test_images_that_a_power_cut_emptied_are_made_again(tmp_path):
     designs(tmp_path, [f"s{i}" for i in range(6)])
     with pytest.raises(Killed):
         prepare(tmp_path, progress=killed_after(4))
@@ -257,9 +257,7 @@ def test_every_sample_is_in_the_manifest_once_with_reasons_gathered(tmp_path):
 
 
 def test_kinds_of_reasons_leave_out_names_and_figures():
-    assert (
-        kind_of_reason("component_1.png: not a readable picture (zero bytes)") == "not a readable picture (zero bytes)"
-    )
+    assert kind_of_reason("component_1.png: not a readable image (zero bytes)") == "not a readable image (zero bytes)"
     assert kind_of_reason("aspect 3.00 of 300x100 is above max_aspect 2.3") == "aspect # of # is above max_aspect #"
 
 

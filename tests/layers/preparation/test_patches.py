@@ -89,7 +89,7 @@ def test_flattening_patches_equals_over_on_whole_canvases(seed, count):
     assert np.abs(to_levels(ours).astype(float) - np.rint(theirs * 255))[theirs[..., 3] > 0.05].max(initial=0) <= 1
 
 
-def test_merging_keeps_the_picture_and_the_place():
+def test_merging_keeps_the_image_and_the_place():
     rng = np.random.default_rng(3)
     left = Patch(rng.integers(1, 256, (4, 5, 4), dtype=np.uint8), 2, 1)
     right = Patch(rng.integers(1, 256, (6, 3, 4), dtype=np.uint8), 5, 9)

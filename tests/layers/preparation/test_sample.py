@@ -121,8 +121,8 @@ def test_what_is_written_is_the_promised_layout(tmp_path):
     assert [x["path"] for x in record["layers"]] == [f"val/w64-h32/one_comp{k:03d}.png" for k in range(3)]
     assert [x["description"] for x in record["layers"]] == ["", "disc 0", "disc 1"]
     assert json.dumps(record)
-    with Image.open(tmp_path / "out" / record["composite"]["path"]) as picture:
-        assert picture.mode == "RGBA" and picture.size == (64, 32)
+    with Image.open(tmp_path / "out" / record["composite"]["path"]) as image:
+        assert image.mode == "RGBA" and image.size == (64, 32)
     again = prepare_sample(source, "one", "val", Preparation(LIMITS), FileWriter(tmp_path / "out2"))
     assert again == record, "the same pixels give the same digest"
 
@@ -133,7 +133,7 @@ def test_a_bad_sample_is_dropped_with_its_reason(tmp_path):
     record = prepare_sample(
         rendered_source(tmp_path), "bad", "train", Preparation(LIMITS), FileWriter(tmp_path / "out")
     )
-    assert record["id"] == "bad" and "component_1.png: not a readable picture" in record["reason"]
+    assert record["id"] == "bad" and "component_1.png: not a readable image" in record["reason"]
     assert not (tmp_path / "out").exists()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.layers.sources.crello.designs import many, save
-from tests.layers.sources.lica.folders import LAYOUT, picture, write
+from tests.layers.sources.lica.folders import LAYOUT, image, write
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def root(tmp_path):
-    """A LICA folder: two layouts of two templates, one annotated, and the picture of both."""
+    """A LICA folder: two layouts of two templates, one annotated, and the image of both."""
     folder = tmp_path / "lica-data"
     write(
         folder / "metadata.csv", b"layout_id,category,template_id,width,height\nL1,Flyers,T1,60,40\nL0,Cards,T2,60,40\n"
@@ -27,5 +27,5 @@ def root(tmp_path):
     write(folder / "layouts/T1/L1.json", LAYOUT)
     write(folder / "layouts/T2/L0.json", LAYOUT)
     write(folder / "annotations/T1/L1.json", {"description": "a cat on a hill", "user_intent": "to amuse"})
-    write(folder / "assets/cat.png", picture((255, 0, 0, 255)))
+    write(folder / "assets/cat.png", image((255, 0, 0, 255)))
     return folder

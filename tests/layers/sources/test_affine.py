@@ -7,7 +7,7 @@ from layers.sources.lica.css import rotation, shift
 from layers.sources.lica.place import place
 
 
-def test_the_identity_gives_the_picture_back():
+def test_the_identity_gives_the_image_back():
     image = np.random.default_rng(0).uniform(0.1, 0.9, (9, 7, 4)).astype(np.float32)
     assert np.allclose(sampled(premultiplied(image), (1, 0, 0, 0, 1, 0), (9, 7)), image, atol=1e-5)
 
@@ -20,7 +20,7 @@ def test_colours_beside_a_transparent_edge_stay_as_they_are(offset):
     assert np.abs(out[out[..., 3] > 0.02][:, 1] - 200 / 255).max() < 1e-3, "where alpha rings, colour rings with it"
 
 
-def test_a_turned_picture_of_lica_keeps_the_colour_of_its_soft_edges():
+def test_a_turned_image_of_lica_keeps_the_colour_of_its_soft_edges():
     image = np.zeros((24, 24, 4), np.float32)
     image[6:18, 6:18] = (0.0, 200 / 255, 0.0, 1.0)
     turned = place(image, (24, 24), shift(20, 20) @ rotation(33), (60, 60))

@@ -86,13 +86,13 @@ def test_lists_in_a_csv_may_be_json_or_python(root):
     ("change", "reason"),
     [
         ({"image": None}, "image is no list"),
-        ({"image": "one/full.png"}, "image is no list of the full picture and its layers"),
+        ({"image": "one/full.png"}, "image is no list of the full image and its layers"),
         ({"image": []}, "image lists something that is no path"),
         ({"image": ["one/full.png", 3]}, "image lists something that is no path"),
         ({"image": ["one/full.png", ""]}, "image lists something that is no path"),
         ({"image": "[__import__('os').getcwd()]"}, "image is no list"),
         ({"image": "[" * 50_000}, "image is no list"),
-        ({"image": ["one/full.png"], "layer_num": 0}, "no layers beside the flat picture"),
+        ({"image": ["one/full.png"], "layer_num": 0}, "no layers beside the flat image"),
         ({"layer_num": 4}, "layer_num is 4, but image lists 3 layers"),
         ({"layer_num": True}, "layer_num is True, but"),
         ({"layer_num": "three"}, "layer_num is 'three', but"),
@@ -107,8 +107,8 @@ def test_lists_in_a_csv_may_be_json_or_python(root):
         ({"image": ["one/full.png", "one/a\0b.png"], "layer_num": 1}, "points outside"),
         ({"image": ["one/full.png", "https://example.org/a.png"], "layer_num": 1}, "cannot be read"),
         ({"image": ["one/full.png", "one/words.png", "one/small.png"], "layer_num": 2}, "layers differ in size"),
-        ({"image": ["one/cut.png", "one/words.png"], "layer_num": 1}, r"cut\.png: not a readable picture"),
-        ({"image": ["one/full.png", "one/cut.png"], "layer_num": 1}, r"cut\.png: not a readable picture"),
+        ({"image": ["one/cut.png", "one/words.png"], "layer_num": 1}, r"cut\.png: not a readable image"),
+        ({"image": ["one/full.png", "one/cut.png"], "layer_num": 1}, r"cut\.png: not a readable image"),
         ({"image": ["one/full.png"] * (MAX_LAYERS + 2), "layer_num": None}, "501 layers are above 500"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_broken_row_loses_itself_alone(root):
 def test_what_is_not_used_is_noted(root):
     write(root / "metadata.json", [ONE | {"layer_input_image": "two/other.png", "context_image": "two/other.png"}])
     notes = opened(root).read("full").notes
-    assert notes == ("context_image is not used", 'layer_input_image is not the full picture: "two/other.png"')
+    assert notes == ("context_image is not used", 'layer_input_image is not the full image: "two/other.png"')
 
 
 def test_ids_stay_unique_where_stems_repeat(root):

@@ -92,7 +92,7 @@ def test_names_never_lead_out(location, name):
     [
         ("a/missing.png", r"a/missing\.png: cannot be read"),
         ("a", "a: cannot be read"),
-        ("top.txt", r"top\.txt: not a readable picture"),
+        ("top.txt", r"top\.txt: not a readable image"),
         ("\ud800.png", "is no file name"),
         ("x" * 5000, "cannot be read"),
     ],

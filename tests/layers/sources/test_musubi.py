@@ -37,7 +37,7 @@ def lines(path, *records):
     path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
 
 
-def test_layers_are_ordered_by_number_and_the_flat_picture_is_the_preview(tmp_path):
+def test_layers_are_ordered_by_number_and_the_flat_image_is_the_preview(tmp_path):
     save(tmp_path / "poster.png", 200, (24, 16))
     for number in (10, 2, 0, 1, 3, 4, 5, 6, 7, 8, 9):
         save(tmp_path / f"poster_{number}.png", 100 + number, alpha=255 if number == 0 else 128)
@@ -49,7 +49,7 @@ def test_layers_are_ordered_by_number_and_the_flat_picture_is_the_preview(tmp_pa
     assert flat(sample) == 200 and sample.preview.shape == (16, 24, 4) and sample.size == (8, 12)
     assert sample.caption == "a poster"
     assert [layer.kind for layer in sample.layers] == ["background"] + ["image"] * 10
-    assert sample.notes == ("the flat picture has another size than the layers",)
+    assert sample.notes == ("the flat image has another size than the layers",)
 
 
 def test_layer_counts_may_differ_and_numbers_may_begin_with_1(tmp_path):
@@ -72,10 +72,10 @@ def test_a_number_left_out_is_noted(tmp_path):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        # No a.png, so a_1.png is a flat picture itself.
+        # No a.png, so a_1.png is a flat image itself.
         ("a_1.png a_1_0.png a_1_1.png", {"a_1": 2}),
         ("a.png a_1.png", {"a": 1}),
-        # A caption makes a flat picture of what would be a layer.
+        # A caption makes a flat image of what would be a layer.
         ("a.png a_0.png a_1.png a_1.txt a_1_0.png", {"a": 1, "a_1": 1}),
         # So do layers of its own: a layer has none.
         ("a.png a_0.png a_1.png a_1_0.png", {"a": 1, "a_1": 1}),
@@ -86,7 +86,7 @@ def test_a_number_left_out_is_noted(tmp_path):
         ("a.png a_0.png ._a.png ._a_0.png ._a.txt .b.png .b_0.png", {"a": 1}),
     ],
 )
-def test_which_pictures_are_samples(tmp_path, files, expected):
+def test_which_images_are_samples(tmp_path, files, expected):
     for name in files.split(" "):
         if name.endswith(".txt"):
             (tmp_path / name).write_text("words")
@@ -98,18 +98,18 @@ def test_which_pictures_are_samples(tmp_path, files, expected):
         if count:
             assert len(source.read(name).layers) == count
         else:
-            with pytest.raises(SampleError, match="no layers beside the flat picture"):
+            with pytest.raises(SampleError, match="no layers beside the flat image"):
                 source.read(name)
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda root: (root / "a_1.png").write_bytes(b""), r"a_1\.png: not a readable picture"),
+        (lambda root: (root / "a_1.png").write_bytes(b""), r"a_1\.png: not a readable image"),
         (lambda root: (root / "a.png").write_bytes((root / "a.png").read_bytes()[:50]), r"a\.png: not a readable"),
         (lambda root: save(root / "a_1.png", 1, (8, 8)), r"a_1\.png: layers differ in size, this is 8x8, .* 12x8"),
-        (lambda root: save(root / "a.webp", 1), r"a\.png: several flat pictures, also a\.webp"),
-        (lambda root: save(root / "a_01.png", 1), "several pictures are one layer"),
+        (lambda root: save(root / "a.webp", 1), r"a\.png: several flat images, also a\.webp"),
+        (lambda root: save(root / "a_01.png", 1), "several images are one layer"),
         (lambda root: (root / "a.txt").write_bytes(b"\xff\xfe\xfa"), r"a\.txt: not UTF-8"),
         (lambda root: (root / "a_2.png").symlink_to("/etc/passwd"), "points outside"),
         (lambda root: [(root / f"a_{n}.png").write_bytes(b"") for n in range(MAX_LAYERS + 1)], "501 layers are above"),
@@ -139,15 +139,15 @@ def test_json_lines_count_before_the_folder(tmp_path):
         save(tmp_path / "pictures" / f"{name}.png", value)
     save(tmp_path / "stray.png", 9)
     save(tmp_path / "stray_0.png", 9)
-    paths = {f"image_path_{n}": f"pictures/{name}.png" for n, name in ((2, "words"), (0, "full"), (1, "ground"))}
-    plain = {"image_path": "pictures/words.png", "image_path_1": "pictures/ground.png", "control_path": "x.png"}
+    paths = {f"image_path_{n}": f"images/{name}.png" for n, name in ((2, "words"), (0, "full"), (1, "ground"))}
+    plain = {"image_path": "images/words.png", "image_path_1": "images/ground.png", "control_path": "x.png"}
     lines(tmp_path / "data.jsonl", paths | {"caption": " a poster "}, "", plain)
     source = opened(tmp_path)
     assert source.sample_ids() == ["full", "words"]
     first, second = map(source.read, source.sample_ids())
     assert (flat(first), reds(first), first.caption, first.notes) == (1, [2, 3], "a poster", ())
     assert (flat(second), reds(second), second.caption) == (3, [2], "")
-    assert second.notes == ("control pictures are not used",)
+    assert second.notes == ("control images are not used",)
 
 
 def test_more_than_nine_layers_in_a_line_keep_their_order(tmp_path):
@@ -166,7 +166,7 @@ def test_a_broken_line_loses_itself_alone(tmp_path):
         "line-000002": ('{"image_path_0": "a.png", ', "record is not valid JSON"),
         "line-000003": ('{"image_path_0": "b.png", "image_path_1": NaN}', "NaN is no JSON number"),
         "line-000004": ("[1, 2]", "no JSON object but a list"),
-        "line-000005": ('{"caption": "no pictures"}', "record has no image_path_0"),
+        "line-000005": ('{"caption": "no images"}', "record has no image_path_0"),
         "line-000006": ('{"image_path_0": 7, "image_path_1": "b.png"}', "image_path_0 is no path"),
         "line-000007": ("[" * 100_000, "nested too deeply"),
         "line-000008": ('{"image_path_0": "..", "image_path_1": "b.png"}', "points outside"),
@@ -231,7 +231,7 @@ def test_ids_stay_unique_where_stems_repeat(tmp_path):
 def test_a_wrong_root_is_one_clear_sentence(tmp_path):
     save(tmp_path / "a.png", 1)
     save(tmp_path / "b.png", 1)
-    with pytest.raises(UserError, match=r"^prepare_buckets\.root: .* holds neither a \*\.jsonl nor a picture"):
+    with pytest.raises(UserError, match=r"^prepare_buckets\.root: .* holds neither a \*\.jsonl nor an image"):
         opened(tmp_path)
 
 
@@ -271,7 +271,7 @@ def test_it_reads_from_another_file_system_and_travels(tmp_path, form):
     files.rm("/musubi-test", recursive=True)
 
 
-def test_the_layers_over_one_another_give_the_flat_picture(tmp_path):
+def test_the_layers_over_one_another_give_the_flat_image(tmp_path):
     ground, top = np.full((8, 12, 4), 255, np.uint8), np.zeros((8, 12, 4), np.uint8)
     ground[..., :3], top[2:5, 3:7] = (10, 20, 30), (200, 100, 50, 255)
     whole = ground.copy()

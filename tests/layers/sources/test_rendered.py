@@ -83,7 +83,7 @@ def test_earlier_patterns_win_and_other_files_are_no_part_of_the_form(roots):
     for value, name in enumerate(["background", "component_4", "a_component_0", "a_background", "a", "composite"], 1):
         save(png / "a" / f"{name}.png", value)
     save(png / "a" / "a_preview.png", 9)
-    (png / "a" / "component_5.txt").write_text("no picture")
+    (png / "a" / "component_5.txt").write_text("no image")
     (png / "stray.txt").write_text("no sample")
     source = opened(png, layouts)
     sample = source.read("a")
@@ -103,15 +103,15 @@ def test_numbers_that_python_takes_for_digits_but_not_for_integers(roots):
     ("written", "notes"),
     [
         (layout({}), []),
-        (layout({}, {}), ['another number of components: "2, pictures 1"']),
+        (layout({}, {}), ['another number of components: "2, images 1"']),
         (layout({}, layout_metadata={"width": 40, "height": 32}), []),
-        (layout({}, layout_metadata={"width": 80, "height": 64}), ['another size: "80x64, pictures 40x32"']),
+        (layout({}, layout_metadata={"width": 80, "height": 64}), ['another size: "80x64, images 40x32"']),
         (json.dumps({"layout_config": {"components": [{}], "width": "40px", "height": "30.5px"}}), ['"40x30.5, ']),
         (json.dumps({"layout_config": {"components": [{}], "style": {"width": 1e999, "height": 9}}}), None),
         ('{"layout_config": {"components": [{}], "width": 1e999, "height": [3]}}', []),
     ],
 )
-def test_what_contradicts_the_pictures_is_noted(roots, written, notes):
+def test_what_contradicts_the_images_is_noted(roots, written, notes):
     png, layouts = roots
     save(png / "a" / "background.png", 5)
     save(png / "a" / "component_1.png", 6)
@@ -142,7 +142,7 @@ def test_too_many_components_are_refused_before_one_is_read(roots):
         opened(png, layouts).read("a")
 
 
-def test_the_signature_follows_pictures_and_layout(roots):
+def test_the_signature_follows_images_and_layout(roots):
     png, layouts = roots
     save(png / "a" / "background.png", 5)
     (layouts / "a.json").write_text(layout())

@@ -19,7 +19,7 @@ def tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def pair(noise: float, height: int = 60, width: int = 75) -> tuple[np.ndarray, np.ndarray]:
-    """Two smooth coloured pictures ``(H, W, 3)`` uint8, the second with noise."""
+    """Two smooth coloured images ``(H, W, 3)`` uint8, the second with noise."""
     torch.manual_seed(0)
     smooth = interpolate(torch.rand(1, 3, 7, 9), (height, width), mode="bicubic").clamp(0, 1)[0].movedim(0, -1)
     noisy = (smooth + noise * torch.randn_like(smooth)).clamp(0, 1)
@@ -48,7 +48,7 @@ def test_a_negative_structure_counts_as_none():
     assert float(ssim_y(tensor(first), tensor(255 - first))) == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_every_picture_of_a_batch_has_its_own():
+def test_every_image_of_a_batch_has_its_own():
     first, second = pair(0.1)
     both = ssim_y(torch.cat([tensor(first)] * 2), torch.cat([tensor(second), tensor(first)]))
     assert both.shape == (2,) and float(both[1]) == pytest.approx(1.0, abs=1e-12)

@@ -31,11 +31,11 @@ def perceptual():
     return Perceptual()
 
 
-def pictures(count, size=64, seed=0):
+def drawn(count, size=64, seed=0):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the LPIPS project's pictures are not beside this checkout")
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the LPIPS project's images are not beside this checkout")
 def test_the_published_figures(perceptual):
     def read(name):
         pixels = np.asarray(Image.open(REFERENCE / f"{name}.png").convert("RGB"))
@@ -53,7 +53,7 @@ def test_it_equals_the_package_with_its_own_heads(perceptual):
     with torch.no_grad():
         for name, parameter in reference.net.named_parameters():
             parameter.copy_(trunk[name.split(".", 1)[1]])
-    x, y = pictures(2), pictures(2, seed=1)
+    x, y = drawn(2), drawn(2, seed=1)
     assert torch.allclose(perceptual(x, y), reference(x, y).flatten(), atol=1e-7)
     heads = torch.load(
         Path(inspect.getfile(lpips)).parent / "weights" / "v0.1" / "alex.pth", map_location="cpu", weights_only=True
@@ -62,27 +62,27 @@ def test_it_equals_the_package_with_its_own_heads(perceptual):
     assert all(torch.equal(ours[name], heads[name]) for name in heads)
 
 
-def test_equal_pictures_and_growing_noise(perceptual):
-    x = pictures(2) * 0.5
+def test_equal_images_and_growing_noise(perceptual):
+    x = drawn(2) * 0.5
     assert perceptual(x, x).abs().max() == 0
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     distances = [perceptual(x + scale * noise, x).mean().item() for scale in (0.02, 0.1, 0.4)]
     assert 0 < distances[0] < distances[1] < distances[2]
 
 
-def test_gradients_reach_the_picture_and_nothing_else(perceptual):
+def test_gradients_reach_the_image_and_nothing_else(perceptual):
     assert not any(p.requires_grad for p in perceptual.parameters())
-    x = pictures(1).requires_grad_()
+    x = drawn(1).requires_grad_()
     perceptual.train()
     assert not any(m.training for m in perceptual.modules()), "dropout of the heads must stay off"
-    perceptual(x, pictures(1, seed=1)).sum().backward()
+    perceptual(x, drawn(1, seed=1)).sum().backward()
     assert x.grad.abs().max() > 0
 
 
-def test_too_small_pictures_are_named(perceptual):
-    assert perceptual(pictures(1, 31), pictures(1, 31, seed=1)).isfinite().all()
-    with pytest.raises(TooSmallError, match="got pictures of 30x30 px, expected sides of at least 31"):
-        perceptual(pictures(1, 30), pictures(1, 30))
+def test_too_small_images_are_named(perceptual):
+    assert perceptual(drawn(1, 31), drawn(1, 31, seed=1)).isfinite().all()
+    with pytest.raises(TooSmallError, match="got images of 30x30 px, expected sides of at least 31"):
+        perceptual(drawn(1, 30), drawn(1, 30))
 
 
 def test_a_trunk_that_cannot_be_downloaded(monkeypatch):
@@ -97,7 +97,7 @@ def test_a_trunk_that_cannot_be_downloaded(monkeypatch):
 def test_the_frechet_distance_over_alexnet(perceptual):
     """With centred features A and B, Tr sqrt(cov_A cov_B) is the nuclear norm of A B^T / (n - 1)."""
     metric = alexnet_distance(perceptual)
-    real, fake = (pictures(12, 64, seed) / 2 + 0.5 for seed in (0, 1))
+    real, fake = (drawn(12, 64, seed) / 2 + 0.5 for seed in (0, 1))
     fake = fake.square()
     with torch.no_grad():
         for images, side in ((real, True), (fake, False)):
@@ -124,7 +124,7 @@ def test_inception_weights_by_path(tmp_path):
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     torch.save(state, tmp_path / "inception.pth")
     save_file(state, tmp_path / "inception.safetensors")
-    images = (pictures(2, 32) * 127.5 + 127.5).to(torch.uint8)
+    images = (drawn(2, 32) * 127.5 + 127.5).to(torch.uint8)
     for name in ("inception.pth", "inception.safetensors"):
         extractor = inception_distance(tmp_path / name).inception
         loaded = extractor.state_dict()

@@ -13,14 +13,14 @@ from metrics.reconstruction.rgba import (
 )
 
 
-def pictures():
+def images():
     torch.manual_seed(0)
     target = torch.rand(3, 4, 32, 48) * 2 - 1
     return (target + 0.1 * torch.randn_like(target)).clamp(-1, 1), target
 
 
 def test_psnr_and_ssim_equal_torchmetrics():
-    predicted, target = pictures()
+    predicted, target = images()
     a, b = over_background(predicted, BACKGROUNDS["white"]), over_background(target, BACKGROUNDS["white"])
     for k in range(3):
         one = slice(k, k + 1)
@@ -45,7 +45,7 @@ def test_blending():
 
 def test_the_nine_backgrounds_are_averaged():
     assert len(BACKGROUNDS) == 9
-    predicted, target = pictures()
+    predicted, target = images()
     whole = reconstruction_metrics(predicted, target)
     single = [reconstruction_metrics(predicted, target, (name,)) for name in BACKGROUNDS]
     for k in range(3):

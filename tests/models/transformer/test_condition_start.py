@@ -33,7 +33,7 @@ def explained(net, layers, size, text=None):
 
 
 @pytest.mark.parametrize(("layers", "size"), [(1, (8, 8)), (2, (16, 24)), (6, (16, 16)), (10, (24, 8))])
-def test_every_slot_is_taken_for_the_flat_picture(layers, size):
+def test_every_slot_is_taken_for_the_flat_image(layers, size):
     assert explained(network(), layers, size).min() > 0.9
     assert explained(network(started=False), layers, size).max() < 0.3
 

@@ -28,7 +28,7 @@ def test_signs_follow_diffusers():
     assert torch.allclose(interpolate(clean, noise, scheduler.sigmas[1:2].expand(2)), theirs)
 
 
-def test_the_velocity_is_the_derivative_and_gives_the_clean_picture_back():
+def test_the_velocity_is_the_derivative_and_gives_the_clean_image_back():
     clean, noise = torch.randn(3, 4, dtype=torch.double), torch.randn(3, 4, dtype=torch.double)
     sigma, step = torch.tensor([0.2, 0.5, 0.9], dtype=torch.double), 1e-6
     slope = (interpolate(clean, noise, sigma + step) - interpolate(clean, noise, sigma - step)) / (2 * step)
@@ -45,7 +45,7 @@ def test_sigmas_equal_the_released_pipelines(steps, tokens):
     assert torch.allclose(torch.tensor(inference_sigmas(steps, tokens)), scheduler.sigmas, atol=1e-6)
 
 
-def test_a_shift_that_is_said_takes_the_place_of_the_pictures():
+def test_a_shift_that_is_said_takes_the_place_of_the_images():
     """sigma' = s / (s + 1/sigma - 1), in closed form at 1/2: s / (s + 1)."""
     assert inference_sigmas(2, 1600, 3.0) == inference_sigmas(2, 64, 3.0) == [1.0, 0.75, 0.0]
     assert inference_sigmas(2, 1600, 1.0) == [1.0, 0.5, 0.0]
@@ -78,7 +78,7 @@ def test_euler_steps_equal_the_schedulers():
     assert torch.allclose(sample(field, start, sigmas), theirs, atol=1e-4)
 
 
-def test_a_perfect_predictor_reaches_the_clean_picture_in_any_number_of_steps():
+def test_a_perfect_predictor_reaches_the_clean_image_in_any_number_of_steps():
     clean, noise = torch.randn(2, 5), torch.randn(2, 5)
     for steps in (1, 3, 10):
         got = sample(lambda x, sigma: velocity(clean, noise), noise, inference_sigmas(steps, 64))

@@ -14,11 +14,11 @@ from diffusers import (
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_layered as released
 from PIL import Image
 
-from models.transformer.sampling import Guidance, decompose_pictures
+from models.transformer.sampling import Guidance, decompose_images
 from models.transformer.vld_mmdit import VLDMMDiT, pack
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
-from models.vae.latents import encode_pictures
+from models.vae.latents import encode_images
 from tests.networks import tiny_network
 
 TEXT_WIDTH = 12
@@ -26,7 +26,7 @@ TEXT_WIDTH = 12
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny random model; of 4 latent channels, the pipeline would take RGBA pictures for latents."""
+    """A tiny random model; of 4 latent channels, the pipeline would take RGBA images for latents."""
     path = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     vae = RGBAVAE(VAEConfig(base_dim=8, z_dim=6, dim_mult=(1, 2, 2, 2), temperal_downsample=(False, True, True)))
@@ -75,13 +75,13 @@ def embeddings(*lengths):
     return states, mask
 
 
-def picture(width, height, seed=0):
+def drawn(width, height, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(1, 4, height, width, generator=generator) * 255).round() / 127.5 - 1
 
 
-def latents(networks, pictures):
-    return encode_pictures(networks[1], pictures)
+def latents(networks, images):
+    return encode_images(networks[1], images)
 
 
 def start(layers, width, height, seed=5):
@@ -120,35 +120,35 @@ def run_theirs(pipeline, image, noise, layers, steps, text, negative, scale, nor
     ],
 )
 def test_the_same_layers_from_the_same_noise(ours, theirs, width, height, layers, steps, scale, normalise):
-    image, noise, text = picture(width, height), start(layers, width, height), embeddings(5)
+    image, noise, text = drawn(width, height), start(layers, width, height), embeddings(5)
     negative = embeddings(2) if scale > 1 else None
     expected = run_theirs(theirs, image, noise, layers, steps, text, negative, scale, normalise)
     guidance = None if negative is None else Guidance(scale, negative, normalise)
-    found = decompose_pictures(*ours, latents(ours, image), noise, steps=steps, text=text, guidance=guidance)[0]
+    found = decompose_images(*ours, latents(ours, image), noise, steps=steps, text=text, guidance=guidance)[0]
     assert found.shape == expected.shape == (layers, 4, height, width)
     assert (found - expected).abs().max() < 1e-4
     assert found.std() > 0.01
 
 
 def test_at_the_released_resolution_the_shift_is_the_pipelines(ours, theirs):
-    image, noise, text = picture(640, 640), start(1, 640, 640), embeddings(3)
+    image, noise, text = drawn(640, 640), start(1, 640, 640), embeddings(3)
     expected = run_theirs(theirs, image, noise, 1, 2, text, None, 1.0, False)
-    found = decompose_pictures(*ours, latents(ours, image), noise, steps=2, text=text)[0]
+    found = decompose_images(*ours, latents(ours, image), noise, steps=2, text=text)[0]
     assert theirs.scheduler.sigmas[1].item() == pytest.approx(2.5 / 3.5)
     assert (found - expected).abs().max() < 1e-4
 
 
 def test_a_batch_of_prompts_of_many_lengths_equals_its_samples(ours):
     network, vae = ours
-    conditions = latents(ours, torch.cat([picture(64, 32, seed) for seed in range(3)]))
+    conditions = latents(ours, torch.cat([drawn(64, 32, seed) for seed in range(3)]))
     noise = torch.cat([start(2, 64, 32, seed) for seed in range(3)])
     text, negative = embeddings(1, 6, 3), embeddings(2, 2, 2)
-    whole = decompose_pictures(
+    whole = decompose_images(
         network, vae, conditions, noise, steps=3, text=text, guidance=Guidance(3.0, negative, True)
     )
     for row, length in enumerate((1, 6, 3)):
         one = slice(row, row + 1)
-        alone = decompose_pictures(
+        alone = decompose_images(
             network, vae, conditions[one], noise[one], steps=3,
             text=(text[0][one, :length], text[1][one, :length]),
             guidance=Guidance(3.0, (negative[0][one], negative[1][one]), True),
@@ -158,10 +158,10 @@ def test_a_batch_of_prompts_of_many_lengths_equals_its_samples(ours):
 
 def test_the_caption_and_the_guidance_change_the_layers(ours):
     network, vae = ours
-    condition, noise = latents(ours, picture(64, 32)), start(2, 64, 32)
-    plain = decompose_pictures(network, vae, condition, noise, steps=2, text=embeddings(4))
-    other = decompose_pictures(network, vae, condition, noise, steps=2, text=embeddings(7))
-    guided = decompose_pictures(
+    condition, noise = latents(ours, drawn(64, 32)), start(2, 64, 32)
+    plain = decompose_images(network, vae, condition, noise, steps=2, text=embeddings(4))
+    other = decompose_images(network, vae, condition, noise, steps=2, text=embeddings(7))
+    guided = decompose_images(
         network, vae, condition, noise, steps=2, text=embeddings(4), guidance=Guidance(4.0, embeddings(2))
     )
     assert (plain - other).abs().max() > 1e-4 and (plain - guided).abs().max() > 1e-4

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.transformer.sampling import decompose_latents, decompose_pictures, slots_noise, start_noise
-from models.vae.latents import decode_layers, encode_pictures, encode_stack
+from models.transformer.sampling import decompose_images, decompose_latents, slots_noise, start_noise
+from models.vae.latents import decode_layers, encode_images, encode_stack
 from tests.networks import tiny_network, tiny_vae
 from training.vae.statistics import latent_statistics
 
@@ -25,14 +25,14 @@ def test_a_samples_noise_is_its_own():
 
 
 def test_a_batch_decomposes_as_its_samples(network, vae):
-    condition = encode_pictures(vae, torch.rand(3, 4, 16, 32) * 2 - 1)
+    condition = encode_images(vae, torch.rand(3, 4, 16, 32) * 2 - 1)
     ids = ["a", "b", "c"]
-    whole = decompose_pictures(network, vae, condition, slots_noise(condition, 3, ids, seed=0), steps=3)
+    whole = decompose_images(network, vae, condition, slots_noise(condition, 3, ids, seed=0), steps=3)
     assert whole.shape == (3, 3, 4, 16, 32)
     assert whole.min() >= -1.0 and whole.max() <= 1.0
     for k, name in enumerate(ids):
         one = condition[k : k + 1]
-        alone = decompose_pictures(network, vae, one, slots_noise(one, 3, [name], seed=0), steps=3)
+        alone = decompose_images(network, vae, one, slots_noise(one, 3, [name], seed=0), steps=3)
         assert torch.allclose(alone[0], whole[k], atol=1e-4)
 
 
@@ -40,9 +40,9 @@ def test_slot_zero_is_dropped_and_the_rest_keeps_its_order(network, vae):
     condition = torch.randn(1, 4, 4, 4)
     latents = decompose_latents(network, condition, slots_noise(condition, 2, ["a"], seed=0), steps=2)
     assert latents.shape == (1, 3, 4, 4, 4)
-    pictures = decode_layers(vae, latents)
+    images = decode_layers(vae, latents)
     single = vae.decode(vae.denormalise(latents[0, 2:]), clamp=True)
-    assert torch.allclose(pictures[0, 2:], single, atol=1e-5)
+    assert torch.allclose(images[0, 2:], single, atol=1e-5)
 
 
 def test_encoding_puts_the_composite_first_and_normalises(vae):

@@ -24,7 +24,7 @@ def test_sizes_are_those_of_the_buckets_and_survive_the_disk(tmp_path):
 
 
 @pytest.mark.parametrize("canvas", [(3000, 4000), (20, 20), (10, 900)])
-def test_any_picture_gets_a_size_that_was_trained(canvas):
+def test_any_image_gets_a_size_that_was_trained(canvas):
     height, width = stretched_size(canvas, of_buckets(KEYS, None, None).limits)
     assert {height, width} <= {64, 96} and height * width <= 6144
 

@@ -50,7 +50,7 @@ def pair(config: VAEConfig, folder: Path) -> tuple[AutoencoderKLQwenImage, RGBAV
     return reference, RGBAVAE.from_pretrained(folder)
 
 
-def pictures(config: VAEConfig, size=(32, 48), batch=2) -> torch.Tensor:
+def images(config: VAEConfig, size=(32, 48), batch=2) -> torch.Tensor:
     return torch.rand(batch, config.input_channels, *size) * 2 - 1
 
 
@@ -70,7 +70,7 @@ def decode_3d(reference: AutoencoderKLQwenImage, z: torch.Tensor) -> torch.Tenso
 @pytest.mark.parametrize("name", CONFIGS)
 def test_outputs_equal_diffusers(name, tmp_path):
     reference, ours = pair(CONFIGS[name], tmp_path)
-    x = pictures(CONFIGS[name])
+    x = images(CONFIGS[name])
     with torch.no_grad():
         theirs = reference.encode(x.unsqueeze(2)).latent_dist
         posterior = ours.encode(x)
@@ -85,7 +85,7 @@ def test_outputs_equal_diffusers(name, tmp_path):
 
 def test_outputs_equal_diffusers_in_float64(tmp_path):
     reference, ours = pair(CONFIGS["qwen"], tmp_path)
-    reference, ours, x = reference.double(), ours.double(), pictures(CONFIGS["qwen"]).double()
+    reference, ours, x = reference.double(), ours.double(), images(CONFIGS["qwen"]).double()
     with torch.no_grad():
         posterior = ours.encode(x)
         theirs = reference.encode(x.unsqueeze(2)).latent_dist.parameters.squeeze(2)
@@ -97,7 +97,7 @@ def test_outputs_equal_diffusers_in_float64(tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gradients_equal_diffusers(name, tmp_path):
     reference, ours = pair(CONFIGS[name], tmp_path)
-    x = pictures(CONFIGS[name]).requires_grad_()
+    x = images(CONFIGS[name]).requires_grad_()
     x_3d = x.detach().unsqueeze(2).requires_grad_()
     posterior, theirs = ours.encode(x), reference.encode(x_3d).latent_dist
     noise = torch.randn_like(posterior.mean)
@@ -124,7 +124,7 @@ def test_gradients_equal_diffusers(name, tmp_path):
 def test_attention_scales_equal_the_encoder_of_diffusers(tmp_path):
     config = replace(CONFIGS["temporal"], attn_scales=(1.0, 0.5))
     reference, ours = pair(config, tmp_path)
-    x = pictures(config, size=(16, 16))
+    x = images(config, size=(16, 16))
     with torch.no_grad():
         # Its encode() passes a cache that its attention does not take; without one the encoder runs.
         moments = reference.quant_conv(reference.encoder(x.unsqueeze(2))).squeeze(2)
@@ -143,7 +143,7 @@ def test_saved_folder_loads_in_diffusers(name, tmp_path):
     assert {k: t.shape for k, t in saved.items()} == {k: t.shape for k, t in reference.state_dict().items()}
     assert reference.config.latents_std == [2.0] * ours.config.z_dim
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", f"{PREFIX}.safetensors"]
-    x = pictures(ours.config)
+    x = images(ours.config)
     with torch.no_grad():
         assert_close(ours(x).clamp(-1, 1), reference(x.unsqueeze(2)).sample.squeeze(2))
 
@@ -157,7 +157,7 @@ def test_sharded_folder_and_subfolder(tmp_path):
     reference.save_pretrained(tmp_path / "vae", max_shard_size="20KB")
     assert (tmp_path / "vae" / f"{PREFIX}.safetensors.index.json").is_file()
     ours = RGBAVAE.from_pretrained(tmp_path, subfolder="vae")
-    x = pictures(TINY)
+    x = images(TINY)
     with torch.no_grad():
         assert_close(ours(x).clamp(-1, 1), reference(x.unsqueeze(2)).sample.squeeze(2))
 
@@ -238,7 +238,7 @@ def test_widening_keeps_the_rgb_model(tmp_path):
     rgb = randomise(RGBAVAE(replace(CONFIGS["qwen"], input_channels=3)))
     rgba = widen_to_rgba(rgb, alpha_bias_init=1.0)
     assert (rgb.config.input_channels, rgba.config.input_channels) == (3, 4)
-    x = pictures(rgba.config)
+    x = images(rgba.config)
     x[:1, 3] = 1.0
     with torch.no_grad():
         flat, wide = rgb.encode(x[:, :3]), rgba.encode(x)
@@ -288,7 +288,7 @@ def test_posterior_against_torch_distributions():
 
 def test_gradient_checkpointing_gives_the_same_gradients():
     ours = randomise(RGBAVAE(CONFIGS["flat"]))
-    x = pictures(ours.config)
+    x = images(ours.config)
     grads = []
     for enabled in (False, True):
         ours.enable_gradient_checkpointing(enabled)
@@ -309,7 +309,7 @@ def test_fused_norm_gradient(layout):
 
 def test_bfloat16_stays_near_float32():
     ours = randomise(RGBAVAE(TINY))
-    x = pictures(TINY)
+    x = images(TINY)
     full = ours(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = ours(x)
@@ -324,5 +324,5 @@ def test_init_from_scratch_makes_residual_blocks_their_shortcut():
     block = ours.encoder.mid_block.resnets[0]
     x = torch.randn(1, 16, 4, 4)
     assert torch.equal(block(x), x)
-    ours(pictures(TINY)).square().mean().backward()
+    ours(images(TINY)).square().mean().backward()
     assert block.conv2.weight.grad.abs().sum() > 0

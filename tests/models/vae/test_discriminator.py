@@ -8,7 +8,7 @@ def test_a_logit_sees_70_pixels():
     images = torch.randn(1, 4, 128, 128, requires_grad=True)
     logits = PatchDiscriminator(8)(images)
     assert logits.shape == (1, 1, 14, 14)
-    # Group norm looks at the whole picture; without it the patch shows.
+    # Group norm looks at the whole image; without it the patch shows.
     model = PatchDiscriminator(8)
     for index, module in enumerate(model.blocks):
         if isinstance(module, torch.nn.GroupNorm):
@@ -18,7 +18,7 @@ def test_a_logit_sees_70_pixels():
     assert rows.max() - rows.min() + 1 == 70
 
 
-def test_pictures_are_judged_alone():
+def test_images_are_judged_alone():
     torch.manual_seed(0)
     model, images = PatchDiscriminator(8, layers=2), torch.randn(3, 4, 32, 32)
     together = model(images)

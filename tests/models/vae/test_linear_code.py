@@ -54,7 +54,7 @@ def test_axes_span_the_principal_components():
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_encoder_is_the_code(name):
     vae, axes, levels = started(SHAPES[name])
-    # Faint pictures, where the constants alone decide the norm.
+    # Faint images, where the constants alone decide the norm.
     images = smooth() * 0.02
     with torch.no_grad():
         code = vae.encode(images).mean

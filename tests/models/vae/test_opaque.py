@@ -49,7 +49,7 @@ def test_three_channels_start_as_a_linear_code_too():
     images = directions[:, :, :1, None] * ramp[:, None] + directions[:, :, 1:, None] * ramp + offsets
     axes = patch_axes([images], 2, 16, 3)
     vae = init_as_linear_code(RGBAVAE(config), axes)
-    # Faint pictures, where the constants alone decide the norm.
+    # Faint images, where the constants alone decide the norm.
     faint = images * 0.02
     patches = F.pixel_unshuffle(F.pixel_unshuffle(faint, 2), 2)
     expected = torch.einsum("kc,bchw->bkhw", torch.linalg.pinv(axes), patches)

@@ -19,7 +19,7 @@ SHAPE = (12, 14)
 
 
 def random_stack(rng, count):
-    """Boxes on transparency and whole pictures, of noise or of one colour."""
+    """Boxes on transparency and whole images, of noise or of one colour."""
     layers = []
     for _ in range(count):
         size = SHAPE if rng.integers(2) else (1, 1)
@@ -125,7 +125,7 @@ def test_two_layers_are_never_merged():
 
 
 def test_order_matters():
-    """Layers that overlap, so that merging a swapped pair does not give the same picture."""
+    """Layers that overlap, so that merging a swapped pair does not give the same image."""
     true = torch.full((1, 4, 4, 8, 8), -1.0, dtype=torch.double)
     for k in range(4):
         true[0, k, :3, k : k + 5, k : k + 5] = noise(3, 1, 1, seed=k)

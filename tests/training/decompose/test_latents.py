@@ -159,7 +159,7 @@ def test_a_flipped_bit_is_noticed_and_made_good(vae, bucketed_root, tmp_path):
     assert torch.equal(load(vae, bucketed_root, tmp_path)[0].stack(3), before)
 
 
-def test_an_empty_layer_has_the_latents_of_an_empty_picture(vae):
+def test_an_empty_layer_has_the_latents_of_an_empty_image(vae):
     empty = torch.cat([torch.full((1, 3, 8, 16), -1.0), torch.full((1, 1, 8, 16), -1.0)], dim=1)
     expected = encode_stack(vae, empty, empty[:, None])[0, 1]
     assert torch.allclose(empty_latents(vae, (2, 4)), expected, atol=1e-6)

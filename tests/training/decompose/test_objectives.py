@@ -117,7 +117,7 @@ def test_each_phase_shows_the_network_what_it_should(captions):
     assert torch.equal(network.calls[-1]["condition"], clean[:, 0])
 
 
-def test_text_to_rgba_pairs_each_picture_with_its_own_words(captions):
+def test_text_to_rgba_pairs_each_image_with_its_own_words(captions):
     """Slot k holds the number k, and so does its text's length: the network sees both."""
     clean = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(16, 3, 4, 4, 4)
     settings = decompose_settings(
@@ -205,7 +205,7 @@ def test_pixel_terms_fade_with_noise_and_vanish_for_the_truth(scale):
 
 @pytest.mark.parametrize("edit", ["move", "delete"])
 def test_checkpointing_changes_no_gradient_and_keeps_nothing_of_the_first_pass(edit, monkeypatch):
-    # One picture is decoded at a time.
+    # One image is decoded at a time.
     monkeypatch.setattr("training.decompose.pixel_terms.GRADIENT_SHARE", 2**22)
     torch.manual_seed(0)
     network, vae, clean = tiny_network(), tiny_vae(), torch.randn(1, 4, 4, 16, 16)
@@ -330,7 +330,7 @@ def test_the_objective_asks_for_empty_layers_where_there_is_a_surplus():
     assert torch.equal(network.calls[0]["condition"], clean[:, 0])
 
 
-def test_pictures_of_surplus_layers_are_not_compared():
+def test_images_of_surplus_layers_are_not_compared():
     clean, empty = torch.randn(2, 3, 4, 4, 4), torch.randn(4, 4, 4)
     network = Perfect(torch.cat([clean, empty.expand(2, 1, -1, -1, -1)], dim=1))
     shown = []

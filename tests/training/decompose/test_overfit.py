@@ -41,21 +41,21 @@ def designs():
     return torch.stack(composites), torch.stack(stacks)
 
 
-def fitted_vae(pictures):
-    """A VAE that knows these pictures: started as a linear code of their patches, then trained on them."""
+def fitted_vae(images):
+    """A VAE that knows these images: started as a linear code of their patches, then trained on them."""
     torch.manual_seed(0)
     vae = RGBAVAE(VAEConfig(base_dim=16, z_dim=16, dim_mult=(1, 2, 4)))
-    init_as_linear_code(vae, patch_axes([pictures], 2, 16))
+    init_as_linear_code(vae, patch_axes([images], 2, 16))
     for linear, rate in ((True, 3e-3), (False, 1e-3)):
         vae.enable_residual_branches(not linear)
 
         def loss(vae=vae):
-            batch = pictures[torch.randperm(len(pictures))[:8]]
+            batch = images[torch.randperm(len(images))[:8]]
             out = vae.decode(vae.encode(batch).mode())
             return abmse(out, batch) + 0.2 * alpha_aware_l1(out, batch)
 
         descend(vae, loss, VAE_STEPS, rate)
-    vae.set_latent_statistics(*latent_statistics(vae, [pictures]))
+    vae.set_latent_statistics(*latent_statistics(vae, [images]))
     return vae.eval()
 
 

@@ -26,7 +26,7 @@ class Knowing(torch.nn.Module):
         self.condition_tokens = tiny_network().condition_tokens
 
     def forward(self, noisy, condition, sigma, text=None):
-        clean = torch.stack([next(s for s in self.stacks if torch.equal(s[0], picture)) for picture in condition])
+        clean = torch.stack([next(s for s in self.stacks if torch.equal(s[0], image)) for image in condition])
         return (noisy - clean) / sigma.view(-1, 1, 1, 1, 1)
 
 

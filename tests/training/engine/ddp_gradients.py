@@ -26,7 +26,7 @@ def objective() -> VAEObjective:
     return built
 
 
-def pictures() -> dict[str, torch.Tensor]:
+def images() -> dict[str, torch.Tensor]:
     """Four items."""
     torch.manual_seed(5)
     component, composite = torch.rand(2, 4, 4, 32, 32) * 2 - 1
@@ -40,7 +40,7 @@ def main() -> None:
     module = objective()
     wrapped = accelerator.prepare(module)
     rank, world = accelerator.process_index, accelerator.num_processes
-    mine = {name: value[rank::world] for name, value in pictures().items()}
+    mine = {name: value[rank::world] for name, value in images().items()}
     halves = [{name: value[k : k + 1] for name, value in mine.items()} for k in range(2)]
     with accelerator.no_sync(wrapped):
         accelerator.backward(wrapped({**halves[0], "seen": 0})["loss"] / 2)

@@ -80,7 +80,7 @@ def test_decompose_plans_the_model_it_is_given(capsys):
     command = ["--plan", "--model", "Qwen/Qwen-Image-Layered", "--layers", "10", "--batch-size", "1"]
     assert decompose.main([*command, "--offload", "blocks"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("taken for the released model; pictures at once: 1\n")
+    assert text.startswith("taken for the released model; images at once: 1\n")
     assert "640x640, 10 layers" in text and "1 x 24 GB  decompose       offload blocks, as set" in text
 
 
@@ -90,8 +90,8 @@ def test_decompose_plans_the_model_it_is_given(capsys):
         (["--plan", "--model", "./nowhere"], "./nowhere: neither a folder nor the name owner/name of a repository"),
         (["--plan", "--layers", "40"], "--layers: got '40', expected auto or 1 to 20"),
         (["--plan", "--batch-size", "0"], "--batch-size: got 0, expected more"),
-        ([], "got no pictures and no --layers and no --out; expected pictures, --layers and --out, or --plan"),
-        (["a.png", "--layers", "3"], "got no --out; expected pictures, --layers and --out, or --plan"),
+        ([], "got no images and no --layers and no --out; expected images, --layers and --out, or --plan"),
+        (["a.png", "--layers", "3"], "got no --out; expected images, --layers and --out, or --plan"),
     ],
 )
 def test_what_decompose_refuses_is_one_line(arguments, message, capsys):
@@ -109,7 +109,7 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path, capsys):
     assert "no configs of a transformer and a VAE in it" in capsys.readouterr().err
 
 
-def test_pictures_at_once_are_those_of_decompose():
+def test_images_at_once_are_those_of_decompose():
     parser = argparse.ArgumentParser()
     decompose.add_arguments(parser)
-    assert parser.get_default("batch_size") == planning.PICTURES_AT_ONCE
+    assert parser.get_default("batch_size") == planning.IMAGES_AT_ONCE

@@ -23,7 +23,7 @@ from models.transformer.vld_mmdit import VLDMMDiT, build_transformer
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from models.vae.latents import STACKS_AT_ONCE, at_once, decode_layers, encode_stack, stacks_at_once
-from stages.plan import PICTURES_AT_ONCE
+from stages.plan import IMAGES_AT_ONCE
 from tests.imports import ROOT
 from training.decompose.flow_objective import FlowObjective
 from training.decompose.refine_objective import RefineObjective
@@ -183,7 +183,7 @@ def encoded():
 
 @cache
 def trained_vae():
-    """By side of the pictures; validation has as many in hand whatever the number of layers."""
+    """By side of the images; validation has as many in hand whatever the number of layers."""
     settings, found = PARAMS.train_vae, {}
     with pretended():
         vae = vae_like()
@@ -224,7 +224,7 @@ def visits(network, vae, size):
 @cache
 def used(name):
     """By size the peak of one step of the sampler, with all networks that are on the GPU."""
-    pictures = PARAMS.evaluate.batch_size if name == "evaluate" else PICTURES_AT_ONCE
+    images = PARAMS.evaluate.batch_size if name == "evaluate" else IMAGES_AT_ONCE
     nothing_hidden = SimpleNamespace(to=lambda _: SimpleNamespace(all=lambda: True))
     encoder = SimpleNamespace(encode=lambda texts: (captions(texts)[0].bfloat16(), nothing_hidden))
     found = {}
@@ -245,7 +245,7 @@ def used(name):
         for key in SIZES:
 
             def decompose(key=key):
-                shown, names = torch.randn(pictures, 4, *key[:2]), ["a"] * pictures
+                shown, names = torch.randn(images, 4, *key[:2]), ["a"] * images
                 model.decompose(shown, key[2], names, names, steps=1, seed=0, guidance=4.0)
 
             found[key] = {"network": peak_of(decompose, network, vae, *beside)}
@@ -274,7 +274,7 @@ def planned(stage, key):
     models = [Used(NETWORKS, torch.bfloat16, "models")] * (1 + len(PARAMS.evaluate.baselines))
     if stage == "evaluate":
         return used_stage(stage, models, key, PARAMS.evaluate.batch_size, scored=True).as_set
-    return used_stage(stage, [models[0]._replace(offload="none")], key, PICTURES_AT_ONCE, scored=False).as_set
+    return used_stage(stage, [models[0]._replace(offload="none")], key, IMAGES_AT_ONCE, scored=False).as_set
 
 
 def moments(stage, key):
@@ -303,8 +303,8 @@ TOO_MUCH = {
 def test_the_peak_of_every_stage(stage, key):
     found, plan = tracked(stage, key), moments(stage, key)
     for name, peak in found.items():
-        what = max(plan["network"].peak, plan["pictures"].peak) if name == "network" else plan[name].peak
-        # Of pictures that wait in main memory the tracker does not know that they do.
+        what = max(plan["network"].peak, plan["images"].peak) if name == "network" else plan[name].peak
+        # Of images that wait in main memory the tracker does not know that they do.
         assert 0.96 * peak <= what <= 1.1 * peak, f"{name}: {peak / GIB:.2f} GiB, planned {what / GIB:.2f}"
     assert (max(found.values()) > ROOM) == (planned(stage, key).peak(key[2]) > ROOM) == ((stage, key) in TOO_MUCH)
 
@@ -312,7 +312,7 @@ def test_the_peak_of_every_stage(stage, key):
 @pytest.mark.parametrize("key", SIZES, ids=str)
 def test_what_evaluate_compares_together(key):
     count = min(key[2], at_once(key[0] * key[1]))
-    assert scored(key[0], count) <= moments("evaluate", key)["pictures"].work
+    assert scored(key[0], count) <= moments("evaluate", key)["images"].work
 
 
 def test_the_table_of_the_docs_is_what_is_planned():

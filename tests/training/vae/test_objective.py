@@ -52,7 +52,7 @@ def test_the_reference_is_the_encoder_as_it_was():
     assert terms["reference_kl"] > 1e-3
     terms["loss"].backward()
     assert all(p.grad is None for p in objective.reference.parameters())
-    # Transparent or not makes no difference to it: it is asked about opaque pictures.
+    # Transparent or not makes no difference to it: it is asked about opaque images.
     see_through = batch()
     see_through["composite"][:, :3], see_through["composite"][:, 3] = 0.3, -1.0
     black = batch()

@@ -39,7 +39,7 @@ def plain(rgb, height=2, width=2, alpha=255):
 
 
 def element(image, left=0.0, top=0.0, width=None, height=None, kind="ImageElement", **more):
-    """One element in the units of version 5, its picture as bytes, as an array or None; unscaled unless told."""
+    """One element in the units of version 5, its image as bytes, as an array or None; unscaled unless told."""
     data = png(image) if isinstance(image, np.ndarray) else image
     shape = image.shape if isinstance(image, np.ndarray) else (1, 1)
     width, height = shape[1] if width is None else width, shape[0] if height is None else height

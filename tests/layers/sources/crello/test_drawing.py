@@ -11,7 +11,7 @@ from layers.sources.crello.draw import Box, draw
 from tests.layers.sources.crello.designs import drawn, element, noise, placed, plain
 
 
-def test_a_picture_on_whole_pixels_keeps_its_pixels(tmp_path):
+def test_an_image_on_whole_pixels_keeps_its_pixels(tmp_path):
     image = noise(5, 7)
     assert np.array_equal(drawn(tmp_path, element(image, left=4, top=3)), placed(image, 3, 4))
 
@@ -28,7 +28,7 @@ def test_shrinking_into_whole_pixels_is_the_projects_resize(tmp_path):
     assert np.array_equal(drawn(tmp_path, element(image, 2, 1, width=10, height=6)), placed(expected, 1, 2))
 
 
-def test_a_stretched_picture_fills_its_box_to_a_sharp_edge(tmp_path):
+def test_a_stretched_image_fills_its_box_to_a_sharp_edge(tmp_path):
     image = plain((250, 10, 10), 3, 2)
     image[:, 1] = (10, 10, 250, 255)
     layer = drawn(tmp_path, element(image, 5, 4, width=16, height=9))
@@ -96,22 +96,22 @@ def smooth(height, width, sigma):
     return ((soft - low) / (high - low)).astype(np.float32)
 
 
-def dense(picture, box, size, fine=12):
+def dense(image, box, size, fine=12):
     """Premultiplied drawing as the mean of ``fine`` x ``fine`` samples of a cubic spline in every pixel."""
-    premultiplied = np.concatenate([picture[..., :3] * picture[..., 3:], picture[..., 3:]], axis=-1)
+    premultiplied = np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1)
     y, x = (np.mgrid[0 : size[0] * fine, 0 : size[1] * fine] + 0.5) / fine
     x, y = x - box.left - box.width / 2, y - box.top - box.height / 2
     angle = math.radians(box.angle)
     u = math.cos(angle) * x + math.sin(angle) * y + box.width / 2
     v = math.cos(angle) * y - math.sin(angle) * x + box.height / 2
     inside = (u >= 0) & (u < box.width) & (v >= 0) & (v < box.height)
-    where = [v * picture.shape[0] / box.height - 0.5, u * picture.shape[1] / box.width - 0.5]
+    where = [v * image.shape[0] / box.height - 0.5, u * image.shape[1] / box.width - 0.5]
     samples = [map_coordinates(premultiplied[..., c], where, order=3, mode="nearest") * inside for c in range(4)]
     return np.stack(samples, axis=-1).reshape(size[0], fine, size[1], fine, 4).mean((1, 3))
 
 
 @pytest.mark.parametrize(
-    ("picture", "box"),
+    ("image", "box"),
     [
         (smooth(30, 40, 6), Box(12.3, 6.7, 60.4, 37.2, 30)),
         (smooth(120, 160, 24), Box(10.3, 15.7, 60.4, 35.2, 50)),
@@ -122,10 +122,10 @@ def dense(picture, box, size, fine=12):
     ],
     ids=["enlarged", "shrunk", "cut", "turned over", "a hair", "diamond"],
 )
-def test_turned_and_scaled_drawings_agree_with_a_dense_reference(picture, box):
-    ours = to_float(draw(picture, box, 1.0, (60, 90)))
+def test_turned_and_scaled_drawings_agree_with_a_dense_reference(image, box):
+    ours = to_float(draw(image, box, 1.0, (60, 90)))
     ours[..., :3] *= ours[..., 3:]
-    reference = dense(picture, box, (60, 90))
+    reference = dense(image, box, (60, 90))
     error = 255 * np.abs(ours - reference)
     # In 8-bit levels. The reference's own 12 steps a pixel are 21 levels of an edge, worst along a straight one.
     assert error[reference[..., 3] > 0].mean() < 1.0

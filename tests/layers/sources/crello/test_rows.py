@@ -55,10 +55,10 @@ def test_an_unknown_type_is_an_image_and_says_so(tmp_path):
     assert sample.notes == ('unknown type taken for an image: "element 0 (VideoElement)"',)
 
 
-def test_preview_is_the_sources_own_picture(tmp_path):
+def test_preview_is_the_sources_own_image(tmp_path):
     preview = noise(5, 7, seed=3)
     assert np.array_equal(read(tmp_path, element(GREY), preview=png(preview)).preview, preview)
-    broken = read(tmp_path, element(GREY), preview=b"no picture")
+    broken = read(tmp_path, element(GREY), preview=b"no image")
     assert broken.preview is None
     assert broken.notes[0].startswith("preview left out")
 
@@ -109,7 +109,7 @@ def test_the_stack_recomposes_to_the_design_over_white(tmp_path):
     assert np.abs(flat[..., :3] - expected).max() < 1e-5
 
 
-def test_a_background_without_a_picture_is_its_colour(tmp_path):
+def test_a_background_without_a_image_is_its_colour(tmp_path):
     full = {"width": 30, "height": 20, "kind": "ColoredBackground"}
     layer = read(tmp_path, element(None, color=["rgba(52, 103, 151, 1)"], **full)).layers[0]
     assert (layer.image == (52, 103, 151, 255)).all()
@@ -130,7 +130,7 @@ def test_what_cannot_be_drawn_is_left_out_with_a_note(tmp_path):
     )
     assert len(sample.layers) == 1
     assert sample.notes == (
-        'left out, has no picture: "element 1 (TextElement)"',
+        'left out, has no image: "element 1 (TextElement)"',
         *(f'left out, shows nothing on the canvas: "element {i} (ImageElement)"' for i in (2, 3, 4)),
     )
 
@@ -147,7 +147,7 @@ def test_layerd_filters_leave_out_what_an_opaque_layer_hides(tmp_path):
     assert sample.notes == ('left out, hidden by an opaque layer: "3 layers"',)
 
 
-def test_layerd_filters_leave_out_pictures_that_are_nowhere_opaque(tmp_path):
+def test_layerd_filters_leave_out_images_that_are_nowhere_opaque(tmp_path):
     ghost, thin = element(plain((9, 9, 9), 5, 5, alpha=254)), element(plain((8, 8, 8), 5, 5), 9, 9, opacity=0.5)
     sample = read(tmp_path, element(GREY), ghost, thin, layerd_filters=True)
     assert [int(layer.image[9, 9, 0]) for layer in sample.layers] == [90, 8]

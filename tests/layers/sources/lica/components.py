@@ -1,4 +1,4 @@
-"""Components of a LICA layout, and their drawing, for the tests of pictures and of text."""
+"""Components of a LICA layout, and their drawing, for the tests of images and of text."""
 
 import numpy as np
 
@@ -36,9 +36,9 @@ def text(words, **more):
     return {"type": "TEXT", "text": words} | style | more
 
 
-def render(component, picture=None, size=SIZE, preview=None, fonts=None):
-    picture = flat(RED) if picture is None else picture
-    renderer = Renderer(size, lambda src, where: picture, Fonts(fonts), preview)
+def render(component, pixels=None, size=SIZE, preview=None, fonts=None):
+    pixels = flat(RED) if pixels is None else pixels
+    renderer = Renderer(size, lambda src, where: pixels, Fonts(fonts), preview)
     drawn = renderer.draw(Element(component, "c"))
     return drawn, renderer.notes
 

@@ -58,7 +58,7 @@ def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def picture(colour, size=(8, 10)):
+def image(colour, size=(8, 10)):
     return encode_png(np.broadcast_to(np.uint8(colour), (*size, 4)).copy())
 
 

@@ -1,4 +1,4 @@
-"""Pictures, groups and clips: where they lie, how they turn, and what of them shows."""
+"""Images, groups and clips: where they lie, how they turn, and what of them shows."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from tests.layers.sources.lica.components import (
 )
 
 
-def test_a_picture_lies_in_its_box():
+def test_an_image_lies_in_its_box():
     drawn, _ = render(image(5, 7, 20, 20), quarters())
     expected = np.zeros((*SIZE, 4), np.float32)
     expected[7:27, 5:25] = quarters() / 255.0
@@ -31,10 +31,10 @@ def test_a_picture_lies_in_its_box():
 
 @pytest.mark.parametrize(("left", "top"), [(-7, -5), (50, 30), (-7, 30)])
 def test_boxes_beyond_the_canvas_are_cut(left, top):
-    picture = np.random.default_rng(0).integers(0, 255, (16, 24, 4)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 4)).astype(np.uint8)
     margin = 40
-    whole, _ = render(image(left + margin, top + margin, 20, 20), picture, (40 + 2 * margin, 60 + 2 * margin))
-    drawn, _ = render(image(left, top, 20, 20), picture)
+    whole, _ = render(image(left + margin, top + margin, 20, 20), pixels, (40 + 2 * margin, 60 + 2 * margin))
+    drawn, _ = render(image(left, top, 20, 20), pixels)
     assert np.abs(drawn - whole[margin:-margin, margin:-margin]).max() < 1e-4
 
 
@@ -77,9 +77,9 @@ def test_a_half_turn_is_exact():
 
 def test_a_turned_box_turns_about_its_centre_by_its_angle():
     # A bar from the centre to the right, turned by 30 degrees, points down to the right.
-    picture = flat((0, 0, 0, 0), 20, 40)
-    picture[8:12, 20:] = RED
-    drawn, _ = render(image(10, 10, 40, 20, transform="rotate(30deg)"), picture)
+    pixels = flat((0, 0, 0, 0), 20, 40)
+    pixels[8:12, 20:] = RED
+    drawn, _ = render(image(10, 10, 40, 20, transform="rotate(30deg)"), pixels)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     weight = drawn[..., 3]
     centre = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
@@ -87,7 +87,7 @@ def test_a_turned_box_turns_about_its_centre_by_its_angle():
     assert weight.sum() == pytest.approx(80, rel=0.02)
 
 
-def test_a_turned_opaque_picture_has_no_haze_and_one_colour():
+def test_a_turned_opaque_image_has_no_haze_and_one_colour():
     drawn, _ = render(image(10, 10, 30, 20, transform="rotate(17deg)"), flat((200, 100, 50, 255), 300, 400))
     seen = drawn[drawn[..., 3] > 0]
     assert np.abs(seen[:, :3] * 255 - (200, 100, 50)).max() < 0.5
@@ -110,14 +110,14 @@ def test_mirroring_and_moving():
 
 @pytest.mark.parametrize("turn", ["none", "rotate(12deg)"])
 def test_what_hides_under_alpha_0_never_shows(turn):
-    picture = flat((0, 255, 0, 0), 32, 32)
-    picture[8:24, 8:24] = RED
-    drawn, _ = render(image(10, 5, 23, 23, transform=turn), picture)
+    pixels = flat((0, 255, 0, 0), 32, 32)
+    pixels[8:24, 8:24] = RED
+    drawn, _ = render(image(10, 5, 23, 23, transform=turn), pixels)
     seen = drawn[drawn[..., 3] > 1 / 255]
     assert np.abs(seen[:, :3] - (1, 0, 0)).max() < 0.02
 
 
-def test_a_picture_is_stretched_unless_it_covers():
+def test_an_image_is_stretched_unless_it_covers():
     wide = np.concatenate([flat(RED, 10, 10), flat(BLUE, 10, 20), flat(RED, 10, 10)], axis=1)
     stretched, _ = render(image(0, 0, 20, 20), wide)
     covered, notes = render(image(0, 0, 20, 20, objectFit="cover"), wide)
@@ -238,9 +238,9 @@ def frame_clip(width, height):
 
 
 def noise(height, width):
-    picture = np.random.default_rng(1).integers(0, 255, (height, width, 4)).astype(np.uint8)
-    picture[..., 3] = 255
-    return picture
+    pixels = np.random.default_rng(1).integers(0, 255, (height, width, 4)).astype(np.uint8)
+    pixels[..., 3] = 255
+    return pixels
 
 
 def test_a_photograph_s_clip_is_found_on_the_flat_render():

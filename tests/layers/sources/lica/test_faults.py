@@ -7,7 +7,7 @@ import pytest
 from config.errors import SampleError, UserError
 from layers.imaging.stack import MAX_LAYERS
 from layers.sources.lica.reader import LicaSource
-from tests.layers.sources.lica.folders import GROUP, IMAGE, LAYOUT, TEXT, only, picture, read, source, write
+from tests.layers.sources.lica.folders import GROUP, IMAGE, LAYOUT, TEXT, image, only, read, source, write
 
 # Bad layouts
 
@@ -53,8 +53,8 @@ def test_a_bad_layout_gives_its_reason(root, layout, reason):
         read(root, layout)
 
 
-def test_too_many_layers_are_refused_before_pictures_are_read(root, monkeypatch):
-    monkeypatch.setattr(LicaSource, "_picture", lambda *_: pytest.fail("a picture was read"))
+def test_too_many_layers_are_refused_before_images_are_read(root, monkeypatch):
+    monkeypatch.setattr(LicaSource, "_image", lambda *_: pytest.fail("an image was read"))
     with pytest.raises(SampleError, match="more than 500 layers"):
         read(root, only(*[IMAGE] * MAX_LAYERS))
 
@@ -72,8 +72,8 @@ def test_other_broken_files_give_their_reason(root):
         read(root)
     write(root / "annotations/T1/L1.json", b"[]")
     assert read(root).caption == ""
-    write(root / "images/T1/L1.png", b"no picture")
-    with pytest.raises(SampleError, match=r"L1\.png: not a readable picture"):
+    write(root / "images/T1/L1.png", b"no image")
+    with pytest.raises(SampleError, match=r"L1\.png: not a readable image"):
         read(root)
     (root / "layouts/T1/L1.json").unlink()
     with pytest.raises(SampleError, match=r"layouts/T1/L1\.json: cannot be read"):
@@ -85,7 +85,7 @@ JUNK = [None, True, 0, -1, 1e300, 10**400, "", "NaN", "abcpx", "\ud800", "\x00",
 
 @pytest.mark.parametrize("component", [IMAGE, TEXT, GROUP], ids=lambda component: component["type"])
 def test_whatever_a_property_holds_the_sample_is_read_or_refused(root, component):
-    write(root / "images/T1/L1.png", picture((9, 9, 9, 255), (40, 60)))
+    write(root / "images/T1/L1.png", image((9, 9, 9, 255), (40, 60)))
     keys = {*component, "objectFit", "clipPath", "alt", "style", "element", "filter", "description", "components"}
     lica, outcomes = source(root), set()
     for key in sorted(keys):

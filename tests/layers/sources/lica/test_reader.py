@@ -1,4 +1,4 @@
-"""Samples of a LICA folder: layers, words, previews, signatures, and where pictures come from."""
+"""Samples of a LICA folder: layers, words, previews, signatures, and where images come from."""
 
 import io
 import pickle
@@ -11,7 +11,7 @@ from PIL import Image
 
 from config.errors import SampleError
 from layers.imaging.codec import encode_png
-from tests.layers.sources.lica.folders import GROUP, IMAGE, LAYOUT, TEXT, URL, only, picture, read, source, write
+from tests.layers.sources.lica.folders import GROUP, IMAGE, LAYOUT, TEXT, URL, image, only, read, source, write
 
 
 def test_ids_and_templates_come_from_the_table(root):
@@ -46,8 +46,8 @@ def test_layers_lie_bottom_to_top_with_their_words(root):
 
 
 def test_colour_under_alpha_0_is_0(root):
-    write(root / "assets/cat.png", picture((9, 9, 9, 0)))
-    write(root / "assets/dog.png", picture((9, 9, 9, 128)))
+    write(root / "assets/cat.png", image((9, 9, 9, 0)))
+    write(root / "assets/dog.png", image((9, 9, 9, 128)))
     sample = read(root, only(IMAGE | {"src": f"{URL}dog.png", "transform": "rotate(9deg)"}, TEXT))
     for layer in sample.layers:
         assert (layer.image[layer.image[..., 3] == 0] == 0).all()
@@ -63,7 +63,7 @@ def test_a_bottom_image_that_covers_the_canvas_is_a_background(root):
     cover = IMAGE | {"left": "-3px", "top": "-3px", "width": "70px", "height": "50px", "opacity": 0.5}
     assert [layer.kind for layer in read(root, only(cover, IMAGE)).layers] == ["background", "background", "image"]
     assert [layer.kind for layer in read(root, only(IMAGE, cover)).layers] == ["background", "image", "image"]
-    write(root / "assets/cat.png", picture((255, 0, 0, 0)))
+    write(root / "assets/cat.png", image((255, 0, 0, 0)))
     assert [layer.kind for layer in read(root, only(cover, TEXT)).layers] == ["background", "text"]
 
 
@@ -74,7 +74,7 @@ def test_a_page_without_colour_is_white_unless_something_covers_it(root):
     assert "no page colour, white taken" in sample.notes
     cover = IMAGE | {"left": "0px", "top": "0px", "width": "60px", "height": "40px"}
     assert [layer.kind for layer in read(root, bare | {"components": [cover]}).layers] == ["background"]
-    write(root / "images/T1/L1.png", picture((0, 0, 0, 0)))
+    write(root / "images/T1/L1.png", image((0, 0, 0, 0)))
     assert [layer.kind for layer in read(root, bare).layers] == ["image", "shape", "text"]
 
 
@@ -109,7 +109,7 @@ def test_rows_of_the_benchmark(root):
 
 
 def test_the_flat_render_is_the_preview(root):
-    write(root / "images/T1/L1.png", picture((7, 8, 9, 255), (20, 30)))
+    write(root / "images/T1/L1.png", image((7, 8, 9, 255), (20, 30)))
     assert (read(root).preview == (7, 8, 9, 255)).all() and read(root).preview.shape == (20, 30, 4)
 
 
@@ -117,7 +117,7 @@ def test_a_video_is_refused_unless_it_has_a_still(root):
     write(root / "images/T1/L1.mp4", b"moving")
     with pytest.raises(SampleError, match=r"images/T1/L1\.mp4: the layout is a video"):
         read(root)
-    write(root / "images/T1/L1.png", picture((7, 8, 9, 255)))
+    write(root / "images/T1/L1.png", image((7, 8, 9, 255)))
     assert read(root).preview is not None
 
 
@@ -161,8 +161,8 @@ def test_the_signature_follows_every_file_of_the_sample(root, tmp_path):
     for name, content in [
         ("layouts/T1/L1.json", only(IMAGE, TEXT)),
         ("annotations/T1/L1.json", {"description": "another"}),
-        ("images/T1/L1.png", picture((1, 1, 1, 255))),
-        ("assets/cat.png", picture((1, 1, 1, 255), (50, 50))),
+        ("images/T1/L1.png", image((1, 1, 1, 255))),
+        ("assets/cat.png", image((1, 1, 1, 255), (50, 50))),
     ]:
         write(root / name, content)
         seen.append(source(root).signature("L1"))
@@ -183,7 +183,7 @@ def test_the_signature_of_a_broken_layout_is_a_word(root):
     assert source(root).signature("nobody")
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(
@@ -212,25 +212,25 @@ def test_only_addresses_are_read_never_files_of_the_machine(root, src):
 
 
 @pytest.mark.parametrize("name", ["..", "..\\secret.png"])
-def test_a_name_of_a_mirrored_picture_never_leads_out(root, name):
-    write(root / "secret.png", picture((1, 1, 1, 255)))
+def test_a_name_of_a_mirrored_image_never_leads_out(root, name):
+    write(root / "secret.png", image((1, 1, 1, 255)))
     with pytest.raises(SampleError, match="points outside"):
         read(root, only(IMAGE | {"src": f"{URL}{name}"}))
 
 
 def test_a_mirror_s_link_out_of_the_root_is_not_followed(root, tmp_path):
-    write(tmp_path / "secret.png", picture((1, 1, 1, 255)))
+    write(tmp_path / "secret.png", image((1, 1, 1, 255)))
     (root / "assets/link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(SampleError, match="points outside"):
         read(root, only(IMAGE | {"src": f"{URL}link.png"}))
 
 
-def test_a_picture_without_a_mirror_is_read_from_its_address(root, monkeypatch):
+def test_an_image_without_a_mirror_is_read_from_its_address(root, monkeypatch):
     asked = []
 
     def fetch(src, most):
         asked.append(src)
-        return picture((0, 0, 255, 255))
+        return image((0, 0, 255, 255))
 
     monkeypatch.setattr("layers.sources.lica.reader.fetch", fetch)
     layout = only(IMAGE | {"src": f"{URL}dog.png?size=1"})
@@ -249,12 +249,12 @@ def test_a_picture_without_a_mirror_is_read_from_its_address(root, monkeypatch):
         (ConnectionError("no network"), r"https://storage\.example/bucket/dog\.png cannot be read \(ConnectionError\)"),
         (ImportError("gcsfs"), r"dog\.png cannot be read \(ImportError\)"),
         (RuntimeError("odd"), r"dog\.png cannot be read \(RuntimeError\)"),
-        (b"<html>", r"dog\.png: not a readable picture"),
-        (b"", r"dog\.png: not a readable picture"),
+        (b"<html>", r"dog\.png: not a readable image"),
+        (b"", r"dog\.png: not a readable image"),
         (b"x" * 200, r"dog\.png is above 100 bytes"),
     ],
 )
-def test_a_picture_that_cannot_be_had_is_named(root, monkeypatch, answer, reason):
+def test_an_image_that_cannot_be_had_is_named(root, monkeypatch, answer, reason):
     def fetch(src, most):
         if isinstance(answer, Exception):
             raise answer
@@ -266,9 +266,9 @@ def test_a_picture_that_cannot_be_had_is_named(root, monkeypatch, answer, reason
         read(root, only(IMAGE | {"src": f"{URL}dog.png"}), download=True)
 
 
-def test_a_broken_mirrored_picture_is_named(root):
-    write(root / "assets/cat.png", picture((1, 2, 3, 4))[:40])
-    with pytest.raises(SampleError, match=r"components\[0\]\.src: .*cat\.png: not a readable picture"):
+def test_a_broken_mirrored_image_is_named(root):
+    write(root / "assets/cat.png", image((1, 2, 3, 4))[:40])
+    with pytest.raises(SampleError, match=r"components\[0\]\.src: .*cat\.png: not a readable image"):
         read(root)
 
 

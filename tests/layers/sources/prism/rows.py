@@ -12,7 +12,7 @@ from layers.sources.location import Location
 from layers.sources.prism.reader import PrismLayersSource
 
 WIDTH, HEIGHT = 16, 12
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def solid(colour, size=(WIDTH, HEIGHT)):

@@ -87,11 +87,11 @@ def test_a_damaged_page_costs_its_rows_alone(tmp_path):
         np.testing.assert_array_equal(source.read("1").layers[0].image, noise[1])
 
 
-def folder(root, name="sample_1", metadata=None, **pictures):
+def folder(root, name="sample_1", metadata=None, **images):
     path = root / name
     path.mkdir(parents=True, exist_ok=True)
     known = {"base_image": solid((10, 20, 30, 255)), "whole_image": solid(7), "layer_00": distinct(4, 5)}
-    for stem, pixels in (known | pictures).items():
+    for stem, pixels in (known | images).items():
         if pixels is not None:
             (path / f"{stem}.png").write_bytes(png(pixels))
     if metadata is not None:

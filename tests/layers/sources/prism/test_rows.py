@@ -1,4 +1,4 @@
-"""What becomes of a row: its pictures, boxes, order and words, and what a bad one says."""
+"""What becomes of a row: its images, boxes, order and words, and what a bad one says."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from layers.imaging.codec import MAX_PIXELS
 from layers.imaging.stack import MAX_LAYERS
 from tests.layers.sources.prism.rows import (
     HEIGHT,
-    PICTURE,
+    IMAGE,
     WIDTH,
     a_row,
     coded,
@@ -41,7 +41,7 @@ def test_a_row_becomes_a_background_with_its_layers_over_it(tmp_path):
 
 @pytest.mark.parametrize("form", [struct, coded, png])
 @pytest.mark.parametrize("suffix", ["", "_image"])
-def test_every_form_of_a_picture_and_of_its_column(tmp_path, form, suffix):
+def test_every_form_of_an_image_and_of_its_column(tmp_path, form, suffix):
     crop = distinct(4, 5)
     row = {"base_image": form(solid(9)), f"layer_00{suffix}": form(crop), "layer_00_box": [1, 2, 6, 6]}
     sample = read_one(tmp_path, row)
@@ -49,12 +49,12 @@ def test_every_form_of_a_picture_and_of_its_column(tmp_path, form, suffix):
     np.testing.assert_array_equal(sample.layers[1].image, on_canvas(crop, 1, 2))
 
 
-def test_a_picture_by_path_alone(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "base.png").write_bytes(png(solid(9)))
-    row = {"base_image": {"bytes": None, "path": "pictures/base.png"}, "layer_count": 0}
-    assert read_one(tmp_path, row, base_image=PICTURE).layers[0].image[0, 0, 0] == 9
-    table(tmp_path, {**row, "base_image": {"bytes": None, "path": "../outside.png"}}, base_image=PICTURE)
+def test_an_image_by_path_alone(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "base.png").write_bytes(png(solid(9)))
+    row = {"base_image": {"bytes": None, "path": "images/base.png"}, "layer_count": 0}
+    assert read_one(tmp_path, row, base_image=IMAGE).layers[0].image[0, 0, 0] == 9
+    table(tmp_path, {**row, "base_image": {"bytes": None, "path": "../outside.png"}}, base_image=IMAGE)
     with pytest.raises(SampleError, match="points outside"):
         opened(tmp_path).read("train-00000-of-00001-000000")
 
@@ -69,7 +69,7 @@ def test_a_picture_by_path_alone(tmp_path):
 )
 def test_boxes_beyond_the_canvas_are_cut(tmp_path, box, where, part):
     crop = distinct(4, 5)
-    sample = read_one(tmp_path, a_row(layer_00_box=box, layer_count=1, whole_image=None), whole_image=PICTURE)
+    sample = read_one(tmp_path, a_row(layer_00_box=box, layer_count=1, whole_image=None), whole_image=IMAGE)
     np.testing.assert_array_equal(sample.layers[1].image, on_canvas(crop[part], *where))
     assert sample.notes == ('left out, beyond layer_count: "layer_01"', 'cut at the canvas\'s edge: "layer_00"')
 
@@ -123,13 +123,13 @@ def test_layers_are_ordered_by_number_and_null_slots_are_unused(tmp_path):
         row[f"layer_{number:02d}"] = struct(solid(100 + number))
         row[f"layer_{number:02d}_box"] = [0, 0, WIDTH, HEIGHT]
     row["layer_05"], row["layer_12"] = {"bytes": None, "path": None}, None
-    sample = read_one(tmp_path, row, layer_05=PICTURE, layer_12=PICTURE)
+    sample = read_one(tmp_path, row, layer_05=IMAGE, layer_12=IMAGE)
     expected = [1, *(100 + number for number in range(12) if number != 5)]
     assert [int(layer.image[0, 0, 0]) for layer in sample.layers] == expected
-    assert sample.notes == ('slot without a picture: "layer_05"',)
+    assert sample.notes == ('slot without an image: "layer_05"',)
 
 
-def test_without_a_count_all_pictures_are_layers(tmp_path):
+def test_without_a_count_all_images_are_layers(tmp_path):
     assert len(read_one(tmp_path, a_row(layer_count=...)).layers) == 3
 
 
@@ -137,14 +137,14 @@ def test_without_a_count_all_pictures_are_layers(tmp_path):
     ("changes", "reason"),
     [
         ({"base_image": None}, "no base_image"),
-        ({"base_image": {"bytes": b"", "path": ""}}, r"base_image: not a readable picture \(zero bytes"),
-        ({"layer_00": {"bytes": png(distinct(4, 5))[:60], "path": ""}}, "layer_00: not a readable picture"),
+        ({"base_image": {"bytes": b"", "path": ""}}, r"base_image: not a readable image \(zero bytes"),
+        ({"layer_00": {"bytes": png(distinct(4, 5))[:60], "path": ""}}, "layer_00: not a readable image"),
         ({"layer_00": "data:image/png;base64,###"}, "layer_00: not valid base64"),
-        ({"layer_00": "data:image/png;base64,"}, "layer_00: not a readable picture"),
+        ({"layer_00": "data:image/png;base64,"}, "layer_00: not a readable image"),
         ({"layer_00": "nowhere.png"}, r"nowhere\.png: cannot be read"),
-        ({"layer_00": 7}, "layer_00: a int is no picture"),
-        ({"layer_00": [1, 2]}, "layer_00: a list is no picture"),
-        ({"whole_image": b"junk"}, "whole_image: not a readable picture"),
+        ({"layer_00": 7}, "layer_00: a int is no image"),
+        ({"layer_00": [1, 2]}, "layer_00: a list is no image"),
+        ({"whole_image": b"junk"}, "whole_image: not a readable image"),
         ({"layer_00_box": [float("nan"), 0.0, 5.0, 4.0]}, "layer_00_box: not four finite numbers"),
         ({"layer_00_box": [0.0, 0.0, float("inf"), 4.0]}, "layer_00_box: not four finite numbers"),
         ({"layer_00_box": [0.0, 0.0, 1e300, 4.0]}, "layer_00_box: not four finite numbers"),
@@ -167,7 +167,7 @@ def test_without_a_count_all_pictures_are_layers(tmp_path):
     ],
 )
 def test_a_bad_row_gives_its_reason(tmp_path, changes, reason):
-    types = {key: PICTURE for key in ("base_image",) if changes.get(key, 0) is None}
+    types = {key: IMAGE for key in ("base_image",) if changes.get(key, 0) is None}
     with pytest.raises(SampleError, match=reason):
         read_one(tmp_path, a_row(**changes), **types)
 

@@ -122,7 +122,7 @@ def off_by(sample, root):
 
 
 def canvas(boxes):
-    """Full-canvas pictures of plain rectangles: (colour with alpha, left, top, right, bottom)."""
+    """Full-canvas images of plain rectangles: (colour with alpha, left, top, right, bottom)."""
     image = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
     for colour, left, top, right, bottom in boxes:
         image[top:bottom, left:right] = colour

@@ -1,4 +1,4 @@
-"""Whole files: forms of pixels, the stored picture, bad documents, ids and signatures."""
+"""Whole files: forms of pixels, the stored image, bad documents, ids and signatures."""
 
 import io
 import pickle
@@ -30,7 +30,7 @@ def test_greyscale_and_16_bits_become_8_bit_rgb(tmp_path):
     assert sample.notes == ("16 bits reduced to 8",)
 
 
-def test_the_stored_picture_is_the_preview_if_it_is_real(tmp_path):
+def test_the_stored_image_is_the_preview_if_it_is_real(tmp_path):
     psd = document()
     sample = read(tmp_path, psd)
     np.testing.assert_array_equal(sample.preview, np.broadcast_to(np.uint8([*BACK, 255]), (16, 20, 4)))
@@ -39,7 +39,7 @@ def test_the_stored_picture_is_the_preview_if_it_is_real(tmp_path):
     assert read(tmp_path, psd).preview is None
 
 
-def test_a_broken_colour_profile_and_a_broken_picture_are_noted(tmp_path):
+def test_a_broken_colour_profile_and_a_broken_image_are_noted(tmp_path):
     psd = document()
     psd.image_resources[Resource.ICC_PROFILE] = ImageResource(key=Resource.ICC_PROFILE.value, data=b"no profile")
     sample = read(tmp_path, psd)
@@ -49,17 +49,17 @@ def test_a_broken_colour_profile_and_a_broken_picture_are_noted(tmp_path):
     document().save(path)
     path.write_bytes(path.read_bytes()[:-40])
     sample = PsdSource(Location(tmp_path, "prepare.psd")).read("a")
-    assert sample.preview is None and sample.notes[0].startswith("merged picture cannot be read")
+    assert sample.preview is None and sample.notes[0].startswith("merged image cannot be read")
 
 
-def test_a_document_without_layers_is_its_picture(tmp_path):
+def test_a_document_without_layers_is_its_image(tmp_path):
     sample = read(tmp_path, PSDImage.frompil(Image.new("RGB", SIZE, BACK)))
     assert [layer.kind for layer in sample.layers] == ["background"]
     np.testing.assert_array_equal(sample.layers[0].image, canvas([((*BACK, 255), 0, 0, 20, 16)]))
-    assert sample.notes == ("no layers, only the merged picture",)
-    picture = Image.new("RGBA", SIZE, (9, 9, 9, 0))
-    picture.paste((1, 2, 3, 255), (0, 0, 4, 4))
-    sample = read(tmp_path, PSDImage.frompil(picture))
+    assert sample.notes == ("no layers, only the merged image",)
+    image = Image.new("RGBA", SIZE, (9, 9, 9, 0))
+    image.paste((1, 2, 3, 255), (0, 0, 4, 4))
+    sample = read(tmp_path, PSDImage.frompil(image))
     np.testing.assert_array_equal(sample.layers[0].image, canvas([((1, 2, 3, 255), 0, 0, 4, 4)]))
     assert sample.layers[0].kind == "image"
 

@@ -75,13 +75,13 @@ def squared(image, box):
     return image[..., :3] ** 2
 
 
-def picture(*rows):
+def image(*rows):
     return np.float32([rows[0]] * 2 if len(rows) == 1 else rows)
 
 
 def test_fold_maps_the_colours_of_each_opaque_piece_and_keeps_what_it_does_not_touch():
     pieces = pieces_of(((0.5, 0.5, 0.5, 1), FRAME), ((0.8, 0.2, 0.4, 1), (1, 0, 2, 2)), ((0, 1, 0, 1), (3, 0, 4, 2)))
-    before = picture([(0.5, 0.5, 0.5, 1), (0.8, 0.2, 0.4, 1), (0.5, 0.5, 0.5, 1), (0, 1, 0, 1)])
+    before = image([(0.5, 0.5, 0.5, 1), (0.8, 0.2, 0.4, 1), (0.5, 0.5, 0.5, 1), (0, 1, 0, 1)])
     wanted = np.concatenate([before[..., :3] ** 2, before[..., 3:]], axis=-1)
     folded = fold(pieces, squared, FRAME, before, wanted)
     np.testing.assert_allclose(folded.pieces[0].image()[..., :3], 0.25, atol=1e-4)
@@ -102,7 +102,7 @@ def test_fold_fits_translucent_colours_where_they_can_and_refuses_where_they_can
         pieces = pieces_of(((1 - own,) * 3 + (1,), FRAME), ((own,) * 3 + (0.5,), (0, 0, 2, 2)))
         mixed, turned = (0.5, 0.5, 0.5, 1), (0.75, 0.75, 0.75, 1)
         rest = (1 - own,) * 3 + (1,)
-        before, wanted = picture([mixed, mixed, rest, rest]), picture([turned, turned, rest, rest])
+        before, wanted = image([mixed, mixed, rest, rest]), image([turned, turned, rest, rest])
         folded = fold(pieces, lambda image, _: 1 - (1 - image[..., :3]) ** 2, FRAME, before, wanted)
         assert (folded is not None) == works
         if works:

@@ -1,4 +1,4 @@
-"""Real documents against the picture that Photoshop stored in them and against what psd-tools draws."""
+"""Real documents against the image that Photoshop stored in them and against what psd-tools draws."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.layers.sources.psd.documents import names, recomposed, uncovered, whi
 
 REAL = Path(__file__).parents[5] / "shared" / "psd"
 
-# Mean difference over white, of 255, to the picture Photoshop stored and to what psd-tools draws; number of layers.
+# Mean difference over white, of 255, to the image Photoshop stored and to what psd-tools draws; number of layers.
 # Where the first is above 1, psd-tools does not draw what Photoshop does (shadows, glows, bevels, patterns), which the
 # notes say; artboards have a background that psd-tools leaves out of a whole document.
 REAL_DOCUMENTS = {
@@ -45,7 +45,7 @@ needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real documents: {
 
 @needs_real
 @pytest.mark.parametrize("name", REAL_DOCUMENTS)
-def test_real_documents_recompose_to_their_stored_picture(name):
+def test_real_documents_recompose_to_their_stored_image(name):
     to_preview, to_psd_tools, count = REAL_DOCUMENTS[name]
     sample = PsdSource(Location(REAL, "prepare.psd")).read(name)
     assert len(sample.layers) == count

@@ -93,7 +93,7 @@ def test_texts_are_described_by_their_text_alone_clipped_to_and_grouped(tmp_path
     group.opacity = 128
     mixed = psd.create_group(name="Mixed")
     tag(put(mixed, "Word", (1, 2, 3)), Tag.TYPE_TOOL_OBJECT_SETTING, text_block("Word"))
-    put(mixed, "Picture", (1, 2, 3), left=9)
+    put(mixed, "Image", (1, 2, 3), left=9)
     mixed.opacity = 128
     sample = read(tmp_path, psd)
     assert names(sample) == ["Back", "Summer\nsale\nnow", "One\nTwo", "Mixed"]

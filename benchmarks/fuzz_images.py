@@ -1,8 +1,8 @@
-"""Mutated pictures through every reader: each outcome is a picture or one sentence, whatever the bytes are.
+"""Mutated images through every reader: each outcome is an image or one sentence, whatever the bytes are.
 
-    python -m benchmarks.fuzz_pictures [--count 1000] [--seed 0] [--keep DIR]
+    python -m benchmarks.fuzz_images [--count 1000] [--seed 0] [--keep DIR]
 
-Pictures of all formats and modes, with profiles, EXIF, text and several frames, are spoilt: bytes flipped, the end cut,
+Images of all formats and modes, with profiles, EXIF, text and several frames, are spoilt: bytes flipped, the end cut,
 pieces swapped, doubled, overwritten, lengths made huge. Each goes through the reader of ``stages.decompose`` (from a
 file), the page's upload route, the served model's and the datasets'. Mutation k of a seed is always the same. Printed
 are counts by reader, and the slowest; the exit code is 1 if any outcome is neither, and ``--keep`` keeps those files.
@@ -29,10 +29,10 @@ from starlette.testclient import TestClient
 from tqdm import tqdm
 
 from app.server import Shelf, build_server
-from layers.imaging.codec import FORMATS, PictureError, decode_rgba
+from layers.imaging.codec import FORMATS, ImageError, decode_rgba
 from stages.decompose import read
 from tracking.serving import RequestError
-from tracking.serving import decode_picture as served
+from tracking.serving import decode_image as served
 
 SIZE = (64, 48)
 LONGEST = 400  # letters of a sentence
@@ -40,35 +40,35 @@ Reader = Callable[[bytes], np.ndarray | str]
 
 
 def originals() -> list[bytes]:
-    """Whole pictures: every format, their modes, and what files hold besides pixels."""
+    """Whole images: every format, their modes, and what files hold besides pixels."""
     across, down = np.meshgrid(np.linspace(0, 1, SIZE[0]), np.linspace(0, 1, SIZE[1]))
     values = np.stack([across, down, 1 - across, 0.3 + 0.7 * down], axis=-1)
-    picture = Image.fromarray((values * 255).astype(np.uint8))
-    flat, grey = picture.convert("RGB"), Image.fromarray((values[..., 0] * 65535).astype(np.uint16))
+    rgba = Image.fromarray((values * 255).astype(np.uint8))
+    flat, grey = rgba.convert("RGB"), Image.fromarray((values[..., 0] * 65535).astype(np.uint16))
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010F: "a maker", 0x0131: "a program"})
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[24:36] = bytes(12)  # when it was made, to the second: files would differ from run to run
     said = {"exif": exif, "icc_profile": bytes(profile)}
     wanted = [
-        *((image, "PNG", said) for image in (picture, flat, picture.convert("P"), picture.convert("LA"), grey)),
+        *((image, "PNG", said) for image in (rgba, flat, rgba.convert("P"), rgba.convert("LA"), grey)),
         *((image, "JPEG", said) for image in (flat, flat.convert("L"), flat.convert("CMYK"))),
         *((flat, "TIFF", {"compression": name}) for name in ("raw", "tiff_lzw", "tiff_deflate", "jpeg")),
-        *((image, "TIFF", {}) for image in (grey, picture, flat.convert("LAB"))),
-        *((picture, "WEBP", {"lossless": lossless} | said) for lossless in (True, False)),
+        *((image, "TIFF", {}) for image in (grey, rgba, flat.convert("LAB"))),
+        *((rgba, "WEBP", {"lossless": lossless} | said) for lossless in (True, False)),
         *(
             (flat, kind, {"save_all": True, "append_images": [flat.rotate(180)]})
             for kind in ("MPO", "GIF", "PNG", "TIFF", "WEBP", "AVIF")
         ),
         (flat, "JPEG", {"progressive": True}),
-        (picture, "AVIF", said),
+        (rgba, "AVIF", said),
         (flat, "BMP", {}),
-        (picture.convert("P"), "GIF", {}),
+        (rgba.convert("P"), "GIF", {}),
     ]
     files = []
     for image, kind, options in wanted:
         file = io.BytesIO()
-        image.copy().save(file, kind, **options)  # Pillow leaves settings of a JPEG in a picture
+        image.copy().save(file, kind, **options)  # Pillow leaves settings of a JPEG in an image
         files.append(file.getvalue())
     text = b"zTXt" + b"note\0\0" + zlib.compress(bytes(2_000_000))
     files.append(
@@ -144,18 +144,18 @@ def mutations(count: int, seed: int) -> Iterator[bytes]:
 
 
 def readers(folder: Path) -> dict[str, Reader]:
-    """What reads pictures of people, by name; each gives pixels, or its sentence."""
+    """What reads images of people, by name; each gives pixels, or its sentence."""
     uploads = Shelf()
     page = TestClient(build_server(gr.Blocks(), uploads, Shelf(), {}), base_url="http://127.0.0.1")
 
     def decompose(data: bytes) -> np.ndarray | str:
-        path = folder / "picture"
+        path = folder / "image"
         path.write_bytes(data)
-        ((_, pictures, refused),) = read([path], 1)
-        return pictures[0] if pictures else refused[path]
+        ((_, images, refused),) = read([path], 1)
+        return images[0] if images else refused[path]
 
     def upload(data: bytes) -> np.ndarray | str:
-        answer = page.post("/picture", content=data)
+        answer = page.post("/image", content=data)
         if answer.status_code == 200:
             return uploads.take(answer.text)
         assert answer.status_code == 400, answer.status_code
@@ -163,44 +163,44 @@ def readers(folder: Path) -> dict[str, Reader]:
 
     def request(data: bytes) -> np.ndarray | str:
         try:
-            return served(base64.b64encode(data).decode(), "picture 0")
+            return served(base64.b64encode(data).decode(), "image 0")
         except RequestError as error:
             return error.message
 
     def dataset(data: bytes) -> np.ndarray | str:
         try:
             return decode_rgba(data, "layer.png")
-        except PictureError as error:
+        except ImageError as error:
             return str(error)
 
     return {"decompose": decompose, "page": upload, "served": request, "dataset": dataset}
 
 
 def outcome(reader: Reader, data: bytes) -> str:
-    """``picture`` or ``sentence``; anything else in words."""
+    """``image`` or ``sentence``; anything else in words."""
     try:
         found = reader(data)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if isinstance(found, np.ndarray):
         whole = found.ndim == 3 and found.shape[2] == 4 and found.dtype == np.uint8 and found.size > 0
-        return "picture" if whole else f"an array {found.shape} of {found.dtype}"
+        return "image" if whole else f"an array {found.shape} of {found.dtype}"
     plain = isinstance(found, str) and 0 < len(found) <= LONGEST and found.isprintable() and "0x" not in found
     return "sentence" if plain else f"no sentence: {found!r}"
 
 
 def fuzz(count: int, seed: int, keep: Path | None = None) -> tuple[dict[str, Counter], list[str], float]:
-    """Run; returns counts of outcomes by reader, what was neither picture nor sentence, and the most seconds of one."""
+    """Run; returns counts of outcomes by reader, what was neither image nor sentence, and the most seconds of one."""
     counts: dict[str, Counter] = {}
     faults, slowest = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         named = readers(Path(folder))
-        for number, data in enumerate(tqdm(mutations(count, seed), total=count, unit="picture", mininterval=1.0)):
+        for number, data in enumerate(tqdm(mutations(count, seed), total=count, unit="image", mininterval=1.0)):
             for name, reader in named.items():
                 began = time.perf_counter()
                 said = outcome(reader, data)
                 slowest = max(slowest, time.perf_counter() - began)
-                good = said in ("picture", "sentence")
+                good = said in ("image", "sentence")
                 counts.setdefault(name, Counter())[said if good else "fault"] += 1
                 if not good:
                     faults.append(f"{name}, mutation {number} of seed {seed}: {said}")
@@ -211,7 +211,7 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> tuple[dict[str, Cou
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what came of it; 1 if anything was neither a picture nor a sentence."""
+    """Print what came of it; 1 if anything was neither an image nor a sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -220,9 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     counts, faults, slowest = fuzz(arguments.count, arguments.seed, arguments.keep)
     for name, found in counts.items():
         print(f"{name}: {', '.join(f'{number} {what}' for what, number in sorted(found.items()))}")
-    print(
-        f"{arguments.count} pictures from {len(originals())} of {', '.join(FORMATS)}; slowest reading {slowest:.2f} s"
-    )
+    print(f"{arguments.count} images from {len(originals())} of {', '.join(FORMATS)}; slowest reading {slowest:.2f} s")
     print("\n".join(faults))
     return 1 if faults else 0
 

@@ -1,4 +1,4 @@
-"""Good pictures with metadata that readers stumble on, as telephones, editors and cameras write them."""
+"""Good images with metadata that readers stumble on, as telephones, editors and cameras write them."""
 
 import io
 import struct
@@ -17,9 +17,9 @@ def colours(size=SIZE):
     return Image.fromarray(np.stack([ramp, 250 - ramp, ramp // 2], axis=-1).astype(np.uint8))
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -76,9 +76,9 @@ def mpo(**options):
 EXIF_1 = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x01\0\0\0\0\0\0\0"
 # All show colours(), upright.
 GOOD = {
-    "several pictures, as of a telephone": mpo(),
-    "an index of pictures that is broken": mpo().replace(b"MPF\0II*\0\x08", b"MPF\0II*\0\xff"),
-    "an index of pictures without pictures": jpeg_with(0xE2, b"MPF\0"),
+    "several images, as of a telephone": mpo(),
+    "an index of images that is broken": mpo().replace(b"MPF\0II*\0\x08", b"MPF\0II*\0\xff"),
+    "an index of images without images": jpeg_with(0xE2, b"MPF\0"),
     "EXIF twice": jpeg_with(0xE1, b"Exif\0\0Exif\0\0" + EXIF_1),
     "EXIF of nothing": jpeg_with(0xE1, b"Exif\0\0"),
     "EXIF of garbage": jpeg_with(0xE1, b"Exif\0\0" + bytes(range(40))),
@@ -100,5 +100,5 @@ GOOD = {
     "a profile of 2 MB": png_with(b"iCCP", b"large\0\0" + zlib.compress(large_profile())),
     "a profile that fills the memory": png_with(b"iCCP", b"bomb\0\0" + zlib.compress(bytes(100_000_000))),
     "a resolution cut": png_with(b"pHYs", b"\0\0"),
-    "a text with a wrong checksum": png_with(b"tEXt", b"Title\0picture").replace(b"Title", b"title"),
+    "a text with a wrong checksum": png_with(b"tEXt", b"Title\0image").replace(b"Title", b"title"),
 }  # fmt: skip
