@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import sys
@@ -85,6 +86,22 @@ def stage_command(
             run(load_params(arguments.params), arguments)
 
     return command(run_in_workspace, description, argv, add_all)
+
+
+def training_command(run: Callable[[Params], None], description: str | None, argv: Sequence[str] | None) -> int:
+    """As :func:`stage_command`, for stages that train: with ``--plan`` they only print what every stage would take."""
+
+    def run_or_plan(params: Params, arguments: argparse.Namespace) -> None:
+        if arguments.plan:
+            # By its name: no stage imports the planner, which changes no result.
+            importlib.import_module("stages.plan").print_plan(params)
+        else:
+            run(params)
+
+    words = "print parameters, tokens and estimated memory of every stage, and do nothing"
+    return stage_command(
+        run_or_plan, description, argv, lambda parser: parser.add_argument("--plan", action="store_true", help=words)
+    )
 
 
 def _seen_from(folder: Path, value: Any) -> Any:

@@ -24,7 +24,6 @@ from training.memory.stages import Stage, Trained, vae_stage
 from training.memory.use import Used, used_stage
 from training.memory.work import Key
 
-HELP = "print parameters, tokens and estimated memory of every stage, and do nothing"
 # Parameters of prepare_buckets that buckets hang on.
 SIZES = {
     "source",

@@ -10,8 +10,6 @@ says so under ``kept``. With LoRA the layout is that of stage 3: adapters that d
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import shutil
 import sys
 
@@ -27,7 +25,7 @@ from models.transformer.text_condition import read_text_condition, save_text_con
 from models.transformer.trained_for import read_trained_for, save_trained_for
 from models.transformer.vld_mmdit import VLDMMDiT
 from models.vae.autoencoder import RGBAVAE
-from stages.cli import stage_command
+from stages.cli import training_command
 from stages.reports import write_report, write_table
 from tracking.registry import register_weights
 from training.decompose.captions import embed_captions
@@ -64,12 +62,8 @@ def build_network(settings: Refine, compute_dtype: torch.dtype | None) -> tuple[
     return network, base or str(INPUT)
 
 
-def run(params: Params, arguments: argparse.Namespace) -> None:
+def run(params: Params) -> None:
     """Fine-tune, compare before and after, write the network."""
-    if arguments.plan:
-        # By its name: DVC follows imports, and a plan changes no result.
-        importlib.import_module("stages.plan").print_plan(params)
-        return
     settings, root = params.refine, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     with training_session("refine", params, [root, str(INPUT)], OUTPUT) as session:
@@ -125,14 +119,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return stage_command(
-        run,
-        __doc__,
-        argv,
-        lambda parser: parser.add_argument(
-            "--plan", action="store_true", help="print estimated memory of every stage, and do nothing"
-        ),
-    )
+    return training_command(run, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ this run.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import importlib
 import shutil
 import sys
 from itertools import chain, islice
@@ -34,7 +32,7 @@ from models.transformer.trained_for import of_buckets, save_trained_for
 from models.transformer.vld_mmdit import VLDMMDiT, build_transformer
 from models.vae.autoencoder import RGBAVAE
 from models.vae.latents import empty_latents
-from stages.cli import stage_command
+from stages.cli import training_command
 from stages.reports import write_report, write_table
 from training.decompose.captions import Captions, embed_captions
 from training.decompose.flow_objective import FlowObjective
@@ -140,12 +138,8 @@ def save(trained: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, train: Laten
     vae.save_pretrained(OUTPUT / "vae")
 
 
-def run(params: Params, arguments: argparse.Namespace) -> None:
+def run(params: Params) -> None:
     """Encode images and captions, train, validate on fixed noise, write the network."""
-    if arguments.plan:
-        # By its name: DVC follows imports, and a plan changes no result.
-        importlib.import_module("stages.plan").print_plan(params)
-        return
     settings, root = params.train_decompose, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     inputs = with_checkpoint([root, str(INPUT)], settings.checkpoint, "train_decompose.checkpoint")
@@ -194,14 +188,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return stage_command(
-        run,
-        __doc__,
-        argv,
-        lambda parser: parser.add_argument(
-            "--plan", action="store_true", help="print estimated memory of every stage, and do nothing"
-        ),
-    )
+    return training_command(run, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ held-out images are reconstructed over nine backgrounds, and the grid ``val_reco
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +26,7 @@ from models.vae.autoencoder import RGBAVAE, widen_to_rgba
 from models.vae.config import VAEConfig
 from models.vae.linear_code import lack_of_room
 from models.vae.opaque import as_rgba
-from stages.cli import stage_command
+from stages.cli import training_command
 from stages.reports import write_report, write_table
 from training.engine.loop import fit
 from training.engine.progress import make_plan
@@ -123,12 +121,8 @@ def validation(
     return after_epoch
 
 
-def run(params: Params, arguments: argparse.Namespace) -> None:
+def run(params: Params) -> None:
     """Train, validate, measure the latents, write the network."""
-    if arguments.plan:
-        # By its name: DVC follows imports, and a plan changes no result.
-        importlib.import_module("stages.plan").print_plan(params)
-        return
     settings, root = params.train_vae, str(in_workspace(params.prepare_buckets.output_root))
     optimisation = settings.optimisation
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
@@ -177,14 +171,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return stage_command(
-        run,
-        __doc__,
-        argv,
-        lambda parser: parser.add_argument(
-            "--plan", action="store_true", help="print estimated memory of every stage, and do nothing"
-        ),
-    )
+    return training_command(run, __doc__, argv)
 
 
 if __name__ == "__main__":

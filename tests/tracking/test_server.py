@@ -1,6 +1,7 @@
 """Stages against real MLflow servers: one that is killed on the way, and one with PostgreSQL behind it."""
 
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -90,6 +91,9 @@ def test_a_server_that_dies_costs_nothing_but_a_warning(undisturbed, server, buc
     found = only(client, "killed")
     assert found.info.status == only(client, "killed", "pipeline").info.status == "FINISHED"
     assert curves(client, found) == curves(client, only(client, "smoke")), "every number at every step, once"
+    # Why tracking/ is no dependency of a stage in dvc.yaml.
+    weights = Path("models") / "weights" / "vae"
+    assert digest(root / weights) == digest(undisturbed / weights), "what is trained does not hang on the store"
     assert any(name.startswith("system/") for name in found.data.metrics)
     # Two epochs' images, each in full and reduced.
     assert len(client.list_artifacts(found.info.run_id, "images")) == 4
