@@ -20,6 +20,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	git ls-files -z | xargs -0 $(BIN)/codespell
 
 ui: $(READY)
 	@MLFLOW_TRACKING_URI= $(BIN)/python -m tracking.spool

@@ -19,7 +19,7 @@ def test_targets_run_what_lies_in_the_clone(tmp_path, name):
     for file in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / file, root)
     (root / ".venv" / ".ready").touch()
-    for program in ("python", "dvc", "ruff", "lint-imports", "mlflow"):
+    for program in ("python", "dvc", "ruff", "lint-imports", "codespell", "mlflow"):
         (programs / program).write_text(STUB.format(tmp_path / "log"))
         (programs / program).chmod(0o755)
     env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
@@ -28,6 +28,7 @@ def test_targets_run_what_lies_in_the_clone(tmp_path, name):
         "ruff check .",
         "ruff format --check .",
         "lint-imports --no-cache",
+        "codespell ",
         "dvc repro",
         "python -m tracking.spool",
         "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000",
