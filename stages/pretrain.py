@@ -2,11 +2,13 @@
 
     python -m stages.pretrain                       # hours; the same command goes on where it was stopped
     python -m stages.pretrain --recipe RECIPE --home FOLDER --until STEP
+    python -m stages.pretrain --cards               # writes the cards again, from the recipe and its record
 
 A recipe (models/pretrained/recipe.yaml) is a list of steps: a stage, and what it changes in a preset. Each runs in
 ``--home`` with outputs and resume points of its own there; what it leaves is kept under its name, and a step whose
 parameters or predecessors have changed is done again. After the last one, the weights are written in bfloat16 beside
-the recipe, with a card that says how they were made and what they score. Runs are in the project's MLflow.
+the recipe, with a record of all steps and cards that say how they were made and what they score. Runs are in the
+project's MLflow.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from config.params import Params, load_params
 from config.paths import project_root
+from experiments.pretraining.card import FAMILY_RECORD, write_cards
 from experiments.pretraining.recipe import (
     KEPT,
     RECIPE,
@@ -40,6 +43,13 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     root, recipe = project_root(), read_recipe(arguments.recipe)
     if arguments.until is not None and arguments.until not in [step.name for step in recipe.steps]:
         raise RecipeError(f"--until: {arguments.recipe} has no step {arguments.until}")
+    if arguments.cards:
+        if not (arguments.recipe.parent / FAMILY_RECORD).is_file():
+            raise RecipeError(
+                f"--cards: there is no {arguments.recipe.parent / FAMILY_RECORD}; a finished recipe leaves it"
+            )
+        write_cards(arguments.recipe.parent, recipe, arguments.recipe.as_posix())
+        return
     preset, home = load_params(str(root / recipe.preset)), arguments.home
     home.mkdir(parents=True, exist_ok=True)
     before: dict[str, Path] = {}
@@ -57,7 +67,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         before[step.name] = Path(KEPT) / step.name
         if step.name == arguments.until:
             return
-    ship({name: home / KEPT / step for name, step in recipe.shipped.items()}, home / KEPT, arguments.recipe)
+    ship(recipe, home / KEPT, arguments.recipe)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s; weights go beside it")
     parser.add_argument("--home", type=Path, default=HOME, help="folder to work in (default: %(default)s)")
     parser.add_argument("--until", metavar="STEP", help="stop after this step, and ship nothing")
+    parser.add_argument("--cards", action="store_true", help="write the cards again and do nothing else")
 
 
 def main(argv: list[str] | None = None) -> int:

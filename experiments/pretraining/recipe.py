@@ -54,6 +54,22 @@ class Step(Block):
     change: dict[str, Any] = Field(default_factory=dict)
 
 
+class About(Block):
+    """What people have to say of a shipped folder, for its card; figures come from the record.
+
+    Attributes:
+        title: a name that says what it is.
+        what: it is, and how it is loaded.
+        use: what it is meant for, and what not.
+        limits: what it cannot do.
+    """
+
+    title: str
+    what: str
+    use: str
+    limits: str
+
+
 class Recipe(Block):
     """Steps in their order.
 
@@ -61,11 +77,13 @@ class Recipe(Block):
         preset: parameters that steps change, a file below the project's root.
         steps: to be done.
         shipped: name of a shipped folder and the step whose output it is.
+        about: words for the card of a shipped folder, by its name.
     """
 
     preset: str
     steps: list[Step]
     shipped: dict[str, str]
+    about: dict[str, About] = Field(default_factory=dict)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -87,6 +105,8 @@ def read_recipe(path: Path) -> Recipe:
         names.append(step.name)
     if missing := sorted(set(recipe.shipped.values()) - set(names)):
         raise RecipeError(f"{path}: shipped: there is no step {missing[0]}")
+    if strange := sorted(set(recipe.about) - set(recipe.shipped)):
+        raise RecipeError(f"{path}: about: {strange[0]} is not shipped")
     return recipe
 
 

@@ -6,12 +6,14 @@ import json
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from config.errors import ParamsError
 from config.params import load_params
+from experiments.pretraining.card import machine_of
 from experiments.pretraining.recipe import RecipeError, is_done, params_of, read_recipe, record_of
-from experiments.pretraining.ship import machine_of, without_origin
+from experiments.pretraining.ship import without_origin
 from inference.decomposer import Decomposer
 from models.vae.autoencoder import RGBAVAE
 from tests.imports import ROOT
@@ -95,10 +97,23 @@ def test_a_step_starts_from_what_it_names(root):
 
 
 def test_the_card_says_how_it_was_made_and_what_it_scores(root):
-    card = (root / "family" / "model" / "README.md").read_text()
+    path = root / "family" / "model" / "README.md"
+    card = path.read_text()
     assert card.startswith("---\nlibrary_name: diffusers") and str(root) not in card
     assert "| rgb | `train_vae` |" in card and "psnr_white" in card
     assert "| layers | `train_decompose` | 4 samples, seed 0 |" in card and "alpha_iou" in card
+    report = json.loads((root / "work" / "kept" / "layers" / "step.json").read_text())["report"]
+    told = {result.metric_type: result.metric_value for result in ModelCard.load(path).data.eval_results}
+    assert told == {name: round(report[name], 4) for name in ("alpha_iou", "rgb_l1", "cost")}
+
+
+def test_cards_are_written_again_from_the_record(root):
+    cards = [root / "family" / name / "README.md" for name in ("model", "rgb_vae")]
+    before = [card.read_text() for card in cards]
+    for card in cards:
+        card.write_text("")
+    pretrain(root, "--cards")
+    assert [card.read_text() for card in cards] == before
 
 
 def keys(recipe, preset):
@@ -125,6 +140,8 @@ def test_a_stage_that_fails_is_named_and_nothing_is_shipped(tmp_path):
     write(bare, RECIPE)
     failed = pretrain(bare, check=False)
     assert failed.returncode == 2 and "step rgb: the stage train_vae ended with code 2" in failed.stderr
+    unfinished = pretrain(bare, "--cards", check=False)
+    assert unfinished.returncode == 2 and "--cards: there is no family/record.json" in unfinished.stderr
     assert [path.name for path in (bare / "family").iterdir()] == ["recipe.yaml"]
 
 
@@ -138,6 +155,10 @@ def test_a_stage_that_fails_is_named_and_nothing_is_shipped(tmp_path):
         ),
         (lambda r: r["shipped"].update(model="none"), "shipped: there is no step none"),
         (lambda r: r["steps"][0].update(stage="bake"), "no recipe"),
+        (
+            lambda r: r.update(about={"x": dict.fromkeys(("title", "what", "use", "limits"), "")}),
+            "about: x is not ship",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_one_sentence(tmp_path, change, sentence):
