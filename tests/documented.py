@@ -1,8 +1,8 @@
 """What the documentation tells a reader to type: a finder, and how each command is run on a few samples.
 
-Found are the lines of shell blocks, of README.md and docs/*.md, and commands within sentences (```python -m …```,
-``make …`` and their like; tools of others in a sentence are mostly named, not called). A command within a sentence
-that begins another one is its name.
+Found are the lines of shell blocks, of README.md, CONTRIBUTING.md and docs/*.md, and commands within sentences
+(```python -m …```, ``make …`` and their like; tools of others in a sentence are mostly named, not called). A command
+within a sentence that begins another one is its name.
 """
 
 import re
@@ -66,8 +66,8 @@ def within_sentences(text: str) -> list[str]:
 
 
 def documents(root: Path) -> list[Path]:
-    """README and docs."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    """README, what contributors read, and docs."""
+    return [root / "README.md", *sorted(root.glob("CONTRIBUTING.md")), *sorted((root / "docs").glob("*.md"))]
 
 
 def documented(root: Path) -> set[str]:
@@ -153,6 +153,9 @@ RUN = {
     "python -m stages.evaluate --other theirs=DIR --baseline name=MODEL": How(
         {"DIR": "theirs", "MODEL": "models/weights/decompose"}, "4 images", "metrics/reports/evaluate.json",
         "grep -q '\"theirs\"' metrics/reports/evaluate.json && grep -q '\"name\"' metrics/reports/evaluate.json"),
+    "python -m stages.evaluate --baseline before=FOLDER": How(
+        {"FOLDER": "models/weights/decompose"}, "4 images", "metrics/reports/evaluate.json",
+        "grep -q '\"before\"' metrics/reports/evaluate.json"),
     "python -m stages.evaluate --dataset real=DIR": How(
         {"DIR": "tests/data/designs"}, "real: 6 images", "metrics/reports/evaluate_real.json"),
     f"python -m stages.evaluate --source crello --location {CRELLO} --model owner/name": How(
@@ -227,6 +230,9 @@ SERVE = {
 NOT_RUN = {
     "python -m benchmarks.memory_table": "tests/training/memory/test_stages.py calls it",
     "make test": "this test is part of it",
+    "python -m pytest -q tests/metrics": "make test runs these and the others",
+    'python -m pytest -q -m "not pipeline and not slow"': "make test runs these and the others",
+    "pip install pre-commit && pre-commit install": "installs a package; tests/test_checks.py holds the hooks",
     "make setup": "installs packages",
     ".venv/bin/pip install -r requirements.txt": "installs packages",
     "python -m venv .venv": "begins what make setup does: installs packages",
