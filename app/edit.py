@@ -1,4 +1,4 @@
-"""A stack of layers that somebody edits: every edit gives another stack, nothing is changed in place.
+"""Edits of a stack of layers: each gives another stack, nothing is changed in place.
 
 What an edit says of a layer (hidden, moved, recoloured) stands beside its pixels and is applied when they are asked
 for: a layer moved off the canvas comes back whole, and another colour starts from the layer's own.

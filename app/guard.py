@@ -1,4 +1,4 @@
-"""What the page's server lets in (ASGI middleware): its own pages from this machine, in small requests, and no paths.
+"""Request filter of the page's server (ASGI middleware): own pages only, from this machine, small, and no paths.
 
 Gradio brings routes that this page has no use for, among them one that sends files by path, one that fetches addresses
 and one that stores uploads. What is not on the list below is not there.

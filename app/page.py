@@ -1,4 +1,4 @@
-"""The page: an image is dropped, taken apart, edited layer by layer and downloaded.
+"""Gradio page: drop an image, decompose it, edit its layers, download them.
 
 Gradio keeps one session a visitor on the server and runs what the page asks for one after the other, so an edit made
 while the networks work is an edit of what they find. Every error is a sentence on the page, and leaves all as it was.

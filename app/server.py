@@ -1,4 +1,4 @@
-"""The page's server: Gradio's events, and two routes of our own through which bytes come and go, never by a disk."""
+"""Server of the page: Gradio's events, and two routes through which bytes come and go without touching a disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page (app/page.py) knows of one visitor, and what becomes of it: an image, layers, edits of them.
+"""State of one visitor of the page (app/page.py) and its changes: an image, its layers, edits of them.
 
 Sessions are not changed but replaced, so an edit that fails leaves the last one. What a browser sent is checked here:
 nothing of it is believed but numbers within bounds and words of a list.

@@ -1,4 +1,4 @@
-"""Images and lists of the page (app/page.py) as HTML; the words are in ``view.html.j2``.
+"""HTML of the page (app/page.py): images and lists, by the template ``view.html.j2``.
 
 Images are inside, as PNGs that are transparent where layers are; the checkerboard behind them is the style's.
 """

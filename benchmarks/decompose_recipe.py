@@ -1,4 +1,4 @@
-"""Held-out figures of the decomposition network against samples seen and time: a recipe and changes of it.
+"""Validation metrics of the decomposition network over samples seen and time: a recipe and changes of it.
 
     python -m benchmarks.decompose_recipe [--samples 8000] [--every 2000] [--without SWITCH] [KEY=VALUE ...]
 

@@ -1,4 +1,4 @@
-"""Time the decomposition metric against the same protocol written plainly in numpy.
+"""Timing of the decomposition metric against the same protocol written plainly in numpy.
 
     python -m benchmarks.decomposition_metric [--size 512] [--layers 6] [--samples 3]
 

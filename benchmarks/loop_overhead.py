@@ -1,4 +1,4 @@
-"""What the training loop of train_decompose costs beside its network: cached latents, noise, losses, EMA, logging.
+"""Overhead of the training loop of train_decompose beside its network: latents, noise, losses, EMA, logging.
 
     python -m benchmarks.loop_overhead [--steps 30] [--rounds 5]
 

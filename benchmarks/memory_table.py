@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md: what every stage of a preset takes on one GPU, by size, and what fits which card.
+"""Memory tables of docs/scale.md: every stage of a preset on one GPU, by size, and what fits which card.
 
     python -m benchmarks.memory_table --params presets/qwen.yaml
 

@@ -1,4 +1,4 @@
-"""How fast prepare_buckets is: against a straightforward Pillow loop over the same files, and over processes.
+"""Throughput of prepare_buckets: against a plain Pillow loop over the same files, and over processes.
 
     python -m benchmarks.prepare_throughput [--samples 128] [--size 1080] [--side 640] [--rounds 3]
 

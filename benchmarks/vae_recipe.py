@@ -1,4 +1,4 @@
-"""Held-out PSNR of the RGBA-VAE against time and images seen, from nothing: today's recipe and the first one.
+"""Validation PSNR of the RGBA-VAE over time and images seen, from nothing: today's recipe and the first one.
 
     python -m benchmarks.vae_recipe [--recipe default|first|both] [--seconds 360] [KEY=VALUE ...]
 

@@ -1,4 +1,4 @@
-"""What is decomposed and scored: a bucketed split, or the designs of a source at their own size.
+"""Evaluation sets: a bucketed split, or the designs of a source at their own size.
 
 Images are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes; a design keeps its own. So the whole
 image is stretched to a size the network takes, and the layers are stretched back onto the canvas they are scored on.

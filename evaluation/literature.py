@@ -1,4 +1,4 @@
-"""Published figures, to be drawn beside ours and never to be taken for comparable; they are in ``literature.yaml``.
+"""Published figures, drawn beside ours and never taken for comparable; from ``literature.yaml``.
 
 Every table has ``source``, ``dataset``, ``columns``, ``caveats`` and ``rows``. A row has a name, ``row``, and of each
 column a value, or a list of them over allowed merges, null where none is known.

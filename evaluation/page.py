@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file to look at: tables, curves, per-sample scores and images.
+"""Report page of an evaluation, one HTML file: tables, curves, scores of each sample, images.
 
 The file stands alone: styles, script, charts and images are inside, and its content security policy forbids every
 request. The words are in ``page.html.j2``.

@@ -1,4 +1,4 @@
-"""Panels to look at: input, true and predicted stack, recomposition and its error, from the best to the worst."""
+"""Panels of the report: input, true and predicted stack, recomposition and its error, from best to worst."""
 
 from __future__ import annotations
 

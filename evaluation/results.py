@@ -1,4 +1,4 @@
-"""The results table of the README, made from the committed reports.
+"""Results table of the README, made from the committed reports.
 
     python -m evaluation.results            # print it
     python -m evaluation.results --write    # and put it into README.md

@@ -1,4 +1,4 @@
-"""Decompose images batch by batch and measure each; images are let go as soon as they are measured."""
+"""Scores of single samples: images are decomposed batch by batch, measured, and released at once."""
 
 from __future__ import annotations
 

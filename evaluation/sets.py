@@ -1,4 +1,4 @@
-"""What evaluate scores: the split of the pipeline, and further datasets with a report each."""
+"""Sets that evaluate scores: the split of the pipeline, and further datasets with a report each."""
 
 from __future__ import annotations
 

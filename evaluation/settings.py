@@ -1,4 +1,4 @@
-"""How the figures of a report were made: what every row was computed with."""
+"""Settings of a report: what the figures of every row were computed with."""
 
 from __future__ import annotations
 

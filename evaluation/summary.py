@@ -1,4 +1,4 @@
-"""Figures of many samples as what the reports hold: means, intervals, breakdowns, tables."""
+"""Summary of many samples as the reports hold it: means, intervals, breakdowns, tables."""
 
 from __future__ import annotations
 

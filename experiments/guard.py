@@ -1,4 +1,4 @@
-"""Runs a trial's command so that nothing of it outlives the tuner, however that ends.
+"""Guard process of a trial: nothing of the trial outlives the tuner, however that ends.
 
     python guard.py LIFELINE COMMAND...
 

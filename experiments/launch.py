@@ -1,4 +1,4 @@
-"""Starting a stage in another folder: its command line under the launcher, and its environment."""
+"""Launch of a stage in another folder: its command line under the launcher, and its environment."""
 
 from __future__ import annotations
 

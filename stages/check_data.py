@@ -1,4 +1,4 @@
-"""Look at a bucketed dataset: what a batch holds, and a contact sheet.
+"""Show a bucketed dataset: what a batch holds, and a contact sheet.
 
 python -m stages.check_data --max-samples 2 --batch-size 1
 """

@@ -1,4 +1,4 @@
-"""What all stage commands share: arguments, one-line errors, report files."""
+"""Command line of all stages: arguments, and errors as one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's surgery as a command: an RGB VAE becomes an RGBA-VAE that does what it did (sec. 3.1).
+"""Convert an RGB VAE to an RGBA-VAE that does the same to opaque images (the paper's surgery, sec. 3.1).
 
     python -m stages.convert_vae --source Qwen/Qwen-Image --subfolder vae --output-dir DIR
 

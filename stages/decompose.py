@@ -1,4 +1,4 @@
-"""Take images apart into layers that editors open.
+"""Decompose images into layers that editors open.
 
     python -m stages.decompose IMAGE… --layers 3|auto --out DIR --format png,psd,pptx,ora,zip
     python -m stages.decompose IMAGE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks

@@ -1,4 +1,4 @@
-"""Stage 5: decompose held-out images and say how well, by the Crello-style protocol.
+"""Stage 5: decompose images of the test split and score the layers by the Crello-style protocol.
 
     python -m stages.evaluate                                            # the bucketed test split
     python -m stages.evaluate --dataset real=DIR                         # designs of strangers, apart

@@ -1,4 +1,4 @@
-"""AIM-500-style reconstruction: any folder of RGBA images through any RGBA-VAE, over nine backgrounds.
+"""Score an RGBA-VAE by reconstruction over nine backgrounds, on any folder of RGBA images (AIM-500 style).
 
     python -m stages.evaluate_vae --images DIR --vae DIR --out FILE
 

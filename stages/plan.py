@@ -1,4 +1,4 @@
-"""``--plan``: what every stage would take, with nothing allocated and nothing trained."""
+"""Memory plan of every stage, printed by ``--plan``: nothing is allocated, nothing trained."""
 
 from __future__ import annotations
 

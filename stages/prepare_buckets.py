@@ -1,4 +1,4 @@
-"""Stage 1: designs become bucketed RGBA layers.
+"""Stage 1: turn layered designs into bucketed RGBA layers.
 
     python -m stages.prepare_buckets [--output-root DIR] [--train-count N] [--val-count N]
 

@@ -1,4 +1,4 @@
-"""Make the weights in models/pretrained again, or others like them: the project's own stages, one after the other.
+"""Train the weights in models/pretrained again, or others like them, by the project's own stages.
 
     python -m stages.pretrain                       # hours; the same command goes on where it was stopped
     python -m stages.pretrain --recipe RECIPE --home FOLDER --until STEP

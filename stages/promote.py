@@ -1,4 +1,4 @@
-"""Let an alias of the model registry name the better model.
+"""Promote the better model: let an alias of the model registry name it.
 
     python -m stages.promote --metric alpha_iou                  # the newest evaluated version against the champion
     python -m stages.promote --metric cost --version 3 --alias staging

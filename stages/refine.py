@@ -1,4 +1,4 @@
-"""Stage 4: short fine-tuning in pixel space and under edits, on from stage 3.
+"""Stage 4: fine-tune the decomposition network on decoded layers and under edits, on from stage 3.
 
     python -m stages.refine
 

@@ -1,4 +1,4 @@
-"""Stage 3: VLD-MMDiT learns to take the flat image apart (paper sec. 3.2 and 3.3).
+"""Stage 3: train VLD-MMDiT to decompose flat images (paper sec. 3.2 and 3.3).
 
     python -m stages.train_decompose            # python -m stages.train_decompose --plan says what it would take
 

@@ -1,4 +1,4 @@
-"""Stage 2: the RGBA-VAE learns layers and flat images in one latent space (paper sec. 3.1).
+"""Stage 2: train the RGBA-VAE on layers and flat images in one latent space (paper sec. 3.1).
 
     python -m stages.train_vae
 

@@ -1,4 +1,4 @@
-"""Optuna study over the loss weights and rates of one training stage.
+"""Run an Optuna study over the loss weights and rates of one training stage.
 
     python -m stages.tune [--stage STAGE] [--trials N]          run N more trials; any number of workers at once
     python -m stages.tune [--stage STAGE] --report              draw the study's plots again

@@ -1,4 +1,4 @@
-"""A recipe of pretraining: steps that are stages, what each changes, and what it leaves."""
+"""Recipe of pretraining: steps that are stages, what each changes, and what it leaves."""
 
 from __future__ import annotations
 

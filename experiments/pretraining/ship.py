@@ -1,4 +1,4 @@
-"""Weights as they are shipped: in bfloat16, with a card that says how they were made."""
+"""Weights as they ship: in bfloat16, with a card that says how they were made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a study back into the pipeline: values into params.yaml, trials into DVC experiments."""
+"""Results of a study back in the pipeline: values in params.yaml, trials as DVC experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the best trial of a study is better than today's parameters: both are trained again with other seeds.
+"""Confirmation of a study: its best trial and today's parameters, both trained again with other seeds.
 
 The best of many noisy measurements looks better than it is (the winner's curse): a study of eight trials that differ in
 nothing but chance has a best one too. With other seeds the two are measured once more, neither chosen by it.

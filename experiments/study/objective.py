@@ -1,4 +1,4 @@
-"""What Optuna calls for a trial: from suggested values to the figures of a stage."""
+"""Objective of a study: from the values that Optuna suggests to the metrics of a stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One study, shared by any number of workers: opening it, and what sampler and pruner it has."""
+"""Plan of a study that any number of workers share: its name, space, sampler, pruner and fixed inputs."""
 
 from __future__ import annotations
 

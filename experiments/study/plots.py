@@ -1,4 +1,4 @@
-"""What a study found: one interactive page, the same plots as images, a table of trials, the best values."""
+"""Plots of a study: one interactive page, the same as images, a table of trials, the best values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The searched space of a study: from the entries of ``tune.space`` to the parameters of one trial."""
+"""Search space of a study: from the entries of ``tune.space`` to the parameters of one trial."""
 
 from __future__ import annotations
 

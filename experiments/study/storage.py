@@ -1,4 +1,4 @@
-"""Where studies are kept, and how trials of workers that died are noticed and given out once more.
+"""Storage of studies, and the retry of trials whose worker died.
 
 Optuna's databases have heartbeats, its journal has none: it gets them here as files beside it, whose times the file
 server sets, so that clocks of machines need not agree. Besides, a worker signs its trial; who finds the signature of a

@@ -1,4 +1,4 @@
-"""What a study found, in a few lines for the terminal: all trials, what mattered, whether it holds, what to do next."""
+"""Summary of a study for the terminal: trials, what mattered, whether it holds, what to do next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trial: a stage in a process of its own, in a working folder of its own, watched while it runs."""
+"""Trial of a study: a stage in a process and a folder of its own, watched while it runs."""
 
 from __future__ import annotations
 
