@@ -23,12 +23,8 @@ from config.base import Block
 from config.errors import ParamsError
 
 BASE, PRESET = "base", "preset"
-
-
-class _Float(float):
-    """A number of a file, written again as it was written there."""
-
-    text: str
+# Floats outside are written with an exponent.
+SMALL, LARGE = 1.0e-3, 1.0e6
 
 
 def read_yaml(path: Path) -> Any:
@@ -95,13 +91,50 @@ def _block_of(block: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def written_into(text: str, changes: Mapping[str, Any], block: type[BaseModel]) -> str:
-    """The text of a parameter file with nested values changed; comments and the order of keys stay.
+    """The text of a parameter file with nested values changed; comments, columns and the order of keys stay.
+
+    Numbers, words and switches are replaced where they stand, and nothing else is touched. Where a list, a mapping or
+    a new key is among the changes, ruamel.yaml writes the file anew.
 
     Args:
-        text: of a whole parameter file.
+        text: of a parameter file.
         changes: nested values, only those that differ.
         block: the schema's class of the file.
     """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    scalars: list[tuple[yaml.ScalarNode, str]] = []
+    larger = _sorted_out(root, changes, block, scalars)
+    for node, new in sorted(scalars, key=lambda item: -item[0].start_mark.index):
+        start, end = node.start_mark.index, node.end_mark.index
+        rest = text[end:]
+        room = len(rest) - len(rest.lstrip(" "))
+        if rest[room : room + 1] == "#":
+            rest = " " * max(1, room + end - start - len(new)) + rest[room:]
+        text = text[:start] + new + rest
+    return _written_anew(text, larger, block) if larger else text
+
+
+def _sorted_out(
+    node: Any, changes: Mapping[str, Any], block: type[BaseModel], scalars: list[tuple[yaml.ScalarNode, str]]
+) -> dict[str, Any]:
+    """Add scalars that stand in the file and differ to ``scalars``; returns the other changes, nested."""
+    children = {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}
+    larger: dict[str, Any] = {}
+    for key, value in changes.items():
+        child, inner = children.get(key), _block_of(block, key)
+        if inner and isinstance(child, yaml.MappingNode):
+            if more := _sorted_out(child, value, inner, scalars):
+                larger[key] = more
+        elif isinstance(child, yaml.ScalarNode) and not isinstance(value, Mapping | list):
+            new = yaml_scalar(value)
+            if yaml.safe_load(new) != yaml.safe_load(yaml.serialize(child)):
+                scalars.append((child, new))
+        elif child is None or yaml.safe_load(yaml.serialize(child)) != value:
+            larger[key] = value
+    return larger
+
+
+def _written_anew(text: str, changes: Mapping[str, Any], block: type[BaseModel]) -> str:
     editor = YAML()
     editor.width, editor.preserve_quotes = 4096, True
     editor.indent(mapping=2, sequence=4, offset=2)
@@ -109,10 +142,6 @@ def written_into(text: str, changes: Mapping[str, Any], block: type[BaseModel]) 
         editor.representer.add_representer(
             kind, lambda into, value, tag=tag: into.represent_scalar(f"tag:yaml.org,2002:{tag}", yaml_scalar(value))
         )
-    editor.representer.add_representer(
-        _Float, lambda into, value: into.represent_scalar("tag:yaml.org,2002:float", value.text)
-    )
-    editor.constructor.add_constructor("tag:yaml.org,2002:float", _float)
     content = editor.load(text)
     _set(content, changes, block)
     out = io.StringIO()
@@ -120,18 +149,12 @@ def written_into(text: str, changes: Mapping[str, Any], block: type[BaseModel]) 
     return out.getvalue()
 
 
-def _float(_: Any, node: Any) -> _Float:
-    number = _Float(node.value)
-    number.text = node.value
-    return number
-
-
 def _set(content: Any, changes: Mapping[str, Any], block: type[BaseModel]) -> None:
     for key, value in changes.items():
         inner = _block_of(block, key)
         if inner and key in content:
             _set(content[key], value, inner)
-        elif content.get(key) != value or type(content.get(key)) is bool:
+        else:
             content[key] = _in_a_line(value)
 
 
@@ -146,9 +169,6 @@ def _in_a_line(value: Any, inner: bool = False) -> Any:
     if inner or not value:
         found.fa.set_flow_style()
     return found
-
-
-SMALL, LARGE = 1.0e-3, 1.0e6
 
 
 def yaml_scalar(value: Any) -> str:

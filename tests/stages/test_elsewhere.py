@@ -32,6 +32,7 @@ from tests.stages.workspace import make_workspace, run, stage
 KINDS = {"find_input", "in_workspace", "in_project"}
 # Texts of the schema that are no path: names, commands, addresses.
 NO_PATHS = {
+    "preset",  # a name, for people
     "launcher",  # its words that are files: test_the_launchers_files_are_found
     "tracking.experiment",
     "prepare_buckets.cluster",

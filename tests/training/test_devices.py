@@ -21,7 +21,7 @@ from models.vae.opaque import as_rgba
 from tests.fake_gpu import GPU, fake_gpu, moved
 from tests.networks import tiny_network, tiny_vae
 from tests.stages.workspace import SMOKE
-from training import flow_objective
+from training.decompose import flow_objective
 from training.decompose.captions import Captions
 from training.decompose.edits import EDITS
 from training.decompose.flow_objective import FlowObjective

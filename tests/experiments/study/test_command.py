@@ -9,6 +9,8 @@ import yaml
 from optuna.trial import TrialState
 
 from config.params import load_params
+from experiments.study import objective
+from experiments.study.plan import measured
 from stages import tune
 from tests.experiments.study.studies import params_file, runs, stub_workspace, study
 
@@ -136,7 +138,7 @@ def test_an_interrupted_trial_is_given_back(root, tuned, monkeypatch):
 
     params = params_file(root, "interrupted")
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "launch", interrupted)
+        patch.setattr(objective, "launch", interrupted)
         assert tuned(params, "--trials", "3") == 130
     trials = study(root, SQLITE, "interrupted").trials
     assert [trial.state.name for trial in trials] == ["FAIL", "WAITING"]
@@ -147,7 +149,7 @@ def test_an_interrupted_trial_is_given_back(root, tuned, monkeypatch):
 
 def test_a_worker_that_was_taken_for_dead_goes_on(root, tuned, monkeypatch, capsys):
     """As after a machine was suspended: its trial is no longer its own when it wakes."""
-    launch = tune.launch
+    launch = objective.launch
 
     def slept(*arguments, folder, **more):
         if folder == "trial_0000":
@@ -156,7 +158,7 @@ def test_a_worker_that_was_taken_for_dead_goes_on(root, tuned, monkeypatch, caps
         yield from launch(*arguments, folder=folder, **more)
 
     params = params_file(root, "slept")
-    monkeypatch.setattr(tune, "launch", slept)
+    monkeypatch.setattr(objective, "launch", slept)
     assert tuned(params, "--trials", "2") == 0
     assert "this worker was taken for dead" in capsys.readouterr().out
     assert [trial.state.name for trial in study(root, SQLITE, "slept").trials] == ["FAIL", "COMPLETE"]
@@ -182,7 +184,7 @@ def test_a_metric_that_is_not_measured_is_named(root, tuned, capsys):
 
 def test_the_report_of_refine_is_read_after_training():
     plan = SimpleNamespace(objectives={"layer_pixels": "minimize"}, stage="refine")
-    assert tune.measured({"before": {"layer_pixels": 2.0}, "after": {"layer_pixels": 1.0}}, plan) == [1.0]
+    assert measured({"before": {"layer_pixels": 2.0}, "after": {"layer_pixels": 1.0}}, plan) == [1.0]
 
 
 def test_a_trial_that_kept_its_start_is_marked(root, tuned, capsys):

@@ -136,7 +136,7 @@ def test_colours_under_alpha_0_are_cleared(tmp_path):
 
 def test_json_lines_count_before_the_folder(tmp_path):
     for value, name in enumerate(("full", "ground", "words"), 1):
-        save(tmp_path / "pictures" / f"{name}.png", value)
+        save(tmp_path / "images" / f"{name}.png", value)
     save(tmp_path / "stray.png", 9)
     save(tmp_path / "stray_0.png", 9)
     paths = {f"image_path_{n}": f"images/{name}.png" for n, name in ((2, "words"), (0, "full"), (1, "ground"))}
