@@ -28,7 +28,7 @@ from layers.dataset.batches import BucketBatches
 from layers.dataset.loaders import StackDataset
 from models.transformer.vld_mmdit import VLDMMDiT
 from models.vae.autoencoder import RGBAVAE
-from stages.train_decompose import build_network, build_objective
+from training.decompose.build import build_network, build_objective
 from training.decompose.captions import embed_captions
 from training.decompose.latents import both_splits
 from training.decompose.validation import held_out_velocity_error, sampled_scores

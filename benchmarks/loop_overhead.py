@@ -23,8 +23,8 @@ from config.params import load_params
 from config.paths import CACHE, WEIGHTS
 from layers.dataset.batches import BucketBatches
 from models.vae.autoencoder import RGBAVAE
-from stages.train_decompose import build_network, build_objective
 from tracking.run import Run
+from training.decompose.build import build_network, build_objective
 from training.decompose.latents import both_splits
 from training.engine.checkpoint import CheckpointStore
 from training.engine.loop import fit

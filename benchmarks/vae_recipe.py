@@ -28,11 +28,11 @@ from layers.imaging import tensors
 from metrics.reconstruction.rgba import BACKGROUNDS, over_background, psnr
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
-from stages.train_vae import build_vae
 from training.engine.ema import ema_weights, update_ema
 from training.engine.schedule import learning_rate
 from training.engine.state import BETAS
 from training.losses import kl_to_unit
+from training.vae.build import build_vae
 from training.vae.linear_start import start_as_linear_code
 from training.vae.objective import VAEObjective
 

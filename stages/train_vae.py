@@ -15,16 +15,13 @@ from itertools import islice
 
 import torch
 
-from config.errors import ParamsError
-from config.params import Params, TrainVAE
+from config.params import Params
 from config.paths import REPORTS, WEIGHTS, in_workspace
 from layers.dataset.batches import BucketBatches
 from layers.dataset.loaders import RgbaComponentDataset, StackDataset, endless_batches
 from layers.imaging.codec import write_png
 from metrics.reconstruction.perceptual import Perceptual
-from models.vae.autoencoder import RGBAVAE, widen_to_rgba
-from models.vae.config import VAEConfig
-from models.vae.linear_code import lack_of_room
+from models.vae.autoencoder import RGBAVAE
 from models.vae.opaque import as_rgba
 from stages.cli import training_command
 from stages.reports import write_report, write_table
@@ -32,7 +29,7 @@ from training.engine.loop import fit
 from training.engine.progress import make_plan
 from training.engine.session import Session, training_session, with_checkpoint
 from training.engine.task import Task
-from training.vae.linear_start import start_as_linear_code
+from training.vae.build import build_vae, start
 from training.vae.objective import VAEObjective
 from training.vae.statistics import latent_statistics
 from training.vae.validation import reconstruction_grid, validate
@@ -41,53 +38,6 @@ OUTPUT = WEIGHTS / "vae"
 GRIDS = REPORTS / "val_recon"
 # Of the training split, for the statistics of the latents; with large batches more.
 STATISTICS_ITEMS, STATISTICS_BATCHES = 512, 128
-
-
-def build_vae(settings: TrainVAE) -> RGBAVAE:
-    """The start of training: random weights, or an RGB or RGBA checkpoint widened to four channels.
-
-    Where only the decoder is to be trained, the encoder is frozen, and with it the latent space.
-
-    Raises:
-        ParamsError: if the network is to start as a linear code and has no room for it.
-    """
-    if settings.rgb_checkpoint is not None:
-        vae = widen_to_rgba(RGBAVAE.from_pretrained(settings.rgb_checkpoint), settings.alpha_bias_init)
-        if settings.trained == "decoder":
-            vae.encoder.requires_grad_(False)
-            vae.quant_conv.requires_grad_(False)
-        return vae
-    if settings.init == "linear_code" and (
-        reason := lack_of_room(settings.base_dim, settings.z_dim, settings.dim_mult, settings.channels)
-    ):
-        raise ParamsError(f"train_vae.init: linear_code needs a wider network, or init random: {reason}")
-    torch.manual_seed(settings.seed)
-    config = VAEConfig(
-        base_dim=settings.base_dim,
-        z_dim=settings.z_dim,
-        dim_mult=tuple(settings.dim_mult),
-        num_res_blocks=settings.num_res_blocks,
-        temperal_downsample=(False,) * (len(settings.dim_mult) - 1),
-        input_channels=settings.channels,
-        latents_mean=(0.0,) * settings.z_dim,
-        latents_std=(1.0,) * settings.z_dim,
-    )
-    return RGBAVAE(config).init_from_scratch()
-
-
-def start(vae: RGBAVAE, dataset: RgbaComponentDataset, settings: TrainVAE, session: Session) -> None:
-    """Make a network from nothing the linear code of its data; leaves a checkpoint, or a run that goes on, alone."""
-    if settings.rgb_checkpoint is not None or settings.init == "random" or session.store.read_state() is not None:
-        return
-    optimisation = settings.optimisation
-    order = BucketBatches(dataset.keys, optimisation.batch_size, seed=settings.seed)
-    start_as_linear_code(
-        vae,
-        settings,
-        lambda: endless_batches(dataset, order, 0, optimisation.num_workers),
-        session.accelerator.device,
-        session.accelerator.is_main_process,
-    )
 
 
 def images(

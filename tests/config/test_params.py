@@ -5,8 +5,8 @@ import yaml
 
 from config.errors import ParamsError
 from config.params import flatten, load_params, parse_params
-from stages.train_vae import build_vae
 from tests.imports import ROOT
+from training.vae.build import build_vae
 
 
 def from_nothing(raw):

@@ -24,10 +24,10 @@ from models.diffusers_folder import locate
 from models.transformer.trained_for import RELEASED
 from stages.evaluate import others_of
 from stages.prepare_buckets import _listed
-from stages.train_vae import build_vae
 from tests.conftest import write_rendered
 from tests.networks import save_tiny
 from tests.stages.workspace import make_workspace, run, stage
+from training.vae.build import build_vae
 
 KINDS = {"find_input", "in_workspace", "in_project"}
 # Texts of the schema that are no path: names, commands, addresses.
