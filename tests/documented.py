@@ -239,6 +239,7 @@ NOT_RUN = {
     "pip install s3fs": "installs a package",
     "pip install ray": "installs a package",
     "dvc remote add --default store s3://bucket/layers": "needs a bucket; tests/stages/test_pipeline.py has a folder",
+    "uvx optuna-dashboard sqlite:///mlruns/optuna.db": "installs a package, and serves",
     "dvc push": "tests/stages/test_pipeline.py pushes",
     'git tag --annotate decomposer@v1.0.0 --message "first" && git push --tags': "tests/stages/test_pipeline.py tags",
     "dvc artifacts get https://example.org/you/layers.git decomposer --out decomposer": (
