@@ -1,1 +1,1 @@
-"""What a run is told: the schema of params.yaml, where files lie, errors that are the user's."""
+"""Configuration of a run: the schema of params.yaml, the places of files, the errors a user can mend."""

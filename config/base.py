@@ -1,4 +1,4 @@
-"""What the schema of params.yaml is made of: bounds, the strictness of every block, and the block stages share."""
+"""Building blocks of the schema of params.yaml: bounds, the strict base of every block, the optimiser's block."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_LAYERS = 20  # the released model was trained with no more, so no network is asked for more
+MOST_LAYERS = 20  # the released model was trained with no more, so no network is run with more
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-# What the relative paths of each kind start from is said in config/paths.py; a test holds that every text of the schema
-# is of one of these kinds or no path at all.
+# config/paths.py says where the relative paths of each kind start. A test checks that every string of the schema is of
+# one of these kinds or no path.
 InputPath = Annotated[str, "find_input"]
 PipelinePath = Annotated[str, "in_workspace"]
 ProjectPath = Annotated[str, "in_project"]
-# These change what is printed and when, not what is computed.
+# Parameters that change what is printed and when, not what is computed.
 COSMETIC = {"log_every", "checkpoint_every", "num_workers"}
 MixedPrecision = Literal["auto", "no", "bf16"]
-# Of networks that are only used: what their weights are kept in, and where they wait (inference/offloading.py).
+# Of networks in inference: the number format of their weights, and where idle ones wait (inference/offloading.py).
 Precision = Literal["auto", "fp32", "bf16"]
 Offload = Literal["none", "models", "blocks"]
 
@@ -32,7 +32,7 @@ class Block(BaseModel):
 
 
 class Optimisation(Block):
-    """Everything the training loop needs; shared by the three training stages."""
+    """Parameters of the training loop, shared by the three training stages."""
 
     epochs: Count
     epoch_samples: Count | None

@@ -1,4 +1,4 @@
-"""The blocks of params.yaml that train the decomposition network: train_decompose and refine."""
+"""Schema of the blocks of params.yaml that train the decomposition network: train_decompose and refine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from config.base import Block, Count, InputPath, Natural, Optimisation, Positive, Share, Weight
 
-# Of latents and of token states on disk.
+# Number formats of latents and of token states on disk.
 CacheDtype = Literal["float32", "bfloat16"]
 
 
 class Timestep(Block):
-    """Density of sigma in training."""
+    """Density of the noise level sigma in training."""
 
     density: Literal["logit_normal", "uniform"]
     mean: float
@@ -23,7 +23,7 @@ class Timestep(Block):
 
 
 class TextCondition(Block):
-    """What says in words what the image shows."""
+    """Text encoder of the captions."""
 
     encoder: Literal["none", "minilm", "qwen"]
     source: InputPath | None
@@ -38,28 +38,28 @@ class TextCondition(Block):
 
 
 class Curriculum(Block):
-    """Samples of the first two phases; what is left of the run is image-to-layers."""
+    """Samples of the first two phases; the rest of the run is image-to-layers."""
 
     text_to_rgba: Natural
     text_to_layers: Natural
 
 
 class Surplus(Block):
-    """Empty layers on top of some stacks, so that a network asked for too many leaves the rest empty."""
+    """Empty layers on top of some stacks, so that a network run with too many layers leaves the rest empty."""
 
     share: Share
     max_layers: Count
 
 
 class SampledValidation(Block):
-    """Held-out images that are decomposed after each epoch and scored by the protocol."""
+    """Validation images that are decomposed after each epoch and scored by LayerD's protocol."""
 
     samples: Natural
     steps: Count
 
 
 class AlignmentLoss(Block):
-    """How the order-aware alignment loss aligns and merges."""
+    """Parameters of the order-aware alignment loss: alignment and merging."""
 
     gamma: Positive
     max_merges: Natural
@@ -68,7 +68,7 @@ class AlignmentLoss(Block):
 
 
 class DecomposeLoss(Block):
-    """Slot weights of the flow-matching loss, and weights of what is compared as images."""
+    """Slot weights of the flow-matching loss, and weights of the terms on decoded images."""
 
     composite: Weight
     layers: Positive

@@ -1,8 +1,8 @@
-"""Errors that are the user's or the data's, not ours."""
+"""Exceptions for faults of the user's input or of the data, as opposed to bugs."""
 
 
 class UserError(Exception):
-    """Something a user can mend; the message is one sentence: what was given, what was expected, where."""
+    """A fault that a user can mend; the message is one sentence: what was given, what was expected, where."""
 
 
 class SampleError(ValueError):
@@ -10,7 +10,7 @@ class SampleError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; what follows in torch's is advice to run what the file holds."""
+    """First sentence of an error's message; the rest of torch's messages advises to run code from the file."""
     return next(iter(str(error).strip().splitlines()), "").partition(". ")[0] or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Schema of the block ``evaluate`` of params.yaml, and the names of the rows that evaluate writes by itself."""
+"""Schema of the block ``evaluate`` of params.yaml, and the names of the rows that every report has."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROW_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
 RowName = Annotated[str, Field(pattern=ROW_NAME)]
 
 
-# Rows that the stage itself writes: the model's, the image as the only layer, the true layers through the VAE, the
-# model told the captions, and its layers before they are restored.
+# Rows of the stage itself: the model; the composite baseline, which is the image as the only layer; the true layers
+# through the VAE, an upper bound. Then the model given captions, and its layers before alpha and colour refinement.
 MODEL, NOTHING, CEILING = "model", "composite_only", "true_layers_through_vae"
 
 
@@ -33,7 +33,7 @@ TOLD, AS_PREDICTED = "model_told_captions", "model_as_predicted"
 
 
 class Baseline(Block):
-    """Another model of evaluate that is used in its own way; what is not said here is as the block has it."""
+    """A baseline model with settings of its own; those not given here are the block's."""
 
     model: InputPath
     steps: Count | None = None
@@ -48,16 +48,16 @@ class Baseline(Block):
 
 
 def _baseline(given: Any, union: ValidatorFunctionWrapHandler) -> str | Baseline:
-    del union  # left to itself, it reports the faults of both its members
+    del union  # on its own, it reports the faults of both its members
     if isinstance(given, dict):
         return Baseline.model_validate(given)
     if isinstance(given, str | Baseline):
         return given
-    raise ValueError("a folder or repository, or a mapping of model and what is its own")
+    raise ValueError("a folder or repository, or a mapping of model and its own settings")
 
 
 class EvaluationData(Block):
-    """Designs that are scored at their own size, or at ``long_side``, and reported apart; all by default."""
+    """Further designs, scored at their own size or at ``long_side`` and reported apart; all of them by default."""
 
     source: Literal[SOURCES[1:]]
     location: InputPath
@@ -101,12 +101,12 @@ class Evaluate(Block):
     def _guided(self) -> Evaluate:
         own = {row.guidance for row in self.baselines.values() if isinstance(row, Baseline)} - {None, 1.0}
         if self.captions == "none" and (own or self.guidance != 1.0):
-            raise ValueError("captions told or both where guidance, which is by the caption, is not 1.0; got none")
+            raise ValueError("captions told or both where guidance, which needs captions, is not 1.0; got none")
         if self.captions == "both" and own:
-            raise ValueError("captions told where a baseline has guidance of its own; got both, which tells it none")
+            raise ValueError("captions told where a baseline has guidance of its own; got both, which gives it none")
         return self
 
     def of_baseline(self, name: str) -> Evaluate:
-        """The block as it holds for another model: its place as ``model``, and what is its own."""
+        """The block as it applies to a baseline: its path as ``model``, and its own settings."""
         row = self.baselines[name]
         return self.model_copy(update=row.model_dump() if isinstance(row, Baseline) else {"model": row})

@@ -1,8 +1,8 @@
-"""Parameter files that say only what differs: overlays over params.yaml, and how one is written into it.
+"""Overlays: parameter files that hold only what differs from params.yaml, and their merging into it.
 
 An overlay names the file that it changes, relative to itself: ``base: ../params.yaml``. That may be an overlay too. Its
-mappings are merged key by key where the schema has keys of its own; lists, ranges and other values replace the base's.
-So a preset is the project's params.yaml, with whatever a user has set there, at another scale.
+mappings are merged key by key where the schema has blocks; lists, ranges and other values replace the base's.
+So a preset is the project's params.yaml, with the user's changes to it, at another scale.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMALL, LARGE = 1.0e-3, 1.0e6
 
 
 def read_yaml(path: Path) -> Any:
-    """What a parameter file says, its base not looked at.
+    """Parse a parameter file without its base.
 
     Raises:
         ParamsError: if the file is missing or is no YAML.
@@ -45,10 +45,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def layers_of(path: Path) -> list[tuple[Path, Any]]:
-    """A parameter file and what it builds on, the whole file first: path and content of each, without ``base``.
+    """Path and content of a parameter file and its bases, without ``base``; the complete file (params.yaml) first.
 
     Raises:
-        ParamsError: if one cannot be read, builds on itself, or the whole file has a preset written in already.
+        ParamsError: if one cannot be read, builds on itself, or the complete file already has a preset written in.
     """
     found: list[tuple[Path, Any]] = []
     while True:
@@ -68,12 +68,12 @@ def layers_of(path: Path) -> list[tuple[Path, Any]]:
 
 
 def merged(base: Any, overlay: Any, block: type[BaseModel]) -> Any:
-    """The content of a parameter file with an overlay over it.
+    """Merge an overlay into the content of a parameter file.
 
     Args:
         base: nested values.
-        overlay: likewise, only those that differ.
-        block: the schema's class of both; its own blocks are merged, all else is replaced.
+        overlay: nested values, only those that differ.
+        block: the schema's class of both; its nested blocks are merged, all else is replaced.
     """
     if not (isinstance(base, Mapping) and isinstance(overlay, Mapping)):
         return overlay

@@ -1,6 +1,6 @@
-"""Schema of params.yaml: every key, its type and its bounds, checked before anything is allocated.
+"""Schema of params.yaml: every key, its type and its bounds, checked before memory is allocated.
 
-The schema holds no defaults: params.yaml is the only place for a knob, and presets say what differs from it.
+The schema holds no defaults: params.yaml is the only place for a parameter, and presets hold what differs from it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from config.vae import TrainVAE
 
 
 class Tracking(Block):
-    """Where runs are written."""
+    """Store of the runs (MLflow)."""
 
     experiment: Annotated[str, Field(min_length=1)]
     system_metrics: bool
@@ -75,7 +75,7 @@ def parse_params(raw: Any, source: str = "params.yaml") -> Params:
     """Check a parsed params.yaml.
 
     Args:
-        raw: what YAML gave.
+        raw: the parsed YAML.
         source: the file's name, for messages.
 
     Raises:
@@ -90,7 +90,7 @@ def parse_params(raw: Any, source: str = "params.yaml") -> Params:
 
 
 def read_params(path: str | Path) -> Any:
-    """What a parameter file says, not yet checked; an overlay's with its base (:mod:`config.overlays`).
+    """Read a parameter file, unchecked; an overlay is merged into its base (:mod:`config.overlays`).
 
     Raises:
         ParamsError: if a file is missing, is no YAML, or builds on none.
@@ -144,7 +144,7 @@ def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested mappings, as a parameter file has them."""
+    """Turn dotted keys into nested mappings, as in a parameter file; the inverse of :func:`flatten`."""
     result: dict[str, Any] = {}
     for path, value in values.items():
         *parents, last = path.split(".")

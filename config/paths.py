@@ -1,15 +1,15 @@
-"""Where the files lie that parameters name: one meaning of a relative path, wherever a stage runs.
+"""Paths that parameters name: the same meaning of a relative path wherever a stage runs.
 
-A stage runs in one of four kinds of folder: the project itself, DVC's copy of it (``dvc exp run --temp``), the folder
-of a trial (:mod:`experiments.study.trial`) or that of a pretraining (:mod:`stages.pretrain`). The last three hold what
-the pipeline reads and writes, and lack what only the project has: weights and datasets that neither git nor DVC
+A stage runs in the project itself, in DVC's copy of it (``dvc exp run --temp``), in the folder of a trial
+(:mod:`experiments.study.trial`) or in that of a pretraining (:mod:`stages.pretrain`). The last three hold the
+pipeline's inputs and outputs. They lack what only the project has: weights and datasets that neither git nor DVC
 tracks.
 
 - Files of the pipeline (``output_root``, ``models/weights``, ``metrics/reports``) belong to the working folder:
   :func:`in_workspace`.
-- Inputs from elsewhere (checkpoints, datasets, lists) are looked for in the working folder, then in the project:
+- Inputs from elsewhere (checkpoints, datasets, lists) are searched in the working folder, then in the project:
   :func:`find_input`.
-- What outlives a run (runs, studies, predictions) belongs to the project: :func:`in_project`.
+- Results that outlive a run (MLflow runs, studies, predictions) belong to the project: :func:`in_project`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pathlib import Path, PurePath
 
 from config.errors import UserError
 
-# Set by whoever starts a stage in a folder that stands for the project (a trial, a pretraining).
+# Environment variable, set by the parent process of a stage that runs in a trial's or a pretraining's folder.
 WORKSPACE = "QIL_WORKSPACE"
 PARAMS = "params.yaml"
 PIPELINE = "dvc.yaml"
-# Outputs of stages: what one has not written here is never taken from elsewhere.
+# Outputs of stages: they are never taken from another folder.
 OUTPUTS = tuple(Path("models") / "weights" / name for name in ("vae", "decompose", "refine"))
-# What file managers, archives and NAS boxes leave beside people's files; macOS and editors begin theirs with a dot.
+# Files that file managers, archives and NAS boxes leave beside a user's; those of macOS and editors begin with a dot.
 LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 
 
 def visible(name: str | os.PathLike) -> bool:
-    """Whether a person put this file there, by its name relative to the folder that was asked for.
+    """Whether a file is the user's data, by its name relative to the folder that was given.
 
-    ``.DS_Store``, AppleDouble's ``._poster.png``, ``Thumbs.db`` and whatever lies in a hidden folder are nobody's data.
+    ``.DS_Store``, AppleDouble's ``._poster.png``, ``Thumbs.db`` and the content of hidden folders are not.
     """
     parts = PurePath(name).parts
     return not any(part.startswith(".") or part.lower() in LEFT_BEHIND for part in parts)
@@ -44,8 +44,8 @@ def visible_files(folder: Path, suffixes: Container[str] | None = None, deep: bo
 
     Args:
         folder: where to look; its own path may be hidden.
-        suffixes: in small letters; ``None`` for all.
-        deep: folders below too.
+        suffixes: in lower case; ``None`` for all.
+        deep: sub-folders too.
     """
     found = folder.glob("**/*" if deep else "*")
     wanted = (path for path in found if suffixes is None or path.suffix.lower() in suffixes)
@@ -53,19 +53,19 @@ def visible_files(folder: Path, suffixes: Container[str] | None = None, deep: bo
 
 
 class PlaceError(UserError, OSError):
-    """What a flag names cannot be written; the message is one sentence."""
+    """The path that a flag names cannot be used; the message is one sentence."""
 
 
 def check_place(place: Path, key: str, *, folder: bool) -> None:
-    """Ask before the work whether its result can be written.
+    """Check before the work whether its result can be written.
 
     Args:
-        place: of the result; it and folders above it may be missing.
+        place: path of the result; it and folders above it may be missing.
         key: the flag that named it, for messages.
         folder: whether a folder is to be written or a file.
 
     Raises:
-        PlaceError: if it is the other of the two, lies below a file, or in a folder that cannot be written.
+        PlaceError: if it is of the other kind, lies below a file, or in a folder that cannot be written.
     """
     kinds = ("folder", "file") if folder else ("file", "folder")
     if place.exists() and place.is_dir() != folder:
@@ -87,8 +87,8 @@ def _enclosing_project(folder: Path) -> Path | None:
 def project_root() -> Path:
     """The project that owns mlruns/, studies and resume points.
 
-    That is DVC's root where DVC or we started this process, else the project around the current folder, else a current
-    folder with a params.yaml, else this checkout.
+    That is DVC's root where DVC or this project started the process. Else it is the project around the current folder,
+    else a current folder with a params.yaml, else this checkout.
     """
     if root := os.environ.get("DVC_ROOT"):
         return Path(root)
@@ -105,8 +105,8 @@ def workspace(params: str | os.PathLike | None = None) -> Path:
         params: parameter file of the command line, relative to the current folder; ``None`` if none was given.
 
     Returns:
-        Where a stage was started by us or by DVC, the folder it was started in. Else the current folder if it has a
-        params.yaml, else the project around it, else the one around ``params``, else the current folder.
+        The folder in which this project or DVC started the stage. Else the current folder if it has a params.yaml,
+        else the project around it, else the one around ``params``, else the current folder.
     """
     here = Path.cwd()
     if told := os.environ.get(WORKSPACE):
@@ -118,9 +118,9 @@ def workspace(params: str | os.PathLike | None = None) -> Path:
 
 
 def resume_root() -> Path:
-    """Folder of the resume points: of a trial or a pretraining its own, else the project's.
+    """Folder of the resume points: a trial's or a pretraining's own, else the project's.
 
-    DVC removes the copy of a temporary experiment that was killed; its resume points have to outlive that.
+    DVC removes the copy of a temporary experiment that was killed; resume points have to outlive it.
     """
     return Path(os.environ.get(WORKSPACE) or project_root())
 
@@ -130,7 +130,7 @@ def _leads_out(path: Path) -> bool:
 
 
 def with_home(path: str | os.PathLike) -> Path:
-    """A path whose ``~`` is the home folder; that of a user who does not exist stays as it is."""
+    """Expand ``~`` to the home folder; ``~name`` of an unknown user stays as it is."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -138,11 +138,11 @@ def with_home(path: str | os.PathLike) -> Path:
 
 
 def find_input(path: str | os.PathLike) -> Path:
-    """An input that a parameter names: as it is if absolute, else of the working folder, else of the project.
+    """Resolve an input path: as it is if absolute, else in the working folder, else in the project.
 
-    A path that leads out of the folder (``../designs``) starts from the project. An output of a stage is of the working
-    folder alone. What is nowhere comes back as given, so that messages name what the user wrote. In a copy of the
-    project that has a part of a folder, because git tracks a file of it, that part is what is found.
+    A path that leads out of the folder (``../designs``) starts from the project. Outputs of stages are searched in the
+    working folder alone. A path found nowhere is returned as given, so that messages name what the user wrote. A copy
+    of the project may hold part of a folder, because git tracks a file of it; then that part is found.
     """
     given = with_home(path)
     if given.is_absolute() or (given.exists() and not _leads_out(given)):
@@ -154,24 +154,24 @@ def find_input(path: str | os.PathLike) -> Path:
 
 
 def in_workspace(path: str | os.PathLike) -> Path:
-    """A file of the pipeline: of the working folder, unless its path leads out of it: then it starts from the project.
+    """Resolve a file of the pipeline: in the working folder, or from the project if the path leads out of the folder.
 
-    There is no second place to look: what an earlier stage has not written here must not be taken from elsewhere.
+    No second place is searched: an output that is missing here must not be taken from another folder.
     """
     given = with_home(path)
     return project_root() / given if not given.is_absolute() and _leads_out(given) else given
 
 
 def in_project(path: str | os.PathLike) -> Path:
-    """What outlives a run: a relative path starts from the project."""
+    """Resolve the path of a result that outlives a run: a relative one starts from the project."""
     return project_root() / with_home(path)
 
 
 def sqlite_in_project(url: str) -> str:
-    """A database's URL; the relative path of a SQLite file, ``sqlite:///mlruns/optuna.db``, starts from the project.
+    """Resolve a database URL: a relative SQLite path, as in ``sqlite:///mlruns/optuna.db``, starts from the project.
 
     Raises:
-        PlaceError: for SQLite's own ``file:`` addresses, of which nobody here could say which file they are.
+        PlaceError: for SQLite's own ``file:`` addresses, whose file cannot be determined here.
     """
     scheme, _, path = url.partition(":///")
     if scheme.split("+")[0] != "sqlite" or not path or path.startswith(":memory:"):

@@ -12,7 +12,7 @@ SIDE_MULTIPLE = 32
 
 
 class Composer(Block):
-    """The embedded stream of designs."""
+    """The composer: the embedded stream of designs."""
 
     seed: Natural
     size: Annotated[int, Field(ge=48, le=4096, multiple_of=6)]
@@ -120,5 +120,5 @@ class PrepareBuckets(Block):
         elif self.source != "rendered" and self.location is None:
             raise ValueError(f"location the folder or URL of the dataset that source {self.source} reads, got null")
         if self.jobs == 0:
-            raise ValueError("jobs 1 or more, or -1 for one a core, got 0")
+            raise ValueError("jobs 1 or more, or -1 for one per core, got 0")
         return self

@@ -14,7 +14,7 @@ Direction = Literal["minimize", "maximize"]
 
 
 class SearchRange(Block):
-    """One searched parameter: a range, or a list of choices, and when it is searched at all."""
+    """One searched parameter: a range or a list of choices, and the condition under which it is searched."""
 
     low: float | None = None
     high: float | None = None
@@ -43,7 +43,7 @@ class SearchRange(Block):
 
 
 class Sampler(Block):
-    """What suggests values."""
+    """Optuna's sampler, which suggests values."""
 
     kind: Literal["tpe", "random"]
     multivariate: bool
@@ -52,7 +52,7 @@ class Sampler(Block):
 
 
 class MedianPruner(Block):
-    """A trial ends that is worse than the median of earlier ones at the same epoch."""
+    """Median pruner: ends a trial that is worse than the median of earlier ones at the same epoch."""
 
     kind: Literal["median"]
     startup_trials: Natural
@@ -60,7 +60,7 @@ class MedianPruner(Block):
 
 
 class HyperbandPruner(Block):
-    """Brackets of successive halving over epochs."""
+    """Hyperband pruner: brackets of successive halving over epochs."""
 
     kind: Literal["hyperband"]
     min_epochs: Count
@@ -71,7 +71,7 @@ class Tune(Block):
     """Optuna studies over the parameters of a training stage."""
 
     stage: Literal["train_vae", "train_decompose", "refine"]
-    # It names folders, DVC experiments and MLflow tags.
+    # The study's name is part of names of folders, DVC experiments and MLflow tags.
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     storage: Annotated[ProjectPath, Field(min_length=1)]
     trials: Count
@@ -101,5 +101,5 @@ class Tune(Block):
         return space
 
     def of_stage(self, entries: dict[str, Any], stage: str) -> dict[str, Any]:
-        """Those of dotted entries that concern a stage, under their whole names."""
+        """Select the dotted entries that concern a stage, under their full names."""
         return {path: value for path, value in entries.items() if path.startswith(f"{stage}.")}

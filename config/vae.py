@@ -21,7 +21,7 @@ class VAELoss(Block):
 
 
 class Discriminator(Block):
-    """The PatchGAN, where ``loss.gan`` is above 0."""
+    """The PatchGAN discriminator, used if ``loss.gan`` is above 0."""
 
     width: Annotated[int, Field(ge=8, multiple_of=8)]
     layers: Count
@@ -29,7 +29,7 @@ class Discriminator(Block):
 
 
 class LinearStart(Block):
-    """The fit of the linear code, where ``init`` is ``linear_code``."""
+    """The fit of the linear code, used if ``init`` is ``linear_code``."""
 
     axes_samples: Count
     fit_samples: Natural
@@ -67,7 +67,7 @@ class TrainVAE(Block):
             )
         if self.trained == "decoder" and self.rgb_checkpoint is None:
             raise ValueError(
-                "trained all where rgb_checkpoint is null: an encoder from nothing has to learn, got decoder"
+                "trained all where rgb_checkpoint is null: an encoder of random weights has to be trained, got decoder"
             )
         return self
 
@@ -75,7 +75,7 @@ class TrainVAE(Block):
     def _is_opaque(self) -> TrainVAE:
         if self.channels == 3 and (self.opaque_share != 1.0 or self.rgb_checkpoint is not None):
             raise ValueError(
-                f"with channels 3 opaque_share 1.0 and rgb_checkpoint null, an RGB VAE from nothing; got "
+                f"with channels 3 opaque_share 1.0 and rgb_checkpoint null, a new RGB VAE; got "
                 f"{self.opaque_share} and {self.rgb_checkpoint}"
             )
         return self

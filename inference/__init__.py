@@ -1,1 +1,1 @@
-"""A trained model in use: images in, layers of their own size out."""
+"""Inference with a trained model: images in, layers of the same size out."""

@@ -1,9 +1,9 @@
-"""Which of several decompositions of an image to keep, without knowing the truth.
+"""Consensus among candidate decompositions of an image: choosing one without the true layers.
 
-A network that is unsure which layer a thing belongs to draws another answer from every noise. The answer to keep is the
-one of least expected loss under what the network itself believes (minimum Bayes risk decoding, Kumar and Byrne 2004):
-the others are samples of that belief, so it is the one nearest to them. What no belief is needed for is that layers
-flatten to the image; how far they do not counts too.
+A network that is unsure which layer an object belongs to gives a different decomposition for every noise. The best
+candidate has the least expected loss under the network's own distribution (minimum Bayes risk decoding, Kumar and Byrne
+2004). The other candidates are samples of that distribution, so it is the one nearest to them. The error of the
+flattened layers against the image is added.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from layers.imaging.tensors import composite, over_background
 
-RECOMPOSITION = 2.0  # weight beside the distance to the others; both are errors in [0, 1]
-NOTHING = 0.002  # share of the canvas: layers that cover less than this alike agree that there is nothing
+RECOMPOSITION = 2.0  # weight relative to the distance to the others; both are errors in [0, 1]
+NOTHING = 0.002  # share of the canvas: two layers that both cover less count as equally empty
 
 
 def stack_distance(first: Tensor, second: Tensor) -> Tensor:
-    """How unlike two stacks of the same image are, layer by layer; symmetric, 0 for equal ones.
+    """Distance of two stacks of the same image, layer by layer; symmetric, 0 for equal stacks.
 
-    Of each layer (L1 + 1 - IoU) / 2 as in the metric (docs/evaluation.md), with the L1 of colours weighted by the
-    larger alpha; layers have their places, so nothing is aligned.
+    For each layer (L1 + 1 - IoU) / 2 as in the metric (docs/evaluation.md), with the L1 of colours weighted by the
+    larger alpha. Layers are compared by index, without alignment.
 
     Args:
         first: ``(B, L, 4, H, W)`` in [-1, 1].
@@ -41,14 +41,14 @@ def stack_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def most_agreed(candidates: Tensor, images: Tensor) -> Tensor:
-    """The candidate of each image that is nearest to the others and to the image when flattened.
+    """Index of the candidate of each image that is nearest to the others and, flattened, to the image.
 
     Args:
         candidates: ``(N, B, L, 4, H, W)`` in [-1, 1], bottom to top.
         images: ``(B, 4, H, W)`` in [-1, 1].
 
     Returns:
-        ``(B,)``, whole numbers below N.
+        ``(B,)``, integers below N.
     """
     count, samples = candidates.shape[:2]
     risk = torch.zeros(count, samples)

@@ -1,4 +1,4 @@
-"""A trained model ready to use: flat image in, layers out."""
+"""Decomposer: a trained model loaded for inference, flat image in, layers out."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from models.vae.latents import at_once, encode_images
 
 
 class GuidanceError(UserError):
-    """A network without text cannot be guided by it."""
+    """Guidance was requested of a network without text."""
 
 
 def names_of_tries(ids: Sequence[str], tries: int) -> list[list[str]]:
-    """Names that noise is drawn for, try after try; the first one's are the images' own."""
+    """Names that seed the noise of each candidate; those of the first candidate are the images' ids."""
     return [list(ids), *([f"{name}#{number}" for name in ids] for number in range(1, tries))]
 
 
@@ -39,11 +39,11 @@ class Decomposer:
     Attributes:
         network: VLD-MMDiT.
         vae: RGBA-VAE, in float32.
-        encoder: of captions; ``None`` for a network without text.
-        condition: what text the network was trained with.
+        encoder: text encoder of captions; ``None`` for a network without text.
+        condition: text encoder settings that the network was trained with.
         trained_for: sizes and layers that it was trained with, and the shift of its sampler.
-        device: where they compute.
-        dtype: of the network's and the encoder's weights; what lies between its steps is float32.
+        device: device of computation.
+        dtype: dtype of the network's and the encoder's weights; latents between steps are float32.
     """
 
     network: VLDMMDiT
@@ -62,12 +62,12 @@ class Decomposer:
         dtype: torch.dtype = torch.float32,
         offload: Offload = "none",
     ) -> Decomposer:
-        """Load what the stages write, or the released layout: ``vae/``, ``transformer/`` and what text they read.
+        """Load a model folder of the stages or of the released layout: ``vae/``, ``transformer/`` and a text encoder.
 
         Args:
             source: folder, here or in the project (:mod:`config.paths`), or a hub repository ``owner/name``.
-            device: where to compute; ``None`` takes a GPU if there is one.
-            dtype: float32 or bfloat16, of the network and the text encoder; the released network is 38 GiB in bfloat16.
+            device: device of computation; ``None`` takes a GPU if there is one.
+            dtype: float32 or bfloat16, of network and text encoder; the released network is 38 GiB in bfloat16.
             offload: for GPUs smaller than the networks, see :func:`inference.offloading.place`; the VAE stays there.
 
         Raises:
@@ -86,19 +86,19 @@ class Decomposer:
 
     @property
     def multiple(self) -> int:
-        """Pixels that both sides of an image are a multiple of."""
+        """Number of pixels of which both sides of an image must be a multiple."""
         return self.vae.spatial_factor * self.network.patch_size
 
     def check_guidance(self, scale: float) -> None:
-        """Refuse, with a :class:`GuidanceError`, to guide a network without text."""
+        """Raise :class:`GuidanceError` if guidance is requested of a network without text."""
         if scale != 1.0 and self.encoder is None:
             raise GuidanceError(f"guidance: got {scale:g}, expected 1: this network was trained without captions")
 
     @staticmethod
     def guides(scale: float, captions: Sequence[str] | None) -> bool:
-        """Whether guidance changes anything, at twice the network calls.
+        """True if guidance has an effect, which takes twice the network calls.
 
-        Where no caption says something, both branches read the null text, and their difference is 0.
+        If all captions are empty, both branches read the null text, and their difference is 0.
         """
         return scale != 1.0 and any((caption or NULL_TEXT) != NULL_TEXT for caption in captions or ())
 
@@ -119,14 +119,14 @@ class Decomposer:
 
         Args:
             images: sides are multiples of :attr:`multiple`.
-            layer_count: L.
-            ids: names of the images: the noise of each depends on its name and the seed alone, not on the batch.
-            captions: what the images show, where "" says nothing, as training does where it leaves a caption out;
-                ``None`` for none. Not read by a network without text.
-            steps: of the Euler sampler.
-            seed: of the noise.
-            guidance: scale of classifier-free guidance by the caption; 1 is none, and without captions it does nothing.
-            tries: decompositions from different noise, of which :func:`inference.consensus.most_agreed` keeps one.
+            layer_count: number of layers L.
+            ids: names of the images: the noise of each depends only on its name and the seed, not on the batch.
+            captions: descriptions of the images; "" is the null text, as for captions dropped in training; ``None`` for
+                none. Ignored by a network without text.
+            steps: steps of the Euler sampler.
+            seed: seed of the noise.
+            guidance: scale of classifier-free guidance by the caption; 1 is none. It has no effect without captions.
+            tries: candidates from different noise, of which :func:`inference.consensus.most_agreed` chooses one.
 
         Raises:
             GuidanceError: for guidance of a network without text.
@@ -161,8 +161,8 @@ class Decomposer:
 
     @torch.no_grad()
     def reconstruct(self, layers: Tensor) -> Tensor:
-        """Layers ``(L, 4, H, W)`` in [-1, 1] through the VAE: posterior mode, decoded, clipped to [-1, 1]."""
+        """Reconstruct layers ``(L, 4, H, W)`` in [-1, 1] by the VAE: posterior mode, decoded, clipped to [-1, 1]."""
         parts = layers.split(at_once(layers.shape[-2] * layers.shape[-1]))
-        # Not by way of the latents that the network reads: to normalise and back rounds.
+        # Latents are not normalised and denormalised, which would round them.
         posteriors = (self.vae.encode(part.to(self.device)) for part in parts)
         return torch.cat([self.vae.decode(posterior.mode(), clamp=True).cpu() for posterior in posteriors])

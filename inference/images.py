@@ -1,4 +1,4 @@
-"""The tool people came for: images of any size in, layers of that size out; the command and the page call it."""
+"""Decomposition of images of any size into layers of the same size, as called by the command and the page."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from inference.restore import restore, without_empty
 from inference.sizes import shown_to_model, stretched_size
 from layers.imaging.tensors import to_image, to_tensor
 
-# An image has no name that would mean anything: its noise hangs on the seed alone.
-NAME = "picture"  # seeds the noise: another name, other layers
+# Images are not named: their noise depends on the seed alone.
+NAME = "picture"  # seeds the noise: another name would give other layers
 AUTO = "auto"
-LARGE = 256  # pixels a side that a network was trained for, from which on a try takes minutes on a CPU
+LARGE = 256  # side in pixels of the training images, from which on a candidate takes minutes on a CPU
 
 
 class LayerCountError(UserError):
-    """No number of layers, or the network cannot choose it."""
+    """The number of layers is invalid, or ``auto`` for a network that cannot choose it."""
 
 
 def layer_count(said: object, name: str = "layers") -> int | None:
-    """The number of layers that somebody asks for; ``None`` for ``auto``, which leaves it to the network.
+    """Parse a requested number of layers; ``None`` for ``auto``, which lets the network choose.
 
     Args:
         said: ``auto``, or 1 to :data:`config.base.MOST_LAYERS`.
-        name: of the flag or field, for the message.
+        name: name of the flag or field, for the message.
 
     Raises:
         LayerCountError: if it is neither.
@@ -38,14 +38,14 @@ def layer_count(said: object, name: str = "layers") -> int | None:
     words = str(said).strip().lower()
     if words == AUTO:
         return None
-    # Digits of other scripts are digits to Python.
+    # Python also accepts digits of other scripts.
     if not (words.isascii() and words.isdigit() and len(words) < 4 and 1 <= int(words) <= MOST_LAYERS):
         raise LayerCountError(f"{name}: got {words[:20]!r}, expected {AUTO} or 1 to {MOST_LAYERS}")
     return int(words)
 
 
 class Effort(NamedTuple):
-    """What is spent on an image: network calls are steps times tries, and twice that with guidance."""
+    """Sampling effort for an image: network calls are steps times candidates, and twice that with guidance."""
 
     steps: int
     tries: int
@@ -55,19 +55,19 @@ SMALL_EFFORT, LARGE_EFFORT = Effort(steps=2, tries=8), Effort(steps=50, tries=1)
 
 
 def effort_of(model: Decomposer, steps: int | None = None, tries: int | None = None) -> Effort:
-    """What is asked for, and of what is left open what is usual for the network.
+    """Effort with missing values replaced by the defaults for the network.
 
-    That is several short tries by one of small images, by one of large ones the released pipeline's 50 steps.
+    Networks of small images take several candidates of few steps, others the released pipeline's 50 steps.
     """
     usual = SMALL_EFFORT if model.trained_for.max_side < LARGE else LARGE_EFFORT
     return Effort(usual.steps if steps is None else steps, usual.tries if tries is None else tries)
 
 
 def layers_asked(model: Decomposer, layer_count: int | None) -> int:
-    """How many layers the network is asked for: the number, or where it may choose as many as it was trained for.
+    """Number of layers to sample: the requested one, or for ``auto`` as many as the network was trained for.
 
     Raises:
-        LayerCountError: if the network has never seen a layer stay empty, and is to choose.
+        LayerCountError: for ``auto`` if the network was trained without empty layers.
     """
     count = model.trained_for.surplus_layers if layer_count is None else layer_count
     if count is None:
@@ -89,20 +89,20 @@ def stacks_of(
     seed: int = 0,
     guidance: float = 1.0,
 ) -> list[list[np.ndarray]]:
-    """Decompose images of any size; their layers are as the network gives them, at the size it sees.
+    """Decompose images of any size; the layers are the network's raw output, at its input size.
 
     Args:
-        model: the networks.
+        model: the loaded networks.
         images: ``(H, W, 4)`` uint8, straight alpha.
-        layer_count: of each; ``None`` leaves it to the network: it is asked for as many as it was trained for, then
-            again for as many as it has filled, and what stays empty is dropped.
-        captions: what they show; ``None`` for nothing said.
-        steps: of the Euler sampler; ``None`` for :func:`effort_of`.
-        tries: decompositions from different noise, of which the one is kept that the others are nearest to and that
-            flattens best; ``None`` for :func:`effort_of`.
-        seed: of the noise, which is the same for every image. Sums of batches of another size are rounded otherwise:
-            single values may differ by one of 255 from those of the image alone.
-        guidance: by the caption, see :meth:`inference.decomposer.Decomposer.decompose`.
+        layer_count: layers of each image. ``None`` lets the network choose: it samples as many as it was trained for,
+            then again as many as it has filled; empty layers are dropped.
+        captions: descriptions of the images; ``None`` for none.
+        steps: steps of the Euler sampler; ``None`` for :func:`effort_of`.
+        tries: candidates from different noise, of which :mod:`inference.consensus` chooses one; ``None`` for
+            :func:`effort_of`.
+        seed: seed of the noise, which is the same for every image. Rounding depends on the batch size: single values
+            may differ by one of 255 levels from those of the image alone.
+        guidance: guidance scale, see :meth:`inference.decomposer.Decomposer.decompose`.
 
     Returns:
         For each image its layers, ``(h, w, 4)`` uint8, bottom to top.
@@ -127,7 +127,7 @@ def stacks_of(
     for alike in _groups(range(len(images)), sizes):
         decompose(alike, count)
         if layer_count is None:
-            # A network that is told the number decomposes better than one that has to find it as well.
+            # A network that is given the number of layers decomposes better than one that has to choose it as well.
             filled = {index: len(without_empty(found[index])) for index in alike}
             for same in _groups(alike, list(filled.values())):
                 if 1 < filled[same[0]] < count:
@@ -138,7 +138,7 @@ def stacks_of(
 def layers_of(
     model: Decomposer, images: Sequence[np.ndarray], layer_count: int | None = None, **how: Any
 ) -> list[list[np.ndarray]]:
-    """As :func:`stacks_of`, and the layers are brought to the image's size and flatten to it (inference/restore.py).
+    """Decompose as :func:`stacks_of`, then restore layers to the image's size and colours (inference/restore.py).
 
     Returns:
         For each image its layers, ``(H, W, 4)`` uint8, bottom to top.
@@ -148,7 +148,7 @@ def layers_of(
 
 
 def _groups(indices: Sequence[int], keys: Sequence[Hashable]) -> list[list[int]]:
-    """Indices whose keys are equal together, in the order of their first."""
+    """Groups of indices with equal keys, ordered by their first index."""
     groups: dict[Hashable, list[int]] = {}
     for index, key in zip(indices, keys, strict=True):
         groups.setdefault(key, []).append(index)

@@ -1,8 +1,7 @@
-"""Alpha of predicted layers, moved to where the image says that they are.
+"""Alpha refinement: predicted alpha is moved to the edges and colours of the image.
 
-A small network finds what belongs to a layer, within tokens of several pixels: its edges are soft and ragged, and
-where a layer is not, a haze of it is left. The image knows better: its edges are sharp, and the layers have to
-flatten to it.
+A small network predicts layers at tokens of several pixels: edges are soft and ragged, and outside a layer a faint haze
+of it remains. The image corrects both: its edges are sharp, and the layers have to flatten to it.
 
 Arrays are float in [0, 1], channels last, straight alpha.
 """
@@ -14,24 +13,24 @@ from scipy.ndimage import uniform_filter
 
 from layers.imaging.compositing import WHOLE
 
-RADIUS = 2  # of the window that alpha is explained in, pixels of the small image
-EPSILON = 1.0e-4  # variance of colours below which a window is flat, and alpha there a mean
-PRIOR = 0.3  # weight of the predicted alpha beside the squared error of the flattened colours
+RADIUS = 2  # of the window in which alpha is fitted, pixels of the small image
+EPSILON = 1.0e-4  # variance of colours below which a window is flat and its alpha is averaged
+PRIOR = 0.3  # weight of the predicted alpha relative to the squared error of the flattened colours
 SWEEPS = 3
 HAZE = 0.05  # alpha nearer than this to 0 or 1 is 0 or 1
-ROUNDED, NOTICED = 0.5 / 255.0, 2.0 / 255.0  # mean errors of a window: up to which it stays, from which it is moved
+ROUNDED, NOTICED = 0.5 / 255.0, 2.0 / 255.0  # mean errors of a window: unchanged below, fully moved above
 
 
 def guided_alpha(
     alpha: np.ndarray, guide: np.ndarray, large_guide: np.ndarray, radius: int = RADIUS, epsilon: float = EPSILON
 ) -> np.ndarray:
-    """Alpha along the edges of an image, enlarged where that is larger: fast guided filter (arXiv 1505.00996).
+    """Filter alpha along an image's edges and enlarge it to the image's size: fast guided filter (arXiv 1505.00996).
 
     Args:
         alpha: ``(h, w)``.
-        guide: ``(h, w, 3)``, the image as small as ``alpha``.
-        large_guide: ``(H, W, 3)``, the image.
-        radius: of the window, pixels of ``alpha``.
+        guide: ``(h, w, 3)``, the image at the size of ``alpha``.
+        large_guide: ``(H, W, 3)``, the image at full size.
+        radius: radius of the window, in pixels of ``alpha``.
         epsilon: see :data:`EPSILON`.
 
     Returns:
@@ -41,16 +40,16 @@ def guided_alpha(
 
 
 def explained(alpha: np.ndarray, guide: np.ndarray, radius: int = RADIUS, epsilon: float = EPSILON) -> np.ndarray:
-    """Alpha of each window as an affine function of the colours (He et al. 2013, eq. 14 to 16).
+    """Fit alpha in each window as an affine function of the colours (He et al. 2013, eq. 14 to 16).
 
     Args:
         alpha: ``(h, w)``.
         guide: ``(h, w, 3)``.
-        radius: of the window.
+        radius: radius of the window.
         epsilon: see :data:`EPSILON`.
 
     Returns:
-        ``(h, w, 4)``: three slopes and an offset, averaged over the windows that a pixel lies in.
+        ``(h, w, 4)``: three slopes and an offset, averaged over the windows that contain a pixel.
     """
     guide, alpha = guide.astype(np.float64), alpha.astype(np.float64)
     centre, level = _window_mean(guide, radius), _window_mean(alpha, radius)
@@ -65,12 +64,12 @@ def explained(alpha: np.ndarray, guide: np.ndarray, radius: int = RADIUS, epsilo
 def guided(
     coefficients: np.ndarray, guide: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = WHOLE
 ) -> np.ndarray:
-    """Alpha of a part of the large image.
+    """Refined alpha of a part of the large image.
 
     Args:
-        coefficients: of :func:`explained`; they are enlarged.
-        guide: ``(rows, columns, 3)``, that part.
-        size: of the whole.
+        coefficients: coefficients of :func:`explained`, which are enlarged.
+        guide: ``(rows, columns, 3)``, the part of the image.
+        size: (height, width) of the whole image.
         window: rows and columns of the part.
 
     Returns:
@@ -85,7 +84,7 @@ def _window_mean(values: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _enlarged(values: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
-    """Bilinear, ends held: coefficients beyond their range would be edges that the image has not."""
+    """Enlarge bilinearly with clamped ends: values beyond the range would create edges that the image lacks."""
     for axis, length in enumerate(size):
         given = values.shape[axis]
         places = np.clip((np.arange(length)[window[axis]] + 0.5) * given / length - 0.5, 0.0, given - 1.0)
@@ -97,12 +96,12 @@ def _enlarged(values: np.ndarray, size: tuple[int, int], window: tuple[slice, sl
 
 
 def premultiplied(alpha: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """``(..., 4)``: colours times alpha, and alpha."""
+    """Premultiplied ``(..., 4)``: colours times alpha, and alpha."""
     return np.concatenate([colours * alpha[..., None], alpha[..., None]], axis=-1)
 
 
 def composite_premultiplied(alphas: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Premultiplied ``(H, W, 4)`` of layers ``(L, H, W)`` and ``(L, H, W, 3)``, bottom to top; of none, nothing."""
+    """Premultiplied ``(H, W, 4)`` composite of layers ``(L, H, W)``, ``(L, H, W, 3)``, bottom to top; 0 if L is 0."""
     flat = np.zeros((*alphas.shape[1:], 4), colours.dtype)
     for alpha, colour in zip(alphas, colours, strict=True):
         flat = premultiplied(alpha, colour) + (1.0 - alpha[..., None]) * flat
@@ -112,19 +111,19 @@ def composite_premultiplied(alphas: np.ndarray, colours: np.ndarray) -> np.ndarr
 def unmixed(
     alphas: np.ndarray, colours: np.ndarray, image: np.ndarray, prior: float = PRIOR, sweeps: int = SWEEPS
 ) -> np.ndarray:
-    """Alpha that flattens the predicted colours to the image, as far as they can tell layers apart.
+    """Unmix alpha: the alpha at which the predicted colours flatten to the image, where colours distinguish layers.
 
-    The flat image is affine in the alpha of one layer, so that of least squared error has a closed form, the
-    projection of blue-screen matting (Smith and Blinn 1996), drawn to the predicted alpha by ``prior``. From the top
-    down layer after layer, ``sweeps`` times; the bottom stays. Where a layer has the colour of what lies below it, the
-    prediction decides alone.
+    The flat image is affine in the alpha of one layer. So the alpha of least squared error has a closed form, the
+    projection of blue-screen matting (Smith and Blinn 1996), regularised towards the predicted alpha by ``prior``.
+    Layers are updated from the top down, ``sweeps`` times; the bottom stays. Where a layer has the colour of what lies
+    below it, the predicted alpha is kept.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.
         colours: ``(L, H, W, 3)``.
         image: ``(H, W, 4)``.
         prior: see :data:`PRIOR`.
-        sweeps: coordinate descents.
+        sweeps: number of coordinate descents over all layers.
 
     Returns:
         ``(L, H, W)``.
@@ -143,18 +142,18 @@ def unmixed(
 
 
 def without_haze(alphas: np.ndarray, haze: float = HAZE) -> np.ndarray:
-    """Alpha with the ``haze`` at both ends cut off and the rest stretched."""
+    """Remove haze: alpha within ``haze`` of 0 or 1 becomes 0 or 1, and the rest is stretched."""
     return np.clip((alphas - haze) / (1.0 - 2.0 * haze), 0.0, 1.0)
 
 
 def matted(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Alpha of all layers above the bottom, moved to the image: unmixed, along its edges, without haze.
+    """Refine the alpha of all layers above the bottom: unmixed, filtered along the image's edges, without haze.
 
-    Where the stack flattens to the image already it stays, so true layers come back as they are; from
-    :data:`ROUNDED` to :data:`NOTICED` a window is moved the further the larger its error.
+    Where the stack already flattens to the image alpha stays, so true layers are returned unchanged. From
+    :data:`ROUNDED` to :data:`NOTICED` a window is moved further the larger its error is.
 
     Args:
-        alphas: ``(L, H, W)``, bottom to top, as they were predicted.
+        alphas: ``(L, H, W)``, bottom to top, as predicted.
         colours: ``(L, H, W, 3)``.
         image: ``(H, W, 4)``, of the same size.
 

@@ -1,4 +1,4 @@
-"""Networks larger than the GPU: their weights wait in main memory and visit it when they are needed."""
+"""Offloading of networks larger than the GPU: weights stay in main memory and are moved when needed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OFFLOADS = get_args(Offload)
 def place(
     modules: Sequence[nn.Module], device: torch.device, how: Offload, residents: Sequence[nn.Module] = ()
 ) -> None:
-    """Make networks compute on a device.
+    """Place networks on a device, or move their weights there on demand.
 
     Args:
-        modules: in main memory, in the order in which they are called.
-        device: where they compute.
-        how: ``none`` moves them there; ``models`` takes each there whole at its call and the one before it back;
-            ``blocks`` takes there a block of a network at a time, which needs the least memory and the most time.
-        residents: what is on the device and stays there, such as the halves of a VAE; under ``models`` their calls take
-            all of ``modules`` back, so that what does not compute is in main memory.
+        modules: networks in main memory, in the order of their calls.
+        device: device of computation.
+        how: ``none`` moves all networks to the device; ``models`` moves each there at its call and the previous one
+            back; ``blocks`` moves one block of a network at a time, which needs the least memory and the most time.
+        residents: modules that stay on the device, such as the halves of a VAE; under ``models`` their calls move all
+            of ``modules`` back, so that idle networks are in main memory.
     """
     hooks: list[UserCpuOffloadHook] = []
     for module in modules:

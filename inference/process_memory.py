@@ -1,4 +1,4 @@
-"""Main memory that this process has taken, on every system."""
+"""Process memory: peak main memory of this process, on every operating system."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import psutil
 
 try:
     import resource
-except ImportError:  # Windows has none
+except ImportError:  # Windows has no such module
     resource = None
 
 
 def process_peak() -> int:
-    """Bytes of main memory at most so far."""
+    """Peak bytes of main memory so far."""
     if resource is None:
         return psutil.Process().memory_info().peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kibibytes, but of macOS bytes.
+    # In kibibytes, on macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024

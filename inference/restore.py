@@ -1,9 +1,8 @@
-"""Layers of a small decomposition brought to the image's own resolution, with the image's own colours.
+"""Restoration of small predicted layers: alpha and colour refinement at the image's own resolution.
 
-A network sees a few hundred pixels a side. What it finds is *where* layers are; how they look is in the image. So
-edges of alpha are taken from edges of the image (:mod:`inference.matting`), and colours are moved as little as
-possible until the layers flatten to it again (:func:`fit_colours`): where a layer is opaque and on top, they are the
-image's.
+A network sees a few hundred pixels a side. It predicts where layers are; their appearance is in the image. So edges of
+alpha are taken from edges of the image (:mod:`inference.matting`). Colours are changed as little as possible until the
+layers flatten to it (:func:`fit_colours`): where a layer is opaque and on top, they equal the image's.
 
 Arrays are float in [0, 1], channels last, straight alpha.
 """
@@ -20,25 +19,25 @@ from inference.matting import explained, guided, matted, without_haze
 from layers.imaging.compositing import premultiplied, resampled, resize, to_float, visible_weights
 
 TOLERANCE = 1.0 / 255.0
-FAINT = 0.5  # share of a pixel, below which a layer is not seen in it: a network's nothing is not quite 0
-EMPTY = 0.03  # share of the image that a layer has to be seen in
-PART = 2**20  # pixels times layers that are worked on at once, at some 100 bytes each
-MOST_PIXELS = 120_000_000  # of all layers together that somebody else may ask for: 480 MB
+FAINT = 0.5  # share of a pixel below which a layer counts as invisible: predicted empty alpha is not exactly 0
+EMPTY = 0.03  # share of the image in which a layer has to be visible
+PART = 2**20  # pixels times layers processed at once, at some 100 bytes each
+MOST_PIXELS = 120_000_000  # of all layers of a request to a server: 480 MB
 
 
 class RoomError(UserError):
-    """The layers that are asked for would take more memory than is given to anybody."""
+    """The requested layers would take more memory than the limit."""
 
 
 def check_room(sizes: Sequence[tuple[int, int]], layers: int) -> None:
-    """Refuse what would be more than :data:`MOST_PIXELS`.
+    """Refuse requests for more than :data:`MOST_PIXELS`.
 
     Args:
         sizes: (height, width) of the images of a request.
-        layers: of each.
+        layers: layers of each image.
 
     Raises:
-        RoomError: saying how many layers there could be.
+        RoomError: naming the largest possible number of layers.
     """
     pixels = sum(height * width for height, width in sizes)
     if layers * pixels > MOST_PIXELS:
@@ -51,21 +50,21 @@ def check_room(sizes: Sequence[tuple[int, int]], layers: int) -> None:
 
 
 def without_empty(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Leave out of a stack, ``(h, w, 4)`` uint8, the layers above the bottom that show in next to no pixel."""
+    """Drop empty layers above the bottom from a stack of ``(h, w, 4)`` uint8: those visible in almost no pixel."""
     shares = visible_weights(np.stack([to_float(layer)[..., 3] for layer in layers]))
     seen = (shares > FAINT).mean((1, 2))
     return [layers[0], *(layer for layer, share in zip(layers[1:], seen[1:], strict=True) if share >= EMPTY)]
 
 
 def letting_through(alphas: np.ndarray, through: np.ndarray) -> np.ndarray:
-    """Raise what layers let through to one power for all, so that their order of opacity stays.
+    """Raise the transmittances of layers to a common power, which keeps their order of opacity.
 
     Args:
-        alphas: ``(L, ...)`` of the layers.
-        through: ``(...)``, what all of them together are to let through.
+        alphas: ``(L, ...)``, alpha of the layers.
+        through: ``(...)``, transmittance that all layers together should have.
 
     Returns:
-        ``(L, ...)``; where no layer has any alpha it has none after.
+        ``(L, ...)``; where all alphas are 0 they stay 0.
     """
     logs = np.log(np.clip(1.0 - alphas.astype(np.float64), 1e-9, 1.0))
     power = np.divide(np.log(through), logs.sum(0), out=np.ones_like(logs[0]), where=logs.sum(0) < 0.0)
@@ -75,8 +74,8 @@ def letting_through(alphas: np.ndarray, through: np.ndarray) -> np.ndarray:
 def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
     """Make a stack as opaque as its image.
 
-    The bottom layer fills what the others leave open. Where the others alone are more opaque, the bottom is 0 and what
-    they let through is raised to one power for all, so that their order of opacity stays.
+    The bottom layer adds the opacity that the others lack. Where the others alone are more opaque, the bottom is 0 and
+    their transmittances are raised to a common power, which keeps their order of opacity.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.
@@ -87,7 +86,7 @@ def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
     """
     through = np.prod(1.0 - alphas[1:], axis=0)
     open_share = np.divide(1.0 - flat, through, out=np.ones_like(through), where=through > 1e-6)
-    # Nothing shows through: what the bottom is there, no image tells.
+    # Nothing shows through: the image does not determine the bottom there.
     bottom = np.where(through > 1e-6, np.clip(1.0 - open_share, 0.0, 1.0), alphas[0])
     too_much = through < 1.0 - flat
     if not too_much.any():
@@ -97,17 +96,17 @@ def cover(alphas: np.ndarray, flat: np.ndarray) -> np.ndarray:
 
 
 def opaque_enough(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Raise alpha where what lies below shows through in a colour that the image does not have.
+    """Raise alpha where a layer below would show through in a colour that the image does not have.
 
-    Over a colour B, no colour of [0, 1] makes a pixel P at less alpha than (P - B) / (1 - B) where P is brighter and
-    (B - P) / B where it is darker: letters of alpha 0.8 would leave their ghost in the layers below, for these are all
-    that can still be moved. From the top down, a layer and those above it that show more than what is below them are
-    raised to that alpha, by one power for all, so that their order of opacity stays. Elsewhere the layers below have
-    their texture from the image, and so do those of an image that is not opaque itself.
+    Over a colour B, no colour in [0, 1] gives a pixel P at less alpha than (P - B) / (1 - B) where P is brighter and (B
+    - P) / B where it is darker. Letters of alpha 0.8 would leave a ghost in the layers below, since only these can
+    still change. From the top down, a layer and those above it that show more than the layers below are raised to that
+    alpha, by a common power, which keeps their order of opacity. Elsewhere the layers below take their texture from the
+    image, as do all layers of an image that is not opaque itself.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.
-        colours: ``(L, H, W, 3)``, as they were predicted.
+        colours: ``(L, H, W, 3)``, as predicted.
         image: ``(H, W, 4)``.
 
     Returns:
@@ -120,7 +119,7 @@ def opaque_enough(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) ->
         below = (shares * colours[:first]).sum(0) / np.maximum(shares.sum(0), 1e-6)
         gap = aim - below
         room = np.where(gap > 0.0, 1.0 - below, below)
-        # What is rounded is no gap.
+        # Rounding errors are not gaps.
         needed = np.clip((np.abs(gap) - 0.5 * TOLERANCE) / np.maximum(room, TOLERANCE), 0.0, 1.0).max(-1)
         through = np.prod(1.0 - alphas[first:], axis=0)
         raised = opaque & (through < FAINT) & (1.0 - needed < through)
@@ -131,11 +130,11 @@ def opaque_enough(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) ->
 
 
 def fit_colours(colours: np.ndarray, alphas: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Move colours as little as possible until the layers flatten to the image.
+    """Change colours as little as possible until the layers flatten to the image.
 
-    The smallest change (in squares) that removes a pixel's error e is w_i e / sum w_k^2 for layer i with share w_i;
-    what leaves [0, 1] is clipped and the rest shared out among those that can still move. That ends, since the
-    image's own colour in every layer would have no error.
+    The least-squares change that removes a pixel's error e is w_i e / sum w_k^2 for layer i with share w_i. Colours
+    outside [0, 1] are clipped and the remaining error is distributed over the layers that can still change. This ends,
+    since the image's own colour in every layer has no error.
 
     Args:
         colours: ``(L, H, W, 3)``.
@@ -148,8 +147,8 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, image: np.ndarray) -> n
     weights = visible_weights(alphas)[..., None]
     colours = colours.copy()
     aim = image[..., :3] * weights.sum(0)
-    # All layers move once; then those that can, where more than a level is left: to remove less, a layer that hardly
-    # shows would take any colour. Each round ends a pixel's error or brings one more layer to the end of its range.
+    # All layers change once; then those that can, where more than a level is left: to remove less, a barely visible
+    # layer would take any colour. Each round ends a pixel's error or brings one more layer to the end of its range.
     for least in (0.0, *[TOLERANCE] * len(colours)):
         error = aim - (weights * colours).sum(0)
         error[np.abs(error) <= least] = 0.0
@@ -163,18 +162,18 @@ def fit_colours(colours: np.ndarray, alphas: np.ndarray, image: np.ndarray) -> n
 
 
 def restore(layers: Sequence[np.ndarray], image: np.ndarray) -> list[np.ndarray]:
-    """Bring layers to an image's resolution and make them flatten to it.
+    """Restore layers to an image's resolution so that they flatten to it.
 
-    What needs a neighbourhood is done at the layers' own size; the rest is done a part of the image at a time, so
-    that all layers are whole only as the uint8 that comes back.
+    Operations on neighbourhoods run at the layers' own size. The others run on one part of the image at a time, so that
+    only the returned uint8 layers are held at full size.
 
     Args:
         layers: ``(h, w, 4)`` uint8, bottom to top, of the whole image at any size.
         image: ``(H, W, 4)`` uint8.
 
     Returns:
-        ``(H, W, 4)`` uint8 each. Under alpha 0 they keep the predicted colours: who widens a mask sees them, and the
-        evaluation compares them where the true layer is.
+        ``(H, W, 4)`` uint8 each. Under alpha 0 they keep the predicted colours: these appear if a mask is widened, and
+        the evaluation compares them where the true layer is.
     """
     size, small_size = image.shape[:2], layers[0].shape[:2]
     small = to_float(image) if size == small_size else resize(to_float(image), small_size)
@@ -198,16 +197,16 @@ def restore(layers: Sequence[np.ndarray], image: np.ndarray) -> list[np.ndarray]
 
 
 def _fitted(alphas: np.ndarray, colours: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Layers ``(L, H, W, 4)`` uint8 that flatten to ``target``; every pixel is on its own."""
+    """Layers ``(L, H, W, 4)`` uint8 that flatten to ``target``; pixels are independent."""
     alphas = opaque_enough(cover(alphas, target[..., 3]), colours, target)
-    # Rounded before colours are fitted, so that they make up for it.
+    # Rounded before colours are fitted, so that these compensate for it.
     alphas = np.rint(cover(alphas, target[..., 3]) * 255.0).astype(np.float32) / 255.0
     colours = fit_colours(colours, alphas, target)
     return np.rint(np.concatenate([colours, alphas[..., None]], axis=-1) * 255.0).astype(np.uint8)
 
 
 def _parts(size: tuple[int, int], layers: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of about equal size that cover an image, of at most :data:`PART` pixels times layers each."""
+    """Parts of about equal size that cover an image, each of at most :data:`PART` pixels times layers."""
     height, width = size
     columns = -(-width * layers // PART)
     rows = -(-height * -(-width // columns) * layers // PART)

@@ -1,4 +1,4 @@
-"""The size an image is shown to a network at, and the size its layers are scored at."""
+"""Image sizes: the size at which a network sees an image, and the size at which its layers are scored."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from layers.imaging.compositing import resize, to_float, to_uint8
 
 
 def stretched_size(canvas: tuple[int, int], limits: BucketLimits) -> tuple[int, int]:
-    """Choose the size that a whole canvas is stretched to: large, and close to its aspect.
+    """Choose the size to which a whole canvas is stretched: large, and close to its aspect.
 
-    The two are weighed: an aspect that is off by some factor is as bad as sides that are shorter by it. Without
+    Both are weighed: an aspect that is off by some factor is as bad as sides that are shorter by that factor. Without
     ``upscale`` no side is longer than the canvas's.
 
     Args:
         canvas: (height, width) in pixels.
-        limits: bounds.
+        limits: bounds of the sizes.
 
     Returns:
         (height, width), multiples of ``limits.multiple``.
 
     Raises:
-        NoBucketError: if the aspect is beyond ``max_aspect`` or no size is within bounds.
+        NoBucketError: if the aspect is above ``max_aspect`` or no size is within bounds.
     """
     height, width = canvas
     aspect = max(height, width) / min(height, width)
@@ -54,11 +54,11 @@ def stretched_size(canvas: tuple[int, int], limits: BucketLimits) -> tuple[int, 
 def shown_to_model(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Stretch an image or a true layer ``(H, W, 4)`` uint8 to (height, width), premultiplied; alpha stays.
 
-    An image of that size comes back as it is.
+    An image of that size is returned unchanged.
     """
     return image if image.shape[:2] == tuple(size) else to_uint8(resize(to_float(image), size))
 
 
 def at_scored_size(layers: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
-    """Stretch predicted layers ``(h, w, 4)`` uint8 back to the (height, width) that is scored, as above."""
+    """Stretch predicted layers ``(h, w, 4)`` uint8 back to the scored (height, width), as :func:`shown_to_model`."""
     return [shown_to_model(layer, size) for layer in layers]

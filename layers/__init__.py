@@ -1,1 +1,1 @@
-"""What a layered design is: images, datasets, their preparation, readers, the composer, exports."""
+"""Layered designs: images, datasets, their preparation, readers, the composer, exports."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, also after a power cut, and the lock of what one run writes."""
+"""Atomic writes of files and folders, durable after a power cut, and the lock of a run on its outputs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from config.errors import UserError
 
 
 class LockedError(UserError):
-    """Another living run writes the same; the message says which and where."""
+    """Another live run writes the same outputs; the message says which and where."""
 
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
     folder, windows = path.is_dir(), os.name == "nt"
-    if folder and windows:  # which does not open folders
+    if folder and windows:  # Windows does not open folders
         return
-    # Windows wants a handle to write with; elsewhere files that DVC has made read-only can be waited for too.
+    # Windows needs a writable handle; elsewhere a read-only handle will do, also for files that DVC made read-only.
     handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        if not folder:  # some file systems know no fsync of folders
+        if not folder:  # some file systems do not support fsync of folders
             raise
     finally:
         os.close(handle)
@@ -36,13 +36,13 @@ def _to_disk(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, alone: bool = False, sync: bool = True) -> Iterator[Path]:
-    """A place beside ``path`` to write to, which becomes ``path`` when the block ends well; makes the folder.
+    """Give a temporary path beside ``path``, renamed to ``path`` when the block succeeds; makes the folder.
 
     Args:
         path: the file.
-        alone: whether no other process writes it now. What a kill leaves then has one name, which the next write takes.
-        sync: whether the file is on the disk before it gets its name. ``False`` for thousands of small files, whose
-            writer calls :func:`sync_all` once before it relies on them.
+        alone: whether no other process writes it now. Then the temporary file that a kill leaves has a fixed name, and
+            the next write replaces it.
+        sync: whether the file is on disk before the rename. ``False`` for many small files, before one ``sync_all()``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if alone:
@@ -65,28 +65,28 @@ def whole_file(path: Path, *, alone: bool = False, sync: bool = True) -> Iterato
 
 
 def write_whole(path: Path, data: bytes, *, alone: bool = False, sync: bool = True) -> None:
-    """Write a file, complete or not at all; arguments as of :func:`whole_file`."""
+    """Write a file, complete or not at all; arguments as in :func:`whole_file`."""
     with whole_file(path, alone=alone, sync=sync) as part:
         part.write_bytes(data)
 
 
 def sync_all() -> None:
-    """Wait until all that was written is on the disk: for many small files far cheaper than one by one."""
+    """Wait until all written data are on disk; for many small files far cheaper than one by one."""
     if hasattr(os, "sync"):  # not on Windows
         os.sync()
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until all that is below a folder is on the disk."""
+    """Wait until all files below a folder are on disk."""
     for place, _, names in os.walk(folder):
         for path in (Path(place, name) for name in names):
-            if path.is_file():  # no link that leads nowhere
+            if path.is_file():  # not a broken link
                 _to_disk(path)
         _to_disk(Path(place))
 
 
 def put_folder(part: Path, folder: Path, *, sync: bool = True) -> None:
-    """Give a complete folder its name; what had the name before is removed."""
+    """Rename a complete folder ``part`` to ``folder``; an earlier folder of that name is removed."""
     if sync:
         sync_folder(part)
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,18 +97,18 @@ def put_folder(part: Path, folder: Path, *, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock, which the system takes from a process that is killed.
+    """Hold a lock, which the system releases if the process is killed.
 
-    It is a lock of the system (flock), not the file: a file that is left behind locks nothing. On NFS it holds for all
-    machines if the server locks. Processes forked from this one do not hold it.
+    It is a lock of the system (flock), not the file: a leftover file locks nothing. On NFS it holds for all machines if
+    the server supports locks. Processes forked from this one do not hold it.
 
     Args:
-        path: of the lock's file; its folder is made.
-        what: who else may hold it, for the message.
-        wait: whether to wait for a living process that has it.
+        path: path of the lock's file; its folder is made.
+        what: description of a run that may hold it, for the message.
+        wait: whether to wait for a live process that holds it.
 
     Raises:
-        LockedError: if a living process has it and ``wait`` is not set, or the file system cannot lock.
+        LockedError: if a live process holds it and ``wait`` is not set, or the file system cannot lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -125,7 +125,7 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # The file goes while nobody else can have it; who waits for it looks whether it still has its name.
+        # The file is removed while the lock is held; a waiting process checks whether the file still has its name.
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()

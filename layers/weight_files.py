@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, or one sentence on what is there instead."""
+"""Weight files in safetensors format, with one-sentence errors for files that are something else."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 class WeightsFileError(UserError, ValueError):
-    """A file of a model, or a folder of them, is not what it should be; the message is one sentence."""
+    """A model's file or folder is missing, broken or of another kind; the message is one sentence."""
 
 
 def what_is_wrong(path: Path, reason: object, expected: str = "safetensors") -> str:
-    """One sentence on a file that cannot be read.
+    """Describe in one sentence why a file cannot be read.
 
     Args:
         path: the file.
-        reason: what its reader says, for a file that is none of the usual mistakes.
-        expected: what was to be found.
+        reason: the reader's error, for a file with none of the usual faults.
+        expected: the expected kind of file.
     """
     with path.open("rb") as file:
         start = file.read(64).lstrip()
@@ -40,10 +40,10 @@ def what_is_wrong(path: Path, reason: object, expected: str = "safetensors") -> 
 
 
 def check_weights(path: Path) -> None:
-    """Read the header, which says how long the file has to be.
+    """Check a file's size by its header.
 
     Raises:
-        WeightsFileError: if it is no whole safetensors file.
+        WeightsFileError: if it is no complete safetensors file.
     """
     try:
         with safe_open(path, "pt"):
@@ -53,13 +53,13 @@ def check_weights(path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file; raises as :func:`check_weights` does."""
+    """Read all tensors of a file; raises as :func:`check_weights` does."""
     check_weights(path)
     return load_file(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object of a model's config or index.
+    """Read a model's config or index.
 
     Raises:
         WeightsFileError: if it is no JSON object.

@@ -1,1 +1,1 @@
-"""What a number means: decomposition, reconstruction."""
+"""Metrics: decomposition, editability, reconstruction, and intervals of their means."""

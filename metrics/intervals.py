@@ -1,4 +1,4 @@
-"""How sure a mean over samples is."""
+"""Bootstrap intervals of a mean over samples."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from scipy.stats import bootstrap
 
 LEVEL = 0.95
 RESAMPLES = 2000
-# Of fewer values the interval is their least and largest, or near it, and says too little.
+# With fewer values the interval is close to their minimum and maximum, and says too little.
 FEWEST = 5
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean (Efron 1979), samples drawn with replacement.
 
-    It says how much the mean hangs on which images were in the set, not how much a second training would differ.
+    It covers the choice of the images in the set, not the difference that a second training would make.
 
     Args:
-        values: one a sample; at least one.
-        seed: of the draws.
+        values: one per sample; at least one.
+        seed: seed of the draws.
 
     Returns:
         Lower and upper bound; the value twice if there is only one.

@@ -1,1 +1,1 @@
-"""What a network is: RGBA-VAE, VLD-MMDiT, and the folders their weights lie in."""
+"""Networks: RGBA-VAE, VLD-MMDiT, and the folders of their weights."""

@@ -1,4 +1,4 @@
-"""Folders of the diffusers format: where they are, and the weights in them. Only safetensors are read, no pickle."""
+"""Diffusers folders: finding them and reading their weights. Only safetensors are read, no pickle."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ STEM = "diffusion_pytorch_model"
 WEIGHTS_FILE = f"{STEM}.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
 
-# Before owner/name it says that the Hugging Face repository is meant, whatever folders there are.
+# Prefix of owner/name that selects the Hugging Face repository, whatever local folders exist.
 HUB = "hf://"
 HUB_SECONDS = 10
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# The hub's patterns take a slash for any other letter: "*.json" would be the files of all folders.
+# In the hub's patterns * also matches slashes: "*.json" would match the files of all folders.
 BESIDE_CONFIG = [CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, f"{STEM}-*.safetensors"]
 BESIDE_CONFIG += [f"{STEM}.*.safetensors", f"{WEIGHTS_FILE}.index.*.json"]
-# Some releases have their weights only under a name that says what they are kept in: diffusers' variants.
+# Some releases have their weights only under a name that includes the dtype: diffusers' variants.
 VARIANTS = ("fp32", "bf16", "fp16")
 
 
 def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
-    """Find a model's folder; of a hub repository that folder alone is downloaded, its JSON, text and safetensors only.
+    """Find a model's folder; of a hub repository only that folder's JSON, text and safetensors are downloaded.
 
     Args:
-        source: a Path: a local folder. A string: a folder here or in the project (:func:`config.paths.find_input`), or,
-            if ``owner/name`` is no folder, a Hugging Face repository, which a line on stderr says; there must be no
-            folder ``owner`` then. ``hf://owner/name`` is always the repository.
+        source: a Path is a local folder. A string is a folder, here or in the project
+            (:func:`config.paths.find_input`). If ``owner/name`` and ``owner`` are no folders, it is a Hugging Face
+            repository, as a line on stderr says. ``hf://owner/name`` is always the repository.
         subfolder: folder inside it, such as ``vae``.
 
     Raises:
@@ -52,12 +52,12 @@ def locate(source: str | os.PathLike, subfolder: str | None = None) -> Path:
 
 
 def locate_model(source: str | os.PathLike, name: str, class_name: str) -> Path:
-    """Find the folder of one model of a release: ``source`` itself, or else the folder ``name`` in it.
+    """Find the folder of one model of a release: ``source`` itself, or its subfolder ``name``.
 
     Args:
         source: as in :func:`locate`; a hub repository of either kind.
-        name: such as ``vae``.
-        class_name: of the model. A config beside ``name`` that says so wins; some releases have one that says nothing.
+        name: name of the subfolder, such as ``vae``.
+        class_name: class of the model. ``source`` wins if its config names it; in some releases it names no class.
 
     Returns:
         ``source`` itself if neither has a config.
@@ -78,10 +78,10 @@ def _class_of(config: Path) -> str | None:
 
 
 def local_folder(source: str | os.PathLike) -> Path | None:
-    """The folder that ``source`` names, as in :func:`locate`; ``None`` if it names a hub repository.
+    """Local folder that ``source`` names, as in :func:`locate`; ``None`` if it names a hub repository.
 
     Raises:
-        FileNotFoundError: if it is neither. Nothing is asked of the hub.
+        FileNotFoundError: if it is neither. The hub is not contacted.
     """
     if not isinstance(source, str):
         if Path(source).is_dir():
@@ -106,7 +106,7 @@ def local_folder(source: str | os.PathLike) -> Path | None:
 
 
 def _root(source: str | os.PathLike, patterns: list[str]) -> Path:
-    """The folder that ``source`` names, or the hub's copy of it with the files that fit one of the patterns."""
+    """Folder that ``source`` names, or the downloaded copy of a repository's files that match the patterns."""
     root = local_folder(source)
     if root is not None:
         return root
@@ -131,8 +131,8 @@ def _download(repository: str, patterns: list[str], before: str) -> Path:
 
 @cache
 def _hub_answers(repository: str) -> bool:
-    # snapshot_download, which uses what it has downloaded before if there is no network, waits without end for a server
-    # that is silent. Whatever else is wrong it says itself, and at once.
+    # snapshot_download falls back to earlier downloads without a network, but waits endlessly for a silent server. All
+    # other errors it raises itself, at once.
     from huggingface_hub import HfApi
 
     try:
@@ -144,23 +144,23 @@ def _hub_answers(repository: str) -> bool:
 
 @cache
 def _say_once(sentence: str) -> None:
-    # A model has up to five folders, each looked for by itself.
+    # A model has up to five folders, each located separately.
     print(sentence, file=sys.stderr, flush=True)
 
 
 def weight_files(folder: Path, stem: str = STEM) -> tuple[str | None, list[Path]]:
-    """The files of a model's weights, sharded or not, each whole.
+    """Complete weight files of a model, sharded or not.
 
     Args:
-        folder: of the model.
-        stem: how they begin: :data:`STEM` for diffusers, ``model`` for transformers.
+        folder: folder of the model.
+        stem: start of the file names: :data:`STEM` for diffusers, ``model`` for transformers.
 
     Returns:
-        The variant: ``None``, or the first of :data:`VARIANTS` where there are no others; and the files.
+        The variant (``None``, or the first of :data:`VARIANTS` found if there are no plain files) and the files.
 
     Raises:
         FileNotFoundError: if there are no safetensors; a ``.bin`` is never read.
-        WeightsFileError: if one is something else or cut short, or the index names what is not beside it.
+        WeightsFileError: if a file is truncated or not safetensors, or the index names missing files.
     """
     for variant in (None, *VARIANTS):
         mark = f".{variant}" if variant else ""

@@ -1,8 +1,8 @@
 """Precision of weights and of computation.
 
-Mixed precision is opened inside a network's call, never around what compares its results. Under autocast, SSIM of two
-equal images is 0.98 and the costs of an alignment are rounded to three digits. So neither the training loop nor
-validation opens autocast; each network does it for itself, and gives float32 back.
+Autocast is opened inside a network's call, never around comparisons of its results. Under autocast, SSIM of two equal
+images is 0.98 and the costs of an alignment are rounded to three digits. So neither the training loop nor validation
+opens autocast; each network opens it itself and returns float32.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 
 
 class MixedPrecision(nn.Module):
-    """A network that computes in :attr:`compute_dtype`, whatever its weights are stored in.
+    """Network that computes in :attr:`compute_dtype`, whatever the dtype of its weights.
 
     Attributes:
-        compute_dtype: of matrix products and convolutions inside its calls; ``None`` computes in the weights' own.
+        compute_dtype: dtype of matrix products and convolutions in its calls; ``None`` for that of the weights.
     """
 
     compute_dtype: torch.dtype | None = None
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        """What the network's calls on ``device`` run in."""
+        """Autocast context of the network's calls on ``device``."""
         if self.compute_dtype is None:
             return nullcontext()
         return torch.autocast(device.type, self.compute_dtype)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, unless it is in float64."""
+    """Convert a tensor to float32 unless it is float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def has_bf16(device: torch.device | None = None) -> bool:
-    """Whether a device is a GPU that computes in bfloat16.
+    """True if a device is a GPU that computes in bfloat16.
 
     Args:
-        device: ``None`` for the one that would be taken: a GPU if there is one.
+        device: ``None`` for the default device: a GPU if there is one.
     """
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     return on_gpu and torch.cuda.is_bf16_supported()
 
 
 def weights_dtype(choice: Precision, device: torch.device) -> torch.dtype:
-    """What weights that are only used are kept in; ``auto`` is bf16 on a GPU that has it, else fp32."""
+    """Dtype of weights for inference; ``auto`` is bf16 on a GPU that has it, else fp32."""
     if choice == "auto":
         choice = "bf16" if has_bf16(device) else "fp32"
     return DTYPES[choice]
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """``fp32`` or ``bf16``."""
+    """Name of a dtype: ``fp32`` or ``bf16``."""
     return next(name for name, found in DTYPES.items() if found == dtype)

@@ -1,12 +1,12 @@
-"""A release of random weights in the layout of Qwen/Qwen-Image-Layered: every path of the real one, in seconds.
+"""Test release: random weights in the layout of Qwen/Qwen-Image-Layered, which runs every code path in seconds.
 
     python -m models.tiny_release --out DIR
 
 ``DIR`` gets ``model_index.json``, ``text_encoder/`` (Qwen2.5-VL), ``tokenizer/``, ``processor/``, ``vae/`` (RGBA),
-``transformer/`` and ``scheduler/``, weights in bfloat16. ``diffusers.QwenImageLayeredPipeline`` reads it, and so does
-whatever takes the released folder here: ``train_vae.rgb_checkpoint``, ``train_decompose.checkpoint``,
-``train_decompose.text.source``, ``--model``. What it makes of an image is noise. The same seed and versions of the
-libraries give the same bytes.
+``transformer/`` and ``scheduler/``, weights in bfloat16. ``diffusers.QwenImageLayeredPipeline`` reads it. So does
+everything here that takes the released folder: ``train_vae.rgb_checkpoint``, ``train_decompose.checkpoint``,
+``train_decompose.text.source``, ``--model``. Its outputs are noise. The same seed and library versions give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from config.paths import visible
 from models.transformer.text_encoders import QWEN_TEMPLATE
 from models.vae.config import QWEN_LATENTS_MEAN, QWEN_LATENTS_STD
 
-# Diffusers and transformers take seconds to import, which no wrong folder should wait for: they are in the functions.
+# Diffusers and transformers take seconds to import: they are imported in functions, so that a wrong folder fails fast.
 
 TEXT_WIDTH = 32
 SPECIAL = (
@@ -37,7 +37,7 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# Of the released one, but for the width: 96 there.
+# As released, except for the width, which is 96 there.
 VAE_SHAPE = {
     "base_dim": 8,
     "z_dim": 16,
@@ -48,7 +48,7 @@ VAE_SHAPE = {
     "latents_mean": list(QWEN_LATENTS_MEAN),
     "latents_std": list(QWEN_LATENTS_STD),
 }
-# Of the released one, but for the numbers of layers and heads and for the widths: 60, 24, 128 (16, 56, 56) and 3584.
+# As released, except for numbers of layers and heads, and widths: 60, 24, 128 (16, 56, 56) and 3584 there.
 TRANSFORMER_SHAPE = {
     "latent_channels": 16,
     "patch_size": 2,
@@ -62,15 +62,15 @@ PATCH, MERGE = 14, 2
 
 
 def write_tokenizer(folder: Path, size: int | None = None) -> dict[str, int]:
-    """Write a byte-level tokenizer with the files of the released one.
+    """Write a byte-level tokenizer in the file layout of the released one.
 
     Args:
-        folder: made, with those above it.
-        size: tokens altogether, 263 at least; ``None`` for as many as give every word of the template its own, so that
-            before the caption there are as many tokens as with the released tokenizer.
+        folder: created, with its parents.
+        size: vocabulary size, at least 263; ``None`` gives every word of the template its own token, so that as many
+            tokens precede the caption as with the released tokenizer.
 
     Returns:
-        Number of each special token; the last one is the highest of all.
+        Id of each special token; the last one is the highest of all.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -106,13 +106,13 @@ def write_tokenizer(folder: Path, size: int | None = None) -> dict[str, int]:
 def write_text_encoder(
     root: Path, seed: int = 0, dtype: torch.dtype = torch.bfloat16, vocabulary: int | None = None
 ) -> Path:
-    """Write ``text_encoder/`` and ``tokenizer/`` below ``root``, which is returned.
+    """Write ``text_encoder/`` and ``tokenizer/`` below ``root``; return ``root``.
 
     Args:
         root: folder of the release.
         seed: of the weights.
         dtype: of the weights in the file.
-        vocabulary: tokens, as in :func:`write_tokenizer`.
+        vocabulary: its size, as in :func:`write_tokenizer`.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     from transformers.utils import logging
@@ -127,7 +127,7 @@ def write_text_encoder(
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-            "initializer_range": 0.3,  # by the default of 0.02 all texts have nearly the same states
+            "initializer_range": 0.3,  # with the default 0.02 all texts have nearly the same states
             "bos_token_id": numbers["<|endoftext|>"],
             "eos_token_id": numbers["<|im_end|>"],
         },
@@ -148,14 +148,14 @@ def write_text_encoder(
     )
     with _seeded(seed):
         model = Qwen2_5_VLForConditionalGeneration(config)
-    logging.disable_progress_bar()  # for a file written in a hundredth of a second
+    logging.disable_progress_bar()  # writing takes a hundredth of a second
     model.to(dtype).save_pretrained(root / "text_encoder")
     logging.enable_progress_bar()
     return root
 
 
 def write_processor(root: Path) -> None:
-    """Write ``processor/``, with which the released pipeline asks the text encoder for a caption that is missing.
+    """Write ``processor/``, with which the released pipeline lets the text encoder generate a missing caption.
 
     Args:
         root: folder of the release.
@@ -179,7 +179,7 @@ def write_networks(root: Path, seed: int = 0) -> None:
 
     Args:
         root: folder of the release.
-        seed: of the weights; the VAE has those for video too, as released.
+        seed: seed of the weights; the VAE includes the weights for video, as released.
     """
     from diffusers import AutoencoderKLQwenImage
 
@@ -193,14 +193,14 @@ def write_networks(root: Path, seed: int = 0) -> None:
 
 
 def write_release(root: Path, seed: int = 0) -> Path:
-    """Write the whole release into a folder, which is returned.
+    """Write the whole release into a folder; return the folder.
 
     Args:
         root: a new or an empty folder.
-        seed: of all weights.
+        seed: seed of all weights.
 
     Raises:
-        FileExistsError: if something is there.
+        FileExistsError: if ``root`` exists and is not empty.
     """
     if root.exists() and (not root.is_dir() or any(visible(path.name) for path in root.iterdir())):
         raise FileExistsError(f"{root} is there and is not an empty folder; expected a new or an empty one")
@@ -235,7 +235,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if the folder was written, 2 and one line on stderr if the user has to act."""
+    """Run the command; exit code 0 if the folder was written, 2 with one line on stderr if the user has to act."""
     parser = argparse.ArgumentParser(
         prog="python -m models.tiny_release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

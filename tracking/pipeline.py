@@ -1,9 +1,9 @@
-"""The run of a whole pipeline: parent of its stages' runs, found again by every stage of it.
+"""Pipeline run in MLflow: the parent of its stages' runs, which every stage of the pipeline finds by a key.
 
-A pipeline is told by a key: its parameters, the code and the DVC experiment. All stages of one ``dvc repro`` or
-``dvc exp run`` have the same, and so has what goes on after a kill or is started by hand; other parameters or other
-code are another pipeline. It is the code's content that counts, as for DVC, and not the commit: one of results or text,
-perhaps while a stage runs, parts nothing.
+The key is a hash of parameters, code and DVC experiment. All stages of one ``dvc repro`` or ``dvc exp run`` have the
+same key, and so have stages resumed after a kill or started by hand. Other parameters or code are another pipeline. As
+for DVC, the code's content counts and not the commit: committing results or text, even while a stage runs, does not
+change the key.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from layers.dataset.digest import text_digest
 from tracking.store import store_lock
 
 STAGES = ("prepare_buckets", "train_vae", "train_decompose", "refine", "evaluate")
-# The rooms that the five stages are made of.
+# Packages that the five stages use.
 PACKAGES = ("config", "evaluation", "inference", "layers", "metrics", "models", "stages", "tracking", "training")
-# What later stages read, beside the bucketed dataset, whose path is a parameter.
+# Outputs that later stages read, beside the bucketed dataset, whose path is a parameter.
 MAKERS = {
     "models/weights/vae": "train_vae",
     "models/weights/decompose": "train_decompose",
@@ -38,17 +38,17 @@ MAKERS = {
 PIPELINE = "pipeline"
 KEY = "pipeline.key"
 MAX_PARAM_LENGTH = 6000
-MAX_PARAMS, MAX_METRICS = 100, 1000  # of one request; MLflow refuses more
+MAX_PARAMS, MAX_METRICS = 100, 1000  # per request; MLflow refuses more
 
 
 def git(*arguments: str) -> str:
-    """What git says of the working folder; nothing outside a repository."""
+    """Output of a git command in the working folder; empty outside a repository."""
     result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def code_tags() -> dict[str, str]:
-    """Git commit, whether it has been changed since, DVC experiment; what there is of them."""
+    """Tags of the git commit, uncommitted changes and DVC experiment, as far as they exist."""
     tags = {
         "git.commit": git("rev-parse", "HEAD"),
         "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
@@ -66,7 +66,7 @@ def code_digest() -> str:
 
 
 def covered(params: Params) -> dict[str, Any]:
-    """The parameters that make a pipeline what it is: the stages' blocks and the launcher, with dotted names."""
+    """Parameters that identify a pipeline: the stages' blocks and the launcher, with dotted names."""
     return flatten(params.model_dump(include={"launcher", *STAGES}))
 
 
@@ -77,20 +77,20 @@ def pipeline_key(params: Params) -> str:
 
 
 def log_params(client: MlflowClient, run_id: str, values: dict[str, Any]) -> None:
-    """Log parameters under their dotted names; what is too long for MLflow is cut."""
+    """Log parameters under their dotted names; values too long for MLflow are truncated."""
     entries = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in values.items()]
     for first in range(0, len(entries), MAX_PARAMS):
         client.log_batch(run_id, params=entries[first : first + MAX_PARAMS], synchronous=True)
 
 
 def join_pipeline(client: MlflowClient, experiment_id: str, params: Params, key: str) -> str:
-    """Find or create the pipeline's run and set it running; returns its id."""
+    """Find or create the pipeline's run and set it running; return its id."""
     with store_lock():
         found = client.search_runs(
             [experiment_id], f"tags.`{KEY}` = '{key}' and tags.stage = '{PIPELINE}'", max_results=1
         )
         run = found[0] if found else _create(client, experiment_id, key)
-        # After a kill between the two they may be missing.
+        # Missing after a kill between creating the run and logging.
         if not run.data.params:
             log_params(client, run.info.run_id, covered(params))
     if run.info.status != "RUNNING":
@@ -113,17 +113,17 @@ def children(client: MlflowClient, experiment_id: str, parent_id: str) -> list[R
 def credit_reused(
     client: MlflowClient, experiment_id: str, parent_id: str, inputs: Mapping[str, str], buckets: str
 ) -> None:
-    """Say of stages that DVC had no need to run whose results stand in for them.
+    """Record, for stages that DVC did not need to run, the runs whose results are reused.
 
-    The pipeline's run gets ``reused.<stage>``, the id of the run that made what is read, and that run's report, so that
-    pipelines can be compared whole. Found by the md5s of inputs: the first run that read the same was in the pipeline
-    in which it was made. Of files that came without runs nothing is said.
+    The pipeline's run gets ``reused.<stage>``, the id of the run that made the inputs, and that run's report, so that
+    pipelines can be compared as a whole. Runs are found by the md5s of inputs: the first run that read the same input
+    is in the pipeline that made it. Files without runs are skipped.
 
     Args:
-        client: of the store.
-        experiment_id: where to look.
-        parent_id: the pipeline's run.
-        inputs: path to md5 of what a stage of it reads.
+        client: client of the store.
+        experiment_id: id of the experiment to search.
+        parent_id: id of the pipeline's run.
+        inputs: md5 by path of the inputs of one of its stages.
         buckets: path of the bucketed dataset.
     """
     here = {run.data.tags.get("stage") for run in children(client, experiment_id, parent_id)}
@@ -143,7 +143,7 @@ def credit_reused(
 
 
 def _made_in(client: MlflowClient, experiment_id: str, parent_id: str) -> dict[str, str]:
-    """Stage to id of the run whose results a pipeline has."""
+    """Id by stage of the runs whose results a pipeline has."""
     tags = client.get_run(parent_id).data.tags
     reused = {key.removeprefix("reused."): run_id for key, run_id in tags.items() if key.startswith("reused.")}
     for run in reversed(children(client, experiment_id, parent_id)):
@@ -161,14 +161,14 @@ def _credit(client: MlflowClient, parent_id: str, stage: str, run_id: str) -> No
 
 
 def close_abandoned(client: MlflowClient, experiment_id: str, parent_id: str, stage: str) -> None:
-    """A stage starts anew: its runs in this pipeline that were killed without a word are marked as killed."""
+    """Mark a stage's earlier runs in this pipeline that are still open as killed, when the stage starts anew."""
     for run in children(client, experiment_id, parent_id):
         if run.data.tags.get("stage") == stage and run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
 
 
 def settle(client: MlflowClient, parent_id: str) -> None:
-    """Give a pipeline's run the state of its stages, of each stage the latest run: one failed, it has failed."""
+    """Set the pipeline run's status from the latest run of each stage: if one failed, the pipeline failed."""
     parent = client.get_run(parent_id)
     latest: dict[str, str] = {}
     for run in children(client, parent.info.experiment_id, parent_id):

@@ -1,8 +1,7 @@
-"""What a run has to tell its store, as records that can be sent now or kept in a file and sent later.
+"""Records of a run for its MLflow store, which can be sent now or saved to a file and sent later.
 
-A record is a dict: ``kind``, ``run`` (id) and what the kind needs. Metrics carry their time, so that a record which was
-stored though its answer got lost, and is sent again, changes nothing: MLflow's stores hold (run, name, step, time,
-value) once.
+A record is a dict: ``kind``, ``run`` (id) and the fields of the kind. Metrics carry their time, so sending a record
+twice, because the first answer was lost, changes nothing: MLflow's stores hold (run, name, step, time, value) once.
 """
 
 from __future__ import annotations
@@ -25,41 +24,41 @@ Record = dict[str, Any]
 
 
 def now() -> int:
-    """Milliseconds, as MLflow counts them."""
+    """Current time in milliseconds since 1970, as in MLflow."""
     return int(time.time() * 1000)
 
 
 def metrics(run_id: str, values: Mapping[str, float], step: int) -> Record:
-    """Numbers at a step."""
+    """Record of metrics at a step."""
     moment = now()
     return {"kind": "metrics", "run": run_id, "metrics": [[key, value, moment, step] for key, value in values.items()]}
 
 
 def image(run_id: str, name: str, image: np.ndarray, step: int) -> Record:
-    """An ``(H, W, 3 or 4)`` uint8 image at a step."""
+    """Record of an ``(H, W, 3 or 4)`` uint8 image at a step."""
     return {"kind": "picture", "run": run_id, "name": name, "step": step, "time": now(), "image": image}
 
 
 def artifact(run_id: str, path: Path, folder: str | None) -> Record:
-    """A file, or a folder's files."""
+    """Record of a file, or of a folder's files."""
     return {"kind": "artifact", "run": run_id, "path": str(path), "folder": folder}
 
 
 def ending(run_id: str, status: str) -> Record:
-    """The run's last word: FINISHED, FAILED or KILLED."""
+    """Record of the run's final status: FINISHED, FAILED or KILLED."""
     return {"kind": "ending", "run": run_id, "status": status, "time": now()}
 
 
 def following(run_id: str) -> Record:
-    """A pipeline's run takes the state of its stages."""
+    """Record that updates the status of a pipeline's run from its stages."""
     return {"kind": "following", "run": run_id}
 
 
 def send(client: MlflowClient, record: Record) -> None:
-    """Tell the store.
+    """Send a record to the store.
 
     Raises:
-        MlflowException, OSError, SQLAlchemyError: what the store says, or that it does not.
+        MlflowException, OSError, SQLAlchemyError: if the store refuses or does not answer.
     """
     kind, run_id = record["kind"], record["run"]
     if kind == "metrics":
@@ -81,7 +80,7 @@ def send(client: MlflowClient, record: Record) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    """An image that was kept; raises OSError if it cannot be read."""
+    """Read a saved image; raise OSError if it cannot be read."""
     try:
         with opened(path.read_bytes(), path.name) as image:
             return np.asarray(image)
@@ -90,9 +89,9 @@ def _read(path: Path) -> np.ndarray:
 
 
 def portable(record: Record, files: Path, number: int) -> Record:
-    """The record without what may change or go before it is sent: files are copied below ``files``.
+    """Copy of a record that can be sent later: its files are copied below ``files``.
 
-    Their paths are relative to the folder that holds ``files``, since the project may be moved before.
+    Their paths are relative to the parent folder of ``files``, since the project may be moved before sending.
     """
     if record["kind"] not in ("picture", "artifact"):
         return record
@@ -114,7 +113,7 @@ def portable(record: Record, files: Path, number: int) -> Record:
 
 
 def joined(records: Sequence[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:
-    """Put neighbouring metrics of one run into one request; each record comes with a mark that its end has."""
+    """Join neighbouring metrics of one run into one request; each record comes with the file position of its end."""
     open_record: Record | None = None
     open_mark = 0
     for record, mark in records:

@@ -1,7 +1,7 @@
-"""Registering models: a version for each md5 of weights, and the scores that evaluate gives it.
+"""Model registration in MLflow: a version for each md5 of weights, with its scores from evaluate.
 
-The weights stay where DVC has them: MLflow holds their path, their md5 and a few lines of code
-(tracking/served_model.py), never the weights. What is registered is read by tracking/versions.py.
+The weights stay with DVC: MLflow stores their path, their md5 and a few lines of code (tracking/served_model.py), never
+the weights. tracking/versions.py reads the registry.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOTHING_KNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 def count_parameters(folder: Path) -> int:
-    """Parameters of the networks in a model folder; only the headers of the safetensors are read."""
+    """Number of parameters of the networks in a model folder; reads only the headers of the safetensors."""
     total = 0
     for path in (found for found in folder.glob("*/*.safetensors") if visible(found.relative_to(folder))):
         with path.open("rb") as file:
@@ -55,16 +55,16 @@ def _never_fatal(run: Run) -> Iterator[None]:
     try:
         with impatient():
             yield
-    # Whatever the store raises: the stage has done its work, hours of it, and what is missing can be registered later.
+    # Any error of the store: the stage has finished hours of work, and registration can be repeated later.
     except Exception as error:
         print(f"warning: run {run.run_id} is not in the model registry: {reason_of(error)}", file=sys.stderr)
 
 
 def _place(folder: str | Path) -> str | None:
-    """Path relative to the project's root; ``None`` for weights that it does not keep.
+    """Path relative to the project's root; ``None`` for weights that the project does not keep.
 
-    Inside ``dvc exp run --temp`` the working folder stands for the root, since DVC keeps what is there. A trial of a
-    study is in a folder of its own without DVC, and goes with it.
+    Inside ``dvc exp run --temp`` the working folder counts as the root, since DVC keeps its outputs. A trial of a study
+    has its own folder without DVC, and its weights are deleted with it.
     """
     here = Path.cwd()
     if WORKSPACE in os.environ:
@@ -76,12 +76,12 @@ def _place(folder: str | Path) -> str | None:
 
 
 def register_weights(run: Run, params: Params, folder: str | Path) -> None:
-    """Make sure that the registry has a version of a model folder; a fault of the registry is a warning.
+    """Register a version of a model folder if there is none; errors of the registry become warnings.
 
     Args:
         run: open run that wrote the folder.
         params: all parameters.
-        folder: with ``vae/`` and ``transformer/``; registered only if it lies in the project.
+        folder: model folder with ``vae/`` and ``transformer/``; registered only if it is in the project.
     """
     place = _place(folder)
     if run.run_id and place is not None:
@@ -92,13 +92,13 @@ def register_weights(run: Run, params: Params, folder: str | Path) -> None:
 def register_evaluation(
     run: Run, params: Params, report: Mapping[str, Any], known: Mapping[str, str] = NOTHING_KNOWN
 ) -> None:
-    """Give the version of ``evaluate.model`` its scores, and register it before if it is not; as above.
+    """Log the scores of ``evaluate.model`` to its version, registering it if needed; errors become warnings.
 
     Args:
         run: open run of the evaluation.
         params: all parameters; ``evaluate.split`` of ``prepare_buckets.output_root`` was evaluated.
-        report: what ``evaluate.json`` holds.
-        known: md5s of what was read, by path (:func:`layers.dataset.digest.digests`); what is not in it is read again.
+        report: content of ``evaluate.json``.
+        known: md5s of inputs by path (:func:`layers.dataset.digest.digests`); others are computed.
     """
     settings = params.evaluate
     place = _place(settings.model)
@@ -122,7 +122,7 @@ def register_evaluation(
 
 def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVersion:
     client, name = mlflow.MlflowClient(), model_name(params)
-    # Two stages that end together would both find nothing.
+    # Two stages that end together would both find no version.
     with FileLock(project_root() / "mlruns" / ".registry.lock"):
         if found := client.search_model_versions(f"name = '{name}' and tags.`weights.md5` = '{md5}'"):
             return found[0]
@@ -139,9 +139,9 @@ def _find_or_create(run: Run, params: Params, place: str, md5: str) -> ModelVers
 def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[str, str]) -> LoggedModel:
     settings = params.evaluate
     with warnings.catch_warnings():
-        # That there is no input example: the signature is said outright.
+        # Silences the warning about a missing input example: the signature is explicit.
         warnings.simplefilter("ignore")
-        # What mlflow.pyfunc.log_model does, but that goes by the process's active run; ours are not made so.
+        # As mlflow.pyfunc.log_model, which however uses the process's active run; runs here are not active runs.
         info = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
@@ -157,9 +157,9 @@ def _log_model(run_id: str, params: Params, place: str, md5: str, tags: Mapping[
 
 
 def signature(params: Params, folder: str | Path) -> ModelSignature:
-    """What the model of a folder takes and gives when it is served: docs/registry.md."""
+    """Signature (inputs, outputs, parameters) of a served model: docs/registry.md."""
     settings = params.evaluate
-    # What is usual has to be possible: a network without text is not guided.
+    # The default has to be valid: a network without text is not guided.
     reads = read_text_condition(folder).encoder != "none"
     return ModelSignature(
         inputs=Schema([ColSpec("string", "picture")]),

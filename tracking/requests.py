@@ -1,7 +1,6 @@
-"""What MLflow's scoring server lets through to the model, and what it says of the rest: one sentence each.
+"""Request checks for MLflow's scoring server: invalid requests are answered with one sentence.
 
-By itself it ignores parameters and columns that the model does not have, and answers some bad requests with a
-traceback.
+The server alone ignores unknown parameters and columns, and answers some invalid requests with a traceback.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from mlflow.types import ParamSchema, ParamSpec
 
 FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 COLUMN, PARAMS = "picture", "params"
-LONGEST = 200  # characters of a sentence of MLflow's
+LONGEST = 200  # characters of a sentence of MLflow
 
 logger = logging.getLogger(__name__)
 
 
 class RequestError(MlflowException):
-    """What was asked for cannot be done; HTTP 400 with one sentence.
+    """Invalid request; HTTP 400 with one sentence.
 
-    The scoring server writes the data of the request before every message; an image in base64 is no help there.
+    The message is fixed, because the scoring server prepends the request's data (a base64 image) to every message.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -35,7 +34,7 @@ class RequestError(MlflowException):
 
     @property
     def message(self) -> str:
-        """The sentence, whatever else is assigned."""
+        """The sentence, regardless of assignments."""
         return str(self.args[0])
 
     @message.setter
@@ -44,7 +43,7 @@ class RequestError(MlflowException):
 
 
 def guard(kind: type) -> None:
-    """Let the scoring server of this process check requests for a model of this kind before it reads them."""
+    """Make the scoring server of this process check requests for a model of class ``kind`` before reading them."""
     inner = scoring_server.invocations
     if hasattr(inner, "__wrapped__"):
         return
@@ -74,10 +73,10 @@ def guard(kind: type) -> None:
 
 
 def read_request(body: bytes, schema: ParamSchema) -> dict[str, Any]:
-    """The JSON of a request, if all that it holds is known.
+    """Parse the JSON of a request and check that all its keys are known.
 
     Raises:
-        RequestError: naming what is not, and what there is.
+        RequestError: naming the unknown key and the known ones.
     """
     try:
         said = json.loads(body)
@@ -107,7 +106,7 @@ def _refuse_unknown(where: str, given: Any, known: Any) -> None:
 
 
 def _columns(table: Any, form: str) -> list[Any]:
-    """Names of columns in any of MLflow's forms; what is no table MLflow refuses itself."""
+    """Names of columns in any of MLflow's forms; MLflow itself refuses data that is no table."""
     if form == "dataframe_split":
         columns = table.get("columns") if isinstance(table, Mapping) else None
         return columns if isinstance(columns, list) else []

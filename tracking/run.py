@@ -1,7 +1,7 @@
-"""MLflow runs: one a stage, below the run of its pipeline (design contract 7). How to use them: docs/tracking.md.
+"""MLflow runs: one per stage, below the run of its pipeline (design contract 7). Usage: docs/tracking.md.
 
-``tracking_store`` says where runs are, ``tracking_pipeline`` what their parent is, ``tracking_records`` and
-``tracking_spool`` how what is logged gets there, even after an outage. Outside this package nothing imports mlflow.
+``tracking.store`` locates the store, ``tracking.pipeline`` the parent run. ``tracking.records`` and ``tracking.spool``
+deliver records to the store, even after an outage. Outside this package nothing imports mlflow.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ MAX_NAME_LENGTH = 250
 
 
 def contract_tags(stage: str, inputs: Mapping[str, str]) -> dict[str, str]:
-    """Tags every stage's run carries: stage, git commit, DVC experiment, md5 of each input."""
+    """Tags of every stage's run: stage, git commit, DVC experiment, md5 of each input."""
     tags = {"stage": stage, **pipeline.code_tags(), "dvc.stage": os.environ.get("DVC_STAGE", "")}
     return {**{key: value for key, value in tags.items() if value}, **{f"input.{k}.md5": v for k, v in inputs.items()}}
 
 
 def report_metrics(name: str, content: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a report as MLflow knows them: ``<report>/<dotted key>``.
+    """Numbers of a report under their MLflow names: ``<report>/<dotted key>``.
 
-    The dotted key is that of ``dvc metrics show`` and of ``tune.metric``. As in DVC, what lies in lists is a table and
-    no metric. Characters that MLflow refuses become ``_``.
+    The dotted key is that of ``dvc metrics show`` and of ``tune.metric``. As in DVC, lists are tables and not metrics.
+    Characters that MLflow refuses become ``_``.
 
     Args:
-        name: of the report, such as ``train_vae``.
-        content: what its JSON file holds.
+        name: name of the report, such as ``train_vae``.
+        content: content of its JSON file.
     """
     return {
         f"{name}/{re.sub(r'[^A-Za-z0-9_. :-]', '_', key)}"[:MAX_NAME_LENGTH]: float(value)
@@ -58,11 +58,11 @@ def report_metrics(name: str, content: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Run:
-    """A stage's MLflow run, or a silent stand-in on ranks other than 0.
+    """MLflow run of a stage, or a silent substitute on ranks other than 0.
 
     Args:
-        run_id: of the run; ``None`` for the stand-in.
-        pipeline_id: of the pipeline's run, which shows the reports of all stages.
+        run_id: id of the run; ``None`` for the substitute.
+        pipeline_id: id of the pipeline's run, which shows the reports of all stages.
     """
 
     def __init__(self, run_id: str | None, pipeline_id: str | None = None) -> None:
@@ -71,13 +71,13 @@ class Run:
         self._delivery = Delivery(run_id) if run_id else None
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; what is not finite is left out, a store must never hold NaN."""
+        """Log metrics; non-finite values are left out, since a store must not contain NaN."""
         finite = {key: float(value) for key, value in values.items() if np.isfinite(value)}
         if self._delivery and finite:
             self._delivery.send(records.metrics(self.run_id, finite, step or 0))
 
     def report(self, path: Path) -> None:
-        """Log a report's JSON file, and its numbers by :func:`report_metrics`, here and in the pipeline's run."""
+        """Log a report's JSON file, and its numbers by :func:`report_metrics`, in this and in the pipeline's run."""
         self.artifact(path)
         values = report_metrics(path.stem, json.loads(path.read_text(encoding="utf-8")))
         if self._delivery and values:
@@ -85,7 +85,7 @@ class Run:
                 self._delivery.send(records.metrics(run_id, values, 0))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Log an ``(H, W, 3 or 4)`` uint8 image under a name that the UI can scrub through by step."""
+        """Log an ``(H, W, 3 or 4)`` uint8 image under a name that the UI can browse by step."""
         if self._delivery:
             self._delivery.send(records.image(self.run_id, name, image, step))
 
@@ -95,7 +95,7 @@ class Run:
             self._delivery.send(records.artifact(self.run_id, Path(path), folder))
 
     def end(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED. The pipeline's run follows."""
+        """Close the run as FINISHED, FAILED or KILLED, and update the status of the pipeline's run."""
         if self._delivery:
             self._delivery.send(records.ending(self.run_id, status))
             if self.pipeline_id:
@@ -115,17 +115,17 @@ def stage_run(
     """Open the MLflow run of a stage.
 
     It ends as FINISHED, on Ctrl-C as KILLED, on any other exception as FAILED. Its parent is the run named by
-    ``QIL_PARENT_RUN_ID`` (a study's), else for the five stages the pipeline's.
+    ``QIL_PARENT_RUN_ID`` (a study's), otherwise, for the five stages, the pipeline's.
 
     Args:
         stage: name of the run and of its params block.
         params: all parameters; the stage's block is logged flattened, under its dotted paths.
-        inputs: path to md5 of everything the stage reads.
+        inputs: md5 by path of everything the stage reads.
         resume_run_id: run of the killed process whose work is continued.
         main_process: other ranks get a silent run.
 
     Raises:
-        TrackingError: if the store does not answer now; later outages end nothing.
+        TrackingError: if the store does not answer now; later outages do not end the stage.
     """
     if not main_process:
         yield Run(None)
@@ -188,7 +188,7 @@ def _found(client: MlflowClient, run_id: str) -> Any | None:
 
 
 def _go_on(client: MlflowClient, run: Any, tags: Mapping[str, str]) -> None:
-    """Set a killed run running again, as part of today's pipeline or study."""
+    """Reopen a killed run as part of the current pipeline or study."""
     client.update_run(run.info.run_id, status="RUNNING")
     for key, value in tags.items():
         client.set_tag(run.info.run_id, key, value)

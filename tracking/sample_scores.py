@@ -1,6 +1,6 @@
-"""Scores of a version image by image, and whether those of two versions differ by more than chance.
+"""Per-image scores of model versions, and paired bootstrap tests between two versions.
 
-They come from ``evaluate_samples.csv``, which every run of stage evaluate logs: the run whose scores the version has.
+They are read from ``evaluate_samples.csv`` of the evaluate run whose scores the version has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metrics.intervals import FEWEST, LEVEL, bootstrap_interval
 from tracking.versions import SCORES, Registry, RegistryError, Version
 
 TABLE = "evaluate_samples.csv"
-# Of each score the columns that it is made of.
+# Columns from which each score is computed.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     **{name: (name,) for name in SCORES},
     "psnr": ("psnr_white",),
@@ -31,13 +31,13 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better a version is than another on the same images; above 0 is better, whatever the score.
+    """Paired improvement of a version over another on the same images; above 0 is better for every score.
 
     Attributes:
-        mean: of the differences image by image.
+        mean: mean of the per-image differences.
         low: lower bound of their paired bootstrap interval.
         high: upper bound.
-        count: images.
+        count: number of images.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class Gain:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval lies above 0."""
+        """True if the interval lies above 0."""
         return self.low > 0.0
 
     def __str__(self) -> str:
@@ -56,16 +56,16 @@ class Gain:
 
 
 def read_scores(registry: Registry, version: Version, run_id: str, metric: str) -> dict[str, float]:
-    """A score of a version, by the id of the image.
+    """Read one score of a version, by id of the image.
 
     Args:
-        registry: that has the version.
-        version: for messages.
-        run_id: of the evaluation that it has the score from.
-        metric: a name of :data:`tracking.versions.SCORES`.
+        registry: registry that has the version.
+        version: the version, for messages.
+        run_id: id of the evaluation run that measured the score.
+        metric: a name in :data:`tracking.versions.SCORES`.
 
     Raises:
-        RegistryError: if the run has no such table, or the table not this score of every image.
+        RegistryError: if the run has no such table, or the table lacks this score for an image.
     """
     text = registry.artifact(run_id, TABLE)
     if text is None:
@@ -77,10 +77,10 @@ def read_scores(registry: Registry, version: Version, run_id: str, metric: str) 
 
 
 def parse_scores(text: str, metric: str, name: str) -> dict[str, float]:
-    """A score by the id of the image, out of the text of a table; ``name`` is the table's, for messages.
+    """Parse one score by id of the image from the text of a table; ``name`` names the table in messages.
 
     Raises:
-        RegistryError: if it is not there, or not of every image.
+        RegistryError: if the score is missing, for all images or for one.
     """
     reader = csv.DictReader(io.StringIO(text))
     columns = set(reader.fieldnames or ())
@@ -99,7 +99,7 @@ def parse_scores(text: str, metric: str, name: str) -> dict[str, float]:
 
 
 def _value(row: Mapping[str, str | None], metric: str) -> float | None:
-    """A row's score; ``None`` if it is no finite number."""
+    """Score of a row; ``None`` if it is not a finite number."""
     try:
         values = [float(row[column] or "") for column in COLUMNS[metric]]
     except ValueError:
@@ -110,15 +110,15 @@ def _value(row: Mapping[str, str | None], metric: str) -> float | None:
 
 
 def paired_gain(new: Mapping[str, float], old: Mapping[str, float], higher: bool) -> Gain:
-    """Compare scores of the same images.
+    """Compare two versions' scores of the same images.
 
     Args:
-        new: score by image.
-        old: that it is compared with.
-        higher: whether more is better.
+        new: score by image of the new version.
+        old: score by image of the version to compare with.
+        higher: whether higher scores are better.
 
     Raises:
-        RegistryError: if the images are not the same, or too few for an interval.
+        RegistryError: if the images differ, or are too few for an interval.
     """
     if new.keys() != old.keys():
         alone = sorted(new.keys() ^ old.keys())

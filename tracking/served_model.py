@@ -1,7 +1,7 @@
-"""What MLflow keeps of a registered model ("models from code"): where its code is, which is the project itself.
+"""Loader script that MLflow stores for a registered model ("models from code"): it imports the project's code.
 
-MLflow copies this file to every version and runs the copy. Its own code is the project's, so that a version does not
-carry a copy of it: the working folder is in the project, or DVC_ROOT names it.
+MLflow copies this file to every version and runs the copy. The model's code is imported from the project and not copied
+into versions: the working folder is in the project, or DVC_ROOT names it.
 """
 
 import os
@@ -12,7 +12,7 @@ from mlflow.models import set_model
 
 here = Path.cwd()
 roots = [Path(os.environ["DVC_ROOT"])] if "DVC_ROOT" in os.environ else [here, *here.parents]
-# Last in the path: a project that can be imported already comes first.
+# Last in the path: an already importable project has precedence.
 sys.path += [str(root) for root in roots if (root / "tracking" / "serving.py").is_file()][:1]
 
 try:

@@ -1,4 +1,4 @@
-"""A registered model in use: images in, layers out, as MLflow loads and serves it (docs/registry.md)."""
+"""Served model: images in, layers out, as MLflow loads and serves a registered version (docs/registry.md)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 4096 * 4096
 MAX_CAPTION = 4000
 BOUNDS = {"layers": (1, MOST_LAYERS), "steps": (1, 200), "tries": (1, 64), "seed": (0, 2**63 - 1), "guidance": (0, 100)}
-# How weights are kept, of the model_config of a version. One that was registered before there was a choice has neither.
+# Choices in a version's model_config for dtype and offloading of weights. Versions registered earlier have neither.
 KEPT = {"precision": PRECISIONS, "offload": OFFLOADS}
 USUAL = {"precision": "auto", "offload": "none"}
 FORMATS = ("PNG", "JPEG")
@@ -42,14 +42,14 @@ logger = logging.getLogger(__name__)
 
 
 class ConfigError(UserError):
-    """The model_config that a version is loaded with holds what is no choice; the message is one sentence."""
+    """The model_config of a version has an invalid value; the message is one sentence."""
 
 
 def decode_image(text: str, name: str) -> np.ndarray:
-    """Decode a base64 PNG or JPEG to ``(H, W, 4)`` uint8, as ``stages.decompose`` does: turned as its EXIF says.
+    """Decode a base64 PNG or JPEG to ``(H, W, 4)`` uint8, rotated by its EXIF orientation as in ``stages.decompose``.
 
     Raises:
-        RequestError: if it is none, or above :data:`MAX_BYTES` or :data:`MAX_PIXELS`.
+        RequestError: if it is not one, or above :data:`MAX_BYTES` or :data:`MAX_PIXELS`.
     """
     if not isinstance(text, str):
         raise RequestError(f"{name}: got {type(text).__name__}, expected a PNG or JPEG file in base64")
@@ -66,7 +66,7 @@ def decode_image(text: str, name: str) -> np.ndarray:
 
 
 def checked(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a request.
+    """Check the parameters of a request.
 
     Raises:
         RequestError: if one is out of bounds.
@@ -80,10 +80,10 @@ def checked(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """How weights are kept: ``precision`` and ``offload`` of a model_config, or what is usual.
+    """Read ``precision`` and ``offload`` of a model_config, or their defaults.
 
     Raises:
-        ConfigError: if one is no choice.
+        ConfigError: if a value is invalid.
     """
     chosen = {name: config.get(name, usual) for name, usual in USUAL.items()}
     for name, value in chosen.items():
@@ -96,11 +96,11 @@ class ServedDecomposer(PythonModel):
     """An MLflow model around a :class:`~inference.decomposer.Decomposer`; the signature is in tracking/registry.py."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the weights that the version names, and keep them as its configuration says.
+        """Load the version's weights with the precision and offloading of its model_config.
 
         Raises:
-            ConfigError: if that is no choice.
-            WeightsError: if the weights are not what was registered.
+            ConfigError: if the model_config is invalid.
+            WeightsError: if the weights are not the registered ones.
         """
         guard(ServedDecomposer)
         config = context.model_config
@@ -117,16 +117,16 @@ class ServedDecomposer(PythonModel):
         """Decompose the images of a request (inference/images.py).
 
         Args:
-            context: not read.
-            model_input: table with a column ``image`` of base64 PNG or JPEG files.
-            params: ``layers``, ``steps``, ``tries``, ``seed``, ``caption``, ``guidance``; MLflow fills what is missing
+            context: unused.
+            model_input: table with a column ``picture`` of base64 PNG or JPEG files.
+            params: ``layers``, ``steps``, ``tries``, ``seed``, ``caption``, ``guidance``; missing ones are taken
                 from the signature.
 
         Returns:
             For each image ``width``, ``height`` and ``layers``: base64 PNG files of its size, bottom to top.
 
         Raises:
-            RequestError: if something about the request is wrong.
+            RequestError: if the request is invalid.
             MlflowException: if the model fails.
         """
         asked = checked(params or {})
@@ -134,7 +134,7 @@ class ServedDecomposer(PythonModel):
             self._model.check_guidance(asked.get("guidance", 1.0))
         except GuidanceError as error:
             raise RequestError(str(error)) from None
-        # A dictionary of lists, MLflow's form "inputs", comes as one row that holds the list.
+        # A dictionary of lists, MLflow's form "inputs", arrives as one row with the list.
         rows = ([cell] if isinstance(cell, str) or not np.iterable(cell) else cell for cell in model_input["picture"])
         images = [text for row in rows for text in row]
         if not 1 <= len(images) <= MAX_IMAGES:
@@ -147,11 +147,11 @@ class ServedDecomposer(PythonModel):
         try:
             return [self._decompose(image, **asked) for image in decoded]
         except Exception as error:
-            # MLflow would send the traceback to whoever asked, as if the request were wrong.
+            # MLflow would send the traceback to the client, as if the request were invalid.
             logger.exception("a request failed")
             raise MlflowException(f"the model failed with {type(error).__name__}", INTERNAL_ERROR) from None
 
-    # Versions that were registered before there were tries, or guidance, have none in their signature.
+    # Versions registered before candidates or guidance existed lack them in their signature.
     def _decompose(
         self,
         image: np.ndarray,
@@ -165,7 +165,7 @@ class ServedDecomposer(PythonModel):
     ) -> dict[str, Any]:
         height, width = image.shape[:2]
         effort = {"steps": steps, "tries": tries, "seed": seed, "guidance": guidance}
-        # Requests come in threads of their own; side by side they would need the memory of all.
+        # Requests run in separate threads; in parallel they would need the memory of all.
         with self._one_at_a_time:
             (stack,) = layers_of(self._model, [image], layers, captions=[caption], **effort)
         files = [base64.b64encode(encode_png(layer)).decode() for layer in stack]

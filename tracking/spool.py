@@ -1,13 +1,12 @@
-"""Records of runs reach the store in order and once; while it is away they are kept, and training goes on.
+"""Spool of run records: delivered to the store once and in order, saved during an outage while training goes on.
 
-    mlruns/spool/<run id>.jsonl     a record a line, only appended to
-    mlruns/spool/<run id>.sent      how many bytes of it the store has
-    mlruns/spool/<run id>/          images and files of records
-    mlruns/spool/<run id>.lock      held while the run's own process lives
+    mlruns/spool/<run id>.jsonl one record per line, append-only mlruns/spool/<run id>.sent      how many bytes of it
+    the store has mlruns/spool/<run id>/          images and files of records mlruns/spool/<run id>.lock held while the
+    run's process lives
 
     python -m tracking.spool
 
-delivers what dead processes left; so does every stage when it starts.
+delivers the records of dead processes; so does every stage when it starts.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ from tracking import records
 from tracking.store import STORE_ERRORS, answering, is_outage, open_store, reachable, reason, store_name, tracking_uri
 
 RETRY_SECONDS = 10.0
-# A server that answers nothing takes seconds to find out: trying is kept below a twentieth of the time.
+# Detecting a silent server takes seconds: attempts are limited to a twentieth of the time.
 RETRY_SHARE = 20.0
 
 
 def spool_folder() -> Path:
-    """Where records wait."""
+    """Folder of undelivered records."""
     return project_root() / "mlruns" / "spool"
 
 
 class Spool:
-    """The records of one run that the store does not have yet.
+    """Records of one run that the store does not have yet.
 
     Args:
-        folder: of all spools.
-        run_id: of the run whose process writes it; records of its parent are in it too.
+        folder: folder of all spools.
+        run_id: id of the run whose process writes the spool, which also holds records of its parent.
 
     Raises:
-        Timeout: if another process holds it.
+        Timeout: if another process holds its lock.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -60,7 +59,7 @@ class Spool:
         self._lock.acquire(timeout=0)
         self._count = max((int(entry.name) for entry in self.files.glob("*")), default=0)
         if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
-            # A process was killed in the middle of a line: what follows must not become part of it.
+            # A process was killed in the middle of a line: the next record must start a new line.
             with self.path.open("ab") as file:
                 file.write(b"\n")
 
@@ -81,14 +80,14 @@ class Spool:
                     placed = {key: str(self.path.parent / record[key]) for key in ("file", "path") if key in record}
                     yield record | placed, file.tell()
                 except ValueError:
-                    # Cut short by a kill; resumed, the run has done and told that step again.
+                    # Truncated by a kill; the resumed run has repeated and logged that step.
                     continue
 
     def deliver(self, client: MlflowClient) -> int:
-        """Send everything in order; what was sent stays sent if the rest fails. Returns how many requests went out.
+        """Send all records in order, keeping progress if one fails; return the number of requests sent.
 
         Raises:
-            MlflowException, OSError, SQLAlchemyError: from the store; the rest is kept.
+            MlflowException, OSError, SQLAlchemyError: from the store; unsent records stay in the spool.
         """
         count = 0
         if self.path.is_file():
@@ -102,20 +101,20 @@ class Spool:
         return count
 
     def close(self) -> None:
-        """Let other processes have it."""
+        """Release the spool's lock."""
         self._lock.release()
         if not self.path.is_file():
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 class Delivery:
-    """Sends a run's records; usable from several threads. Nothing the store does ends training.
+    """Sender of a run's records, usable from several threads; no error of the store ends training.
 
-    An outage is said once. What the store refuses, such as metrics of a run that was deleted meanwhile, is said once
-    for each reason, and lost.
+    An outage is reported once. Records that the store refuses, such as metrics of a deleted run, are lost, and reported
+    once for each reason.
 
     Args:
-        run_id: of the run.
+        run_id: id of the run.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -127,7 +126,7 @@ class Delivery:
         self._said: set[str] = set()
 
     def send(self, record: records.Record) -> None:
-        """Send a record after all earlier ones, or keep it."""
+        """Send a record after all earlier ones, or save it."""
         with self._lock:
             if self._spool is not None and not self._caught_up():
                 self._spool.add(record)
@@ -162,7 +161,7 @@ class Delivery:
         self._next_try = time.monotonic() + max(RETRY_SECONDS, RETRY_SHARE * spent)
 
     def _caught_up(self, at_once: bool = False) -> bool:
-        """Try to send what is kept, if it is time to; whether nothing is kept any more."""
+        """Try to send saved records if the time has come; return True if none are left."""
         began = time.monotonic()
         if self._spool is None:
             return True
@@ -176,14 +175,14 @@ class Delivery:
                 return True
         except STORE_ERRORS as error:
             if not is_outage(error):
-                # It stays in the file; the next stage says so with the store's reason.
+                # It stays in the file; the next stage reports it with the store's reason.
                 self._next_try = float("inf")
                 return False
         self._failed(began)
         return False
 
     def close(self) -> None:
-        """Try a last time; what is still kept then is for a later stage."""
+        """Try to send a last time; records that remain are left to a later stage."""
         with self._lock:
             if self._spool is not None and not self._caught_up(at_once=True):
                 self._spool.close()
@@ -191,10 +190,10 @@ class Delivery:
 
 
 def deliver_left_over() -> tuple[int, int]:
-    """Send what runs of dead processes left behind; what does not go through stays, and is said.
+    """Send records left by runs of dead processes; records that fail stay, and are reported.
 
     Returns:
-        How many runs were delivered, and how many wait.
+        Numbers of runs delivered and of runs that wait.
     """
     client, delivered, waiting = MlflowClient(tracking_uri()), 0, 0
     for path in sorted(spool_folder().glob("*.jsonl")):
@@ -214,7 +213,7 @@ def deliver_left_over() -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Deliver; returns the exit code, 2 if the store does not answer."""
+    """Deliver all spools; return the exit code, 2 if the store does not answer."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     try:
         with answering():

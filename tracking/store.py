@@ -1,10 +1,10 @@
-"""Where runs are kept: one MLflow store however a stage was started, and what its not answering looks like.
+"""MLflow store of all runs: its location, creation, outages and messages.
 
-Verified behaviour this rests on: MLflow 3 refuses file stores, so the default is a SQLite database; two processes that
-create it at once break it, so a lock lets one do it; artifact locations are frozen at an experiment's creation, so they
-are made absolute, and written anew where the project was moved or copied; inside ``dvc exp run --temp`` DVC_ROOT names
-the parent repository, so runs land there and not in the temporary folder. Optuna in MLflow's database, or MLflow in
-Optuna's, breaks both, because each keeps the version of its tables in one of the same name.
+Verified behaviour: MLflow 3 refuses file stores, so the default is a SQLite database. Two processes that create it at
+once break it, so a lock admits one. Artifact locations are fixed when an experiment is created, so they are made
+absolute, and rewritten if the project was moved or copied. Inside ``dvc exp run --temp`` DVC_ROOT names the parent
+repository, so runs go there and not to the temporary folder. Optuna and MLflow cannot share a database, because both
+store the version of their tables in a table of the same name.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from config.errors import UserError
 from config.paths import project_root, sqlite_in_project
 from layers.files import whole_file
 
-# It announces every retry; we say once what becomes of it.
+# It logs every retry; this package reports the outcome once.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "databricks-uc")
 TABLES = frozenset({"experiments", "runs"})
-# Where the store says where files are: (table, column).
+# Columns of the store with file locations: (table, column).
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -44,23 +44,23 @@ LOCATIONS = (
     ("model_versions", "storage_location"),
     ("model_versions", "source"),
 )
-# Files of an experiment in a project's own store: ours, and the one that MLflow makes itself.
+# Artifact folders of experiments in a project's store: this project's, and MLflow's default.
 HOME = re.compile(r"(.*/mlruns)/(?:artifacts/.+|\d+)")
 PROBE_SECONDS = 2
-# requests' errors are OSErrors; artifacts raise them as they are.
+# Errors of requests are OSErrors; artifact access raises them unwrapped.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError)
 _OUTAGES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "IO_ERROR"}
 
 
 class TrackingError(UserError, ConnectionError):
-    """The MLflow store does not answer; the message says which and why."""
+    """The MLflow store does not answer; the message names it and the reason."""
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI`` if set, else ``mlruns/mlflow.db``; the file of a SQLite store is one of the project.
+    """Tracking URI: ``MLFLOW_TRACKING_URI`` or else ``mlruns/mlflow.db``; a SQLite path is relative to the project.
 
     Raises:
-        TrackingError: if it is a folder or a file, and neither a database nor a server.
+        TrackingError: if it is neither a database nor a server, such as a folder.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
     scheme, _, rest = uri.partition(":")
@@ -77,13 +77,13 @@ def tracking_uri() -> str:
 
 
 def is_server(uri: str) -> bool:
-    """Whether an MLflow server is behind it, and not a database or file that we open ourselves."""
+    """True if the URI is of an MLflow server, and not of a database or file."""
     return uri.startswith(("http:", "https:"))
 
 
 @contextlib.contextmanager
 def store_lock() -> Iterator[None]:
-    """One process of this machine at a time creates what must be there once."""
+    """Lock for creating what must exist only once, per machine."""
     home = project_root() / "mlruns"
     home.mkdir(exist_ok=True)
     with FileLock(home / ".lock"):
@@ -92,10 +92,10 @@ def store_lock() -> Iterator[None]:
 
 @contextlib.contextmanager
 def inspected(url: str) -> Iterator[sqlalchemy.Inspector | None]:
-    """Look at the tables of a database; of a SQLite file that is not there, ``None``, and it is not made.
+    """Inspect the tables of a database; ``None`` for a missing SQLite file, which is not created.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: if it does not answer, or is no database.
+        sqlalchemy.exc.SQLAlchemyError: if it does not answer, or is not a database.
     """
     parsed = sqlalchemy.make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
@@ -109,13 +109,13 @@ def inspected(url: str) -> Iterator[sqlalchemy.Inspector | None]:
 
 
 def open_store() -> str:
-    """Select the store, made if it is not there; what it says of files follows a project that was moved or copied.
+    """Select the store, creating it if missing, and update its file locations if the project was moved or copied.
 
     Returns:
         Its URI.
 
     Raises:
-        TrackingError: if it is a database of something else.
+        TrackingError: if the database has tables of other programs.
     """
     uri = tracking_uri()
     if uri.partition(":")[0].split("+")[0] in STORES[:4]:
@@ -142,11 +142,11 @@ def open_store() -> str:
 
 
 def _make_whole(path: Path) -> None:
-    """Make MLflow's tables in a file that is not there, all or none: half of them would be refused ever after."""
+    """Create MLflow's tables in a new file atomically: a partial set would be refused from then on."""
     if path.exists():
         return
     with whole_file(path, alone=True) as part:
-        for left in part.parent.glob(f"{part.name}*"):  # by a process that was killed
+        for left in part.parent.glob(f"{part.name}*"):  # left by a killed process
             left.unlink()
         engine = sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=str(part)))
         try:
@@ -156,9 +156,9 @@ def _make_whole(path: Path) -> None:
 
 
 def _follow(home: Path) -> None:
-    """Write down where files are now, if the project is not where it was.
+    """Update file locations in the store if the project was moved.
 
-    What is still there alone stays as it is said: a copy may be of the database and not of the files.
+    Locations whose files exist only at the old place stay: the database may be copied without the files.
     """
     database = sqlite3.connect(home / "mlflow.db", timeout=20, isolation_level=None)
     with contextlib.closing(database), database:
@@ -181,10 +181,10 @@ def _follow(home: Path) -> None:
 
 
 def open_experiment(name: str) -> str:
-    """Select the store and make sure that it and the experiment exist, whoever else is starting; returns the id.
+    """Select the store and create the experiment if missing, safely among processes; return the experiment's id.
 
     Raises:
-        TrackingError: if the experiment is deleted, or the store is none.
+        TrackingError: if the experiment is deleted, or the store is invalid.
     """
     uri = open_store()
     with store_lock():
@@ -202,14 +202,14 @@ def open_experiment(name: str) -> str:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same request may go through later: the store is away or overtaxed, it has not said no."""
+    """True if the same request may succeed later: the store is unreachable or overloaded, but has not refused."""
     if isinstance(error, MlflowException):
         return error.error_code in _OUTAGES
     return isinstance(error, OSError | SQLAlchemyError) and not isinstance(error, FileNotFoundError)
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause of an error in one line of at most 160 characters."""
+    """Innermost cause of an error in one line of at most 160 characters."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     text = " ".join(str(error).split()) or type(error).__name__
@@ -218,7 +218,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Turn a store that does not answer into one sentence.
+    """Convert errors of a store that does not answer into one sentence.
 
     Raises:
         TrackingError: naming the store.
@@ -235,7 +235,7 @@ def answering() -> Iterator[None]:
 
 
 def reachable(uri: str) -> bool:
-    """Whether a server answers within two seconds; of other stores ``True``, trying them costs no more."""
+    """True if a server answers within two seconds; always for other stores, where trying costs no more."""
     if not is_server(uri):
         return True
     try:
@@ -248,11 +248,11 @@ def reachable(uri: str) -> bool:
 
 
 def store_name() -> str:
-    """The store for messages, without user and password."""
+    """Name of the store for messages, without user and password."""
     return without_password(tracking_uri())
 
 
 def without_password(uri: str) -> str:
-    """An address without user and password."""
+    """Remove user and password from an address."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if separator else uri

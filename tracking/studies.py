@@ -1,7 +1,7 @@
-"""MLflow side of a study: the study's run, and below it one run a trial, which the stage itself opens.
+"""MLflow runs of a study: the study's run, and below it one run per trial, which the stage itself opens.
 
-The stage's run is found again by tags that MLflow takes from ``MLFLOW_RUN_CONTEXT``, so that a tuner can close the run
-of a process that it ended.
+The stage's run is found by tags that MLflow takes from ``MLFLOW_RUN_CONTEXT``, so that a tuner can close the run of a
+process that it ended.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def trial_tags(study: str, number: int) -> dict[str, str]:
 
 
 def confirmation_tags(study: str, what: str, seed: int) -> dict[str, str]:
-    """Tags of a run that trains the best trial, or today's parameters, again with another seed."""
+    """Tags of a run that trains the best trial, or the current parameters, again with another seed."""
     return {"optuna.study": study, "optuna.confirms": what, "optuna.seed": str(seed)}
 
 
 def run_environment(tags: Mapping[str, str], study_run: str | None) -> dict[str, str]:
-    """Environment variables under which a stage's run gets tags and stands below the study's."""
+    """Environment variables that give a stage's run tags and the study's run as parent."""
     return {
         "MLFLOW_TRACKING_URI": tracking_uri(),
         "MLFLOW_RUN_CONTEXT": json.dumps(dict(tags)),
@@ -42,7 +42,7 @@ def run_environment(tags: Mapping[str, str], study_run: str | None) -> dict[str,
 
 
 def _never_fatal(function: Callable[..., None]) -> Callable[..., None]:
-    """A study goes on while its tracking server is away: that a tag could not be set is said and no more."""
+    """Decorator that reports tracking errors without ending a study, whose tracking server may be unreachable."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **named: Any) -> None:
@@ -59,7 +59,7 @@ def _client() -> mlflow.MlflowClient:
 
 
 def find_trial_run(study_run: str, number: int) -> StoredRun | None:
-    """The run that a trial's stage opened below the study's, if it came so far."""
+    """Find the run that a trial's stage opened below the study's run; ``None`` if it opened none."""
     client = _client()
     experiment = client.get_run(study_run).info.experiment_id
     found = client.search_runs(
@@ -72,16 +72,16 @@ def find_trial_run(study_run: str, number: int) -> StoredRun | None:
 def close_trial(
     study_run: str | None, number: int, state: str, values: Mapping[str, Any], tags: Mapping[str, str]
 ) -> None:
-    """Tag a trial's run with its state, and end it if its process could not.
+    """Tag a trial's run with its state, and end it if its process did not.
 
-    A trial that failed before its stage opened a run gets one here, so that the study's list is whole.
+    A trial that failed before its stage opened a run gets one here, so that the study's list is complete.
 
     Args:
-        study_run: the study's run; ``None``: nothing is done.
-        number: of the trial.
+        study_run: id of the study's run; without one nothing is done.
+        number: number of the trial.
         state: ``COMPLETE``, ``PRUNED`` or ``FAIL``.
         values: searched parameters under their dotted paths.
-        tags: what else is known, such as the reason of a failure.
+        tags: further tags, such as the reason of a failure.
     """
     if study_run is None:
         return
@@ -106,7 +106,7 @@ def close_trial(
 
 @_never_fatal
 def close_confirmation(study_run: str | None, tags: Mapping[str, str]) -> None:
-    """End the run of a training with these tags if its process could not; nothing where there is no study's run."""
+    """End the confirmation run with these tags if its process did not; no effect without a study's run."""
     if study_run is None:
         return
     client = _client()
@@ -127,6 +127,6 @@ def tag_study(study_run: str | None, tags: Mapping[str, str]) -> None:
 
 @_never_fatal
 def still_running(study_run: str | None) -> None:
-    """Show the study's run as running: this worker is done, others are not."""
+    """Set the study's run to running: this worker is done, others are not."""
     if study_run:
         _client().update_run(study_run, status="RUNNING")

@@ -1,4 +1,4 @@
-"""System metrics of a run (CPU, memory, disk, network, GPU), sent the way its other metrics are."""
+"""System metrics of a run (CPU, memory, disk, network, GPU), sent like its other metrics."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 
 class SystemMetrics(SystemMetricsMonitor):
-    """MLflow's monitor, with its names and settings, but going on where the store does not answer.
+    """MLflow's system monitor, with its names and settings, which continues while the store does not answer.
 
-    MLflow's own asks the store for the run before every sample and ends at the first failure.
+    The original requests the run from the store before every sample and ends at the first failure.
 
     Args:
-        run_id: of the run; one that goes on is counted on from its last step.
-        log: takes numbers and their step.
+        run_id: id of the run; a resumed run continues from its last step.
+        log: function that logs metrics at a step.
     """
 
     def __init__(self, run_id: str, log: Callable[[Mapping[str, float], int], None]) -> None:

@@ -1,7 +1,7 @@
-"""What the model registry holds: versions, their evaluations, and which one an alias names.
+"""Model versions in the registry: their weights, evaluations and aliases.
 
-A version is named by the md5 of its weights. Evaluations are metrics of the version, each with the md5 and the split
-of the data it was made on, because scores on other images say nothing about each other.
+A version is identified by the md5 of its weights. Evaluations are metrics of the version, each with the md5 and the
+split of its data, because scores on different images are not comparable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tracking.run import tracking_uri
 from tracking.store import open_store, without_password
 
 SOURCE = "models:/"
-# A server that is gone would be asked again for four minutes; a bar for a file of some kilobytes says nothing.
+# A missing server would be retried for four minutes; a progress bar for a file of some kilobytes is useless.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -37,20 +37,20 @@ PATIENCE = {
 
 
 class RegistryError(UserError):
-    """The registry cannot give what was asked for; the message is one sentence."""
+    """The registry cannot answer a request; the message is one sentence."""
 
 
 class WeightsError(UserError):
-    """The weights that a version was registered with are not there; the message is one sentence."""
+    """The registered weights of a version are missing; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure of evaluate that versions are compared by.
+    """Metric of evaluate by which versions are compared.
 
     Attributes:
-        path: keys that lead to it in ``evaluate.json``.
-        higher: whether more is better.
+        path: keys of the metric in ``evaluate.json``.
+        higher: whether higher is better.
     """
 
     path: tuple[str | int, ...]
@@ -72,14 +72,14 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a version on some data.
+    """Scores of a version on one dataset and split.
 
     Attributes:
         data_md5: digest of the bucketed dataset.
-        split: of it.
-        scores: by the names of :data:`SCORES`.
-        runs: of each score, the id of the run that measured it.
-        when: milliseconds since 1970.
+        split: split of the dataset.
+        scores: scores by the names in :data:`SCORES`.
+        runs: id of the run that measured each score.
+        when: time in milliseconds since 1970.
     """
 
     data_md5: str
@@ -91,13 +91,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model.
+    """Registered model version.
 
     Attributes:
-        number: of the version, from 1.
-        path: of the weights, relative to the project's root.
-        md5: of the weights.
-        evaluations: newest first; one for each data and split.
+        number: number of the version, from 1.
+        path: path of the weights, relative to the project's root.
+        md5: md5 of the weights.
+        evaluations: newest first; one for each dataset and split.
     """
 
     number: int
@@ -107,12 +107,12 @@ class Version:
 
 
 def model_name(params: Params) -> str:
-    """Name of the registered model: the experiment's, and what it is."""
+    """Name of the registered model, derived from the experiment's."""
     return f"{params.tracking.experiment}-decomposer"
 
 
 def scores_of(report: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of ``evaluate.json`` that versions are compared by; what is missing or not finite is left out."""
+    """Scores in ``evaluate.json`` by which versions are compared; missing or non-finite ones are left out."""
     found = {}
     for name, score in SCORES.items():
         value: Any = report
@@ -124,14 +124,14 @@ def scores_of(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def open_weights(path: str, md5: str) -> Path:
-    """The folder of a version's weights, if it holds what was registered.
+    """Folder of a version's weights, checked to contain the registered ones.
 
     Args:
-        path: relative to the project's root.
-        md5: of the registered weights.
+        path: path relative to the project's root.
+        md5: md5 of the registered weights.
 
     Raises:
-        WeightsError: if it holds nothing or something else.
+        WeightsError: if the folder is missing or has other weights.
     """
     folder = project_root() / path
     try:
@@ -147,7 +147,7 @@ def open_weights(path: str, md5: str) -> Path:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in one line; of a server that does not answer only what it was asked."""
+    """Reason of an error in one line; for a server that does not answer, only the request."""
     words = " ".join(str(error).split())
     request, failed, _ = words.partition(" failed with exception ")
     return f"{request.partition('?')[0]} failed" if failed else words[:300]
@@ -155,7 +155,7 @@ def reason_of(error: Exception) -> str:
 
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
-    """Ask a server that does not answer twice, not for minutes, unless the environment says otherwise."""
+    """Retry a server that does not answer once instead of for minutes, unless the environment sets other limits."""
     added = {key: value for key, value in PATIENCE.items() if key not in os.environ}
     os.environ.update(added)
     try:
@@ -175,7 +175,7 @@ def _asked() -> Iterator[None]:
 
 
 class Registry:
-    """The versions of a project's model in the store that runs are written to.
+    """Versions of a project's model, in the store of its runs.
 
     Args:
         params: all parameters.
@@ -188,27 +188,27 @@ class Registry:
         uri = tracking_uri()
         self.name = model_name(params)
         self._client: mlflow.MlflowClient | None = None
-        # Asking a database that is not there would make one.
+        # Opening a missing database would create it.
         if not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).is_file():
             with _asked():
                 open_store()
                 self._client = mlflow.MlflowClient()
 
     def versions(self) -> list[Version]:
-        """All versions, the newest first."""
+        """All versions, newest first."""
         if self._client is None:
             return []
         with _asked():
             found, token = [], None
             while token != "":
                 page = self._client.search_model_versions(f"name = '{self.name}'", page_token=token)
-                # Whatever somebody registered by hand under this name has no weights that we know of.
+                # Versions registered by hand under this name have no known weights.
                 found += [version for version in page if "weights.md5" in version.tags]
                 token = page.token or ""
             return sorted(map(self._version, found), key=lambda version: -version.number)
 
     def holder(self, alias: str) -> int | None:
-        """Number of the version that an alias names."""
+        """Number of the version with an alias; ``None`` if there is none."""
         if self._client is None:
             return None
         with _asked():
@@ -217,7 +217,7 @@ class Registry:
         return None if number is None else int(number)
 
     def config(self, number: int) -> dict[str, Any]:
-        """The model_config that a version was registered with.
+        """Get the model_config that a version was registered with.
 
         Raises:
             RegistryError: if the store does not answer, or has lost the version's files.
@@ -233,10 +233,10 @@ class Registry:
         return flavors["python_function"].get("config") or {}
 
     def artifact(self, run_id: str, name: str) -> str | None:
-        """Text of a file that a run has logged; ``None`` if it has none of this name.
+        """Text of a file that a run has logged; ``None`` if there is no file of this name.
 
         Raises:
-            RegistryError: if the store does not answer, or does not give the file.
+            RegistryError: if the store does not answer, or cannot return the file.
         """
         with _asked():
             if name not in {entry.path for entry in self._client.list_artifacts(run_id)}:
@@ -248,7 +248,7 @@ class Registry:
                     raise RegistryError(f"{name} of run {run_id} cannot be read: {reason_of(error)}") from None
 
     def set_alias(self, alias: str, number: int) -> None:
-        """Let an alias name a version."""
+        """Assign an alias to a version."""
         with _asked():
             self._client.set_registered_model_alias(self.name, alias, str(number))
 
@@ -260,7 +260,7 @@ class Registry:
                 groups[metric.dataset_digest, metric.dataset_name].append(metric)
         evaluations = []
         for (data_md5, split), metrics in groups.items():
-            # Of scores that were measured again, the last stands.
+            # For scores measured again, the last one counts.
             last = {metric.key: metric for metric in sorted(metrics, key=lambda metric: metric.timestamp)}
             scores, runs = ({key: getattr(m, what) for key, m in last.items()} for what in ("value", "run_id"))
             when = max(metric.timestamp for metric in metrics)
@@ -270,5 +270,5 @@ class Registry:
 
 
 def logged_model_id(version: ModelVersion) -> str:
-    """Id of the logged model behind a version, which carries its metrics."""
+    """Id of a version's logged model, which has its metrics."""
     return version.source.removeprefix(SOURCE)

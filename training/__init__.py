@@ -1,1 +1,1 @@
-"""How a network learns: the loop, losses, objectives, validation, memory."""
+"""Training: loop, losses, objectives, validation, memory plans."""

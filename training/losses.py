@@ -1,4 +1,4 @@
-"""Loss terms as pure functions.
+"""Loss terms of all stages, as pure functions.
 
 Every term is a mean over batch and pixels (or latent elements), so a weight means the same at every batch and image
 size. Images are ``(..., 4, H, W)`` in [-1, 1] with straight alpha in channel 3.
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 
 from layers.imaging.tensors import over_background, split_alpha
 
-# First and second moments of ImageNet colours in [-1, 1]: AlphaVAE's model of an unknown background (its train/losses).
+# First and second moments of ImageNet colours in [-1, 1]: AlphaVAE's model of backgrounds (its train/losses).
 BACKGROUND_MEAN = (-0.0357, -0.0811, -0.1797)
 BACKGROUND_SQUARE = (0.3163, 0.3060, 0.3634)
 
 
 def abmse(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared error of the composites, expected over backgrounds b (AlphaVAE eq. 8).
+    """ABMSE: squared error of the composites, expected over backgrounds b (AlphaVAE eq. 8).
 
     With P = a' c' - a c and d = a' - a: E_b (P - b d)^2 = P^2 - 2 E[b] P d + E[b^2] d^2, mean over colours and pixels.
     """
@@ -40,9 +40,9 @@ def alpha_aware_l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 def alpha_colour(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Colour error of a stack where its true layers are: sum a |c' - c| / sum a, mean over colours.
+    """Colour error of a stack weighted by true alpha a: sum a |c' - c| / sum a, mean over channels.
 
-    The metric's colour distance with the true alpha as its weight, as the paper words it (sec. 4.2), over all layers.
+    The metric's colour distance with true alpha as its weight, as in the paper (sec. 4.2), over all layers.
 
     Args:
         predicted: ``(B, L, 4, H, W)``.
@@ -80,29 +80,29 @@ def perceptual(
     Args:
         predicted: ``(B, 4, H, W)``.
         target: the same shape.
-        distance: of two batches ``(B, 3, H, W)`` in [-1, 1], as :class:`metrics.reconstruction.perceptual.Perceptual`.
+        distance: LPIPS of ``(B, 3, H, W)`` in [-1, 1], as :class:`metrics.reconstruction.perceptual.Perceptual`.
     """
     both = [torch.cat([over_background(image, -1.0), over_background(image, 1.0)]) for image in (predicted, target)]
     return distance(*both).mean()
 
 
 def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """Hinge loss of a discriminator from its logits of real and of reconstructed patches (Lim and Ye 2017, eq. 3)."""
+    """Discriminator's hinge loss from its logits of real and of reconstructed patches (Lim and Ye 2017, eq. 3)."""
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
 def hinge_generator(fake: torch.Tensor) -> torch.Tensor:
-    """What the generator pays: minus the mean logit of its patches (Lim and Ye 2017, eq. 4)."""
+    """Generator's adversarial loss: minus the mean logit of its patches (Lim and Ye 2017, eq. 4)."""
     return -fake.mean()
 
 
 def adaptive_weight(reconstruction: torch.Tensor, adversarial: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Factor that makes the adversarial gradient as long as that of reconstruction (VQGAN, arXiv 2012.09841, eq. 7).
+    """Factor that scales the adversarial gradient to the reconstruction's norm (VQGAN, arXiv 2012.09841, eq. 7).
 
     Args:
         reconstruction: weighted reconstruction loss, a scalar.
         adversarial: the generator's loss, a scalar.
-        last: weight of the last layer of the generator, at which both gradients are compared.
+        last: weight of the generator's last layer, at which both gradients are compared.
 
     Returns:
         A detached scalar in [0, 1e4].
@@ -120,7 +120,7 @@ def slot_errors(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def weighted_slot_error(errors: torch.Tensor, *, composite: float, layers: float) -> torch.Tensor:
     """Weighted mean of slot errors ``(B, L+1)``; slot 0 is the composite.
 
-    The weights are normalised over slots, so that neither the layer count nor a joint factor changes the scale.
+    The weights are normalised over slots, so that neither the layer count nor a common factor changes the scale.
     """
     weights = errors.new_full((errors.shape[1],), layers)
     weights[0] = composite

@@ -1,4 +1,4 @@
-"""The served model's former place: versions that were registered before it moved import it from here."""
+"""Served model, former location: versions registered before it moved import it from here."""
 
 from tracking.serving import ServedDecomposer
 

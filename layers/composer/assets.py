@@ -1,12 +1,12 @@
-"""The composer's assets: vendored objects, photographs and fonts that installed packages ship.
+"""Assets of the composer: vendored objects, photographs and fonts that installed packages ship.
 
-Objects are Microsoft Fluent Emoji (``fluent_emoji/``, MIT). Photographs are CC0 or public domain by the
-docstrings of ``skimage.data`` (astronaut, camera, chelsea, clock, coffee, coins, hubble, immunohistochemistry, moon,
-retina, rocket; textures brick, grass, gravel) and by matplotlib's sample data (Grace Hopper, US Navy). Fonts are DejaVu
-and STIX (OFL) from matplotlib and the ``font-*`` packages (OFL, Caladea Apache-2.0).
+Objects are Microsoft Fluent Emoji (``fluent_emoji/``, MIT). Photographs are CC0 or public domain. Most are from
+``skimage.data``, as its docstrings say (astronaut, camera, chelsea, clock, coffee, coins, hubble, immunohistochemistry,
+moon, retina, rocket; textures brick, grass, gravel). One is matplotlib's sample data (Grace Hopper, US Navy). Fonts are
+DejaVu and STIX (OFL) from matplotlib and the ``font-*`` packages (OFL, Caladea Apache-2.0).
 
-Everything belongs to one of three pools: ``train``; ``held_out``, which no training saw but choices were made by; and
-``test``, for the test split alone.
+Every asset belongs to one of three pools: ``train``; ``held_out``, for validation: never trained on, but used for
+choices; and ``test``, for the test split alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from layers.composer.words import THEMES, UNSEEN
 from layers.imaging.codec import opened
 
 POOLS = ("train", "held_out", "test")
-# What a design is called whose assets are of a pool, where figures are told apart.
+# Name of the stratum of a pool's designs, where metrics are broken down.
 STRATA = {"train": "known_assets", "held_out": "held_out_assets", "test": "unseen_assets"}
 OBJECT_DIR = Path(__file__).parent / "fluent_emoji"
 PHOTO_LONG_SIDE = 768
@@ -37,9 +37,9 @@ class Photo:
         package: import name of the package.
         path: below the package's folder.
         description: what it shows, in words.
-        focus: (x, y) in [0, 1] of what a crop must keep.
+        focus: (x, y) in [0, 1] of the point that a crop must keep.
         pool: one of :data:`POOLS`.
-        weight: how often it is taken, next to the others.
+        weight: relative frequency in the draw.
     """
 
     package: str
@@ -133,7 +133,7 @@ def objects(theme: str, pool: str) -> tuple[str, ...]:
     check_pool(pool)
     if pool == "test":
         return UNSEEN[theme]
-    # Every tenth of a theme in alphabetical order, from the fifth on: no theme is without held-out objects.
+    # Every tenth of a theme in alphabetical order, from the fifth on, so that each theme has held-out objects.
     held_out = THEMES[theme].objects[4::10]
     return tuple(name for name in THEMES[theme].objects if (name in held_out) == (pool == "held_out"))
 
@@ -163,7 +163,7 @@ def words(name: str) -> str:
 
 
 def _package_file(package: str, path: str) -> Path:
-    # find_spec and not import: importing matplotlib or skimage costs each worker process a second.
+    # find_spec instead of import: importing matplotlib or skimage costs each worker process a second.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"package {package} is not installed; the composer takes {path} from it")
@@ -175,7 +175,7 @@ def _package_file(package: str, path: str) -> Path:
 
 @cache
 def load_object(name: str) -> np.ndarray:
-    """An object, ``(h, w, 4)`` uint8 straight alpha, cut to where its alpha is above 0; do not write into it."""
+    """An object, ``(h, w, 4)`` uint8 straight alpha, cropped to where its alpha is above 0; do not write into it."""
     with opened((OBJECT_DIR / f"{name}.webp").read_bytes(), name) as file:
         image = file.convert("RGBA")
     array = np.array(image.crop(image.getchannel("A").getbbox()))
@@ -204,6 +204,6 @@ def load_photo(name: str) -> Image.Image:
 
 @lru_cache(maxsize=512)
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """A face at a pixel size; the basic layout engine, so that text does not depend on an optional library."""
+    """A face at a pixel size, with the basic layout engine, so that text does not depend on an optional library."""
     face = FACES[name]
     return ImageFont.truetype(str(_package_file(face.package, face.path)), size, layout_engine=ImageFont.Layout.BASIC)

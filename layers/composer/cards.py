@@ -10,7 +10,7 @@ from layers.composer.scene import Scene
 
 
 def split(scene: Scene) -> str:
-    """One side a coloured field with an object or a photograph, the other a column of text."""
+    """A page in two halves: a coloured field with an object or a photograph, and a column of text."""
     chosen = scene.pick(2, {"field": 3, "subtitle": 1.5, "button": 1.5, "shadow": 1, "kicker": 0.6, "badge": 0.7})
     grounds.ground(scene, plain=True)
     unit = scene.unit

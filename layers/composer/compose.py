@@ -1,8 +1,8 @@
-"""An endless, deterministic stream of layered designs made of real images: the embedded default data.
+"""Stream of layered designs made of real images, endless and deterministic: the embedded default data.
 
 ``compose(index, seed=...)`` draws design number ``index``: a page of one of a dozen layouts (posters, cards, banners,
-collages) with two to six RGBA layers, whose words and colours fit its objects. The same arguments give the same
-pixels in every process and in any order, so the stream needs no storage and no state.
+collages) with two to six RGBA layers. Words and colours fit its objects. The same arguments give the same pixels in
+every process and in any order, so the stream needs no storage and no state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LAYER_COUNTS = (2, 3, 4, 5, 6)
 _COUNT_WEIGHTS = (0.09, 0.20, 0.25, 0.24, 0.22)
 _ASPECTS = ((1, 1), (2, 3), (3, 2))
 _ASPECT_WEIGHTS = (0.34, 0.36, 0.30)
-# Weight, and the fewest layers it looks finished with.
+# Weight in the draw, and the fewest layers with which the layout looks finished.
 _LAYOUTS = {
     posters.hero_poster: (0.18, 2),
     photo_layouts.photo_poster: (0.11, 3),
@@ -46,12 +46,12 @@ _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 @dataclass(frozen=True)
 class Design:
-    """A composed sample and what its layers were made from.
+    """A composed sample and the elements that its layers were made from.
 
     Attributes:
         sample: the layers.
-        elements: one per layer, bottom to top; they know the text that is set.
-        layout: what kind of design it is, in words.
+        elements: one per layer, bottom to top; they hold the text that is set.
+        layout: kind of design, in words.
     """
 
     sample: LayeredSample
@@ -74,9 +74,9 @@ def compose(index: int, *, seed: int, size: int = DEFAULT_SIZE, pool: str = "tra
 
     Args:
         index: 0 or more.
-        seed: of the stream, 0 or more.
+        seed: seed of the stream, 0 or more.
         size: long side in pixels, a multiple of 6; the canvas is 1:1, 2:3 or 3:2.
-        pool: which assets to use, one of ``assets.POOLS``; no object, photograph or font is in two.
+        pool: which assets to use, one of ``assets.POOLS``; no object, photograph or font is in two pools.
 
     Returns:
         Two to six layers; the background is opaque, RGB is 0 wherever alpha is.
@@ -88,7 +88,7 @@ def compose(index: int, *, seed: int, size: int = DEFAULT_SIZE, pool: str = "tra
 
 
 def design(index: int, *, seed: int, size: int = DEFAULT_SIZE, pool: str = "train") -> Design:
-    """As :func:`compose`, with what the layers were made from."""
+    """Compose as :func:`compose` does, with the elements that the layers were made from."""
     assets.check_pool(pool)
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed must be 0 or more, got index {index} and seed {seed}")
@@ -109,7 +109,7 @@ def _scene(rng: np.random.Generator, size: int, pool: str) -> Scene:
     theme = str(rng.choice(list(THEMES)))
     pairs = assets.font_pairs(pool)
     title_face, body_face = pairs[int(rng.integers(len(pairs)))]
-    # Half of the palettes answer to an object of the theme, so that grounds and objects look chosen for each other.
+    # Half of the palettes start from an object of the theme, so that backgrounds and objects match.
     hue = float(rng.uniform(0, 360))
     names = assets.objects(theme, pool)
     if rng.random() < 0.5:

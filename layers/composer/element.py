@@ -1,4 +1,4 @@
-"""What a design consists of while it is drawn: boxes on the canvas and the crops put there."""
+"""Elements of a design while it is drawn: boxes on the canvas and the crops put there."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What one drawn thing is: kind, text set in it (or empty), description."""
+    """One drawn part: its kind, the text set in it (or empty), its description."""
 
     kind: str
     text: str
@@ -75,8 +75,8 @@ class Element:
     Attributes:
         crop: ``(h, w, 4)`` float32, straight alpha, inside the canvas.
         left: x of the crop; ``top`` its y.
-        parts: what is drawn in it, bottom to top.
-        glue: how willingly it joins the element below when a design has to have fewer layers; 0 is never.
+        parts: the parts drawn in it, bottom to top.
+        glue: preference for joining the element below when a design needs fewer layers; 0 is never.
     """
 
     crop: np.ndarray
@@ -87,7 +87,7 @@ class Element:
 
     @property
     def kind(self) -> str:
-        """The kind of the whole: a shadow is part of what casts it, anything else mixed is a group."""
+        """Kind of the element: a shadow belongs to the object that casts it; other mixtures are a group."""
         kinds = {part.kind for part in self.parts}
         if "background" in kinds:
             return "background"
@@ -97,7 +97,7 @@ class Element:
 
     @property
     def description(self) -> str:
-        """The parts' descriptions; a cast shadow goes without saying."""
+        """The parts' descriptions, without cast shadows."""
         said = [part.description for part in self.parts if part.kind != "shadow"]
         if not said:
             return self.parts[0].description
@@ -105,12 +105,12 @@ class Element:
 
     @property
     def text(self) -> str:
-        """Everything that can be read in it."""
+        """All text that can be read in it."""
         return " ".join(part.text for part in self.parts if part.text)
 
 
 def joined(lower: Element, upper: Element) -> Element:
-    """One element with both images, ``upper`` over ``lower``."""
+    """Join two elements to one, ``upper`` over ``lower``."""
     left, top = min(lower.left, upper.left), min(lower.top, upper.top)
     right = max(e.left + e.crop.shape[1] for e in (lower, upper))
     bottom = max(e.top + e.crop.shape[0] for e in (lower, upper))

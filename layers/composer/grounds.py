@@ -1,4 +1,4 @@
-"""Grounds: gradients, patterns and textures."""
+"""Backgrounds of designs: gradients, patterns and textures."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def _texture(scene: Scene) -> tuple[np.ndarray, str]:
 
 
 def pattern(scene: Scene, quiet: Box | None = None) -> None:
-    """Draw a pattern over the whole canvas; as a layer it is a shape, and readily joins the ground.
+    """Draw a pattern over the whole canvas; it is a layer of kind shape that readily joins the background.
 
     Args:
-        scene: where to.
-        quiet: where text will stand; confetti stays out of it.
+        scene: the canvas to draw on.
+        quiet: box of the later text; confetti stays out of it.
     """
     unit, width, height, palette = scene.unit, scene.width, scene.height, scene.palette
     style = scene.choice(("dots", "stripes", "waves", "rays", "checks", "confetti", "circles", "blobs"))

@@ -18,14 +18,14 @@ LABEL_CONTRAST = 4.0
 
 
 def headline(scene: Scene) -> str:
-    """A title for the theme, in capitals where the face or chance wants it."""
+    """A title for the theme, in capitals where the face or a random draw says so."""
     text = copy.title(scene.rng, scene.theme)
     share = {"amatic": 0.7, "mono": 0.5, "caladea_italic": 0.0}.get(scene.title_face, 0.33)
     return text.upper() if scene.chance(share) else text
 
 
 def sturdy(scene: Scene) -> str:
-    """The title face, or one that is still read when small."""
+    """The title face, or one that is legible when small."""
     return "manrope" if scene.title_face in ("amatic", "caladea_italic") else scene.title_face
 
 

@@ -1,4 +1,4 @@
-"""Columns of text: titles with what stands above and below them."""
+"""Columns of text: titles with the lines above and below them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def text_block(
     lines: int = 3,
     most: float = 0.3,
 ) -> Box:
-    """Set a title and what goes with it as one column.
+    """Set a title and its accompanying lines as one column.
 
     Args:
-        scene: where to.
+        scene: the canvas to draw on.
         box: the column; the text stays inside.
         with_parts: any of ``kicker``, ``subtitle`` and ``button``.
         align: 0 left, 0.5 centred, 1 right.
-        valign: the same from top to bottom.
-        lines: most lines of the title.
-        most: largest font size of the title as a share of the short side.
+        valign: 0 top, 0.5 centred, 1 bottom.
+        lines: maximum number of lines of the title.
+        most: maximum font size of the title as a share of the short side.
 
     Returns:
         The box of the inked letters.
@@ -128,7 +128,7 @@ def small_line(scene: Scene, box: Box) -> Box:
 
 
 def offer(scene: Scene, box: Box, with_parts: set[str], *, align: float) -> None:
-    """Set a discount as large as it goes, with what it is about (``subtitle``) and a ``button`` below."""
+    """Set a discount as large as possible, with a ``subtitle`` and a ``button`` below if requested."""
     unit, rng = scene.unit, scene.rng
     shares = [0.6, 0.2 if "subtitle" in with_parts else 0.001, 0.3 if "button" in with_parts else 0.001]
     head, middle, foot = box.rows(*shares)

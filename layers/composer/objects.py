@@ -1,4 +1,4 @@
-"""Things that cast shadows: objects, cut-outs and tilted prints."""
+"""Objects, cut-outs and tilted prints, with the shadows they cast."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from layers.imaging.compositing import over, resize
 
 
 def some_turn(scene: Scene, most: float = 16.0) -> float:
-    """An angle in degrees for a loose look, more often than not 0."""
+    """A random angle in degrees, at most ``most`` either way; more often than not 0."""
     return scene.uniform(-most, most) if scene.chance(0.4) else 0.0
 
 
 def shadow_mode(scene: Scene, chosen: set[str]) -> str:
-    """How an object gets its shadow: as a ``layer`` if the layout chose "shadow", else by chance."""
+    """Mode of an object's shadow: a ``layer`` if the layout chose "shadow", else drawn at random."""
     if "shadow" in chosen:
         return "layer"
     return str(scene.rng.choice(("layer", "baked", "none"), p=(0.35, 0.35, 0.3)))
@@ -27,7 +27,7 @@ def shadow_mode(scene: Scene, chosen: set[str]) -> str:
 def cast_shadow(
     scene: Scene, mask: np.ndarray, left: float, top: float, of: str, *, blur: float, drop: float, strength: float
 ) -> bool:
-    """Draw the soft shadow of a mask, if the ground is light enough to show one; returns whether it did."""
+    """Draw the soft shadow of a mask if the background is light enough to show it; returns whether it did."""
     height, width = mask.shape
     if float(colours.luminance(scene.under(Box(left, top, width, height))).mean()) < 0.08:
         return False
@@ -39,10 +39,10 @@ def cast_shadow(
 
 
 def object_crop(scene: Scene, name: str, side: float, turn: float, border: float) -> np.ndarray:
-    """An object whose longer side is ``side`` pixels, turned by degrees, with a white sticker border if asked for."""
+    """An object whose longer side is ``side`` pixels, turned by degrees, with a white border of ``border`` pixels."""
     image = assets.load_object(name)
     if turn:
-        # Pillow turns RGBA with premultiplied colours.
+        # Pillow rotates RGBA with premultiplied colours.
         rotated = Image.fromarray(image).rotate(turn, Image.Resampling.BICUBIC, expand=True)
         image = np.asarray(rotated.crop(rotated.getchannel("A").getbbox()))
     scale = side / max(image.shape[:2])
@@ -68,12 +68,12 @@ def place_object(
     """Draw an object in the middle of a box.
 
     Args:
-        scene: where to.
-        name: of the object.
+        scene: the canvas to draw on.
+        name: name of the object.
         box: its square; the object's longer side fills the box's shorter.
         shadow: ``none``, ``baked`` into the object's layer or a ``layer`` of its own.
         turn: degrees, counter-clockwise.
-        sticker: whether to cut it out with a white border; it also gets one where it would drown in its ground.
+        sticker: whether to cut it out with a white border; it also gets one on a background of similar colour.
         glue: see :class:`element.Element`.
     """
     side = min(box.width, box.height)

@@ -1,4 +1,4 @@
-"""Harmonious palettes: colours are chosen in OKLCH, so that equal steps look equal, and named in words.
+"""Palettes of harmonious colours, chosen in OKLCH, so that equal steps look equal, and named in words.
 
 Colours are sRGB tuples in [0, 1]. OKLab is Björn Ottosson's (https://bottosson.github.io/posts/oklab/).
 """
@@ -50,7 +50,7 @@ def _oklch_linear(lightness: float, chroma: float, hue: float) -> tuple[float, f
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> Colour:
-    """OKLCH (hue in degrees) to sRGB; chroma is lowered until the colour exists on a screen."""
+    """OKLCH (hue in degrees) to sRGB; chroma is lowered until the colour is within sRGB."""
     inside = [-1e-4 <= c <= 1.0001 for c in _oklch_linear(lightness, chroma, hue)]
     if not all(inside):
         low, high = 0.0, chroma
@@ -93,13 +93,13 @@ def luminance(rgb: np.ndarray) -> np.ndarray:
 
 
 def contrast(first: float, second: float) -> float:
-    """WCAG contrast ratio of two luminances, 1 to 21; large text wants 3, small text 4.5."""
+    """WCAG contrast ratio of two luminances, 1 to 21; large text needs 3, small text 4.5."""
     bright, dark = max(first, second), min(first, second)
     return (bright + 0.05) / (dark + 0.05)
 
 
 def mix(first: Colour, second: Colour, weight: float) -> Colour:
-    """``first`` with ``weight`` of ``second``."""
+    """Mix two colours: 1 - ``weight`` of ``first``, ``weight`` of ``second``."""
     red, green, blue = (a + (b - a) * weight for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -125,11 +125,11 @@ class Palette:
     """The colours of one design.
 
     Attributes:
-        mode: one of :data:`MODES`, how light and loud the ground is.
-        ground: of the background; ``ground2`` is its partner in gradients.
-        tone: a step from the ground, for quiet patterns.
-        surface: of panels and tiles, away from the ground.
-        accent: the loud colour; ``accent2`` is its friend.
+        mode: one of :data:`MODES`, lightness and saturation of the background.
+        ground: colour of the background; ``ground2`` is its partner in gradients.
+        tone: close to the background's colour, for patterns of low contrast.
+        surface: colour of panels and tiles, distinct from the background.
+        accent: saturated colour for emphasis; ``accent2`` is a second one that fits it.
         ink: nearly black; ``paper`` is nearly white.
     """
 
@@ -150,14 +150,14 @@ def _near_yellow(hue: float) -> float:
 
 
 def palette(rng: np.random.Generator, hue: float, mode: str | None = None) -> Palette:
-    """Choose a scheme around ``hue`` (degrees, of the ground) and a mode."""
+    """Choose a scheme around ``hue`` (degrees, of the background) and a mode."""
     mode = mode or str(rng.choice(MODES, p=_MODE_WEIGHTS))
     first, second = _SCHEMES[int(rng.integers(len(_SCHEMES)))]
     turn = float(rng.uniform(15, 50)) * float(rng.choice((-1, 1)))
     if mode == "dark" and 35 < hue % 360 < 135:
-        # A dark orange or yellow is brown or olive; the same hue as a tint stays what it is.
+        # A dark orange or yellow is brown or olive; a light tint keeps its hue.
         mode = "light"
-    # Yellows are only clean when light, blues and purples only rich when darker.
+    # Yellows look clean only when light, blues and purples saturated only when darker.
     lift = 0.22 * _near_yellow(hue)
     if lift > 0.08:
         # From yellow a gradient may go to orange; towards green it passes olive.

@@ -21,7 +21,7 @@ def _far_colour(scene: Scene, box: Box, avoid: Colour, wishes: tuple[Colour, ...
 
 
 def backdrop(scene: Scene, box: Box, avoid: Colour | None = None) -> Box:
-    """Draw a large flat shape for an object to stand out from; its colour is the farthest from ``avoid``."""
+    """Draw a large flat shape behind an object; its colour is the farthest from ``avoid``."""
     palette = scene.palette
     wishes: list[Colour] = [palette.accent2, palette.accent, palette.surface, palette.tone]
     on = scene.mean_under(box)
@@ -75,7 +75,7 @@ def block(
     glue: float = 0.0,
     shadow: str = "none",
 ) -> Box:
-    """Draw a rectangle with round corners (``radius`` in pixels), opaque or a veil."""
+    """Draw a rectangle with round corners (``radius`` in pixels), opaque or translucent."""
     corner = scene.radius * scene.unit if radius is None else radius
     mask = shapes.rounded(round(box.width), round(box.height), corner)
     if shadow != "none" and opacity == 1.0:
@@ -154,7 +154,7 @@ def veil_colour(scene: Scene) -> tuple[Colour, str]:
 
 
 def veil(scene: Scene, box: Box) -> Box:
-    """Draw a translucent panel that parts text from its ground."""
+    """Draw a translucent panel between text and its background."""
     palette = scene.palette
     colour = palette.ink if palette.mode == "dark" and scene.chance(0.4) else palette.paper
     mask = shapes.rounded(round(box.width), round(box.height), scene.radius * scene.unit)
@@ -169,7 +169,7 @@ def veil(scene: Scene, box: Box) -> Box:
 
 
 def scrim(scene: Scene, below: bool, share: float) -> Box:
-    """Draw a dark veil that fades out from the lower or upper edge, for light text to stand on."""
+    """Draw a dark veil that fades out from the lower or upper edge, behind light text."""
     height = round(share * scene.height)
     ramp = np.linspace(0, 1, height, dtype=np.float32) if below else np.linspace(1, 0, height, dtype=np.float32)
     mask = np.repeat((np.clip(1.5 * ramp, 0, 1) * 0.86)[:, None], scene.width, axis=1)
@@ -181,7 +181,7 @@ def scrim(scene: Scene, below: bool, share: float) -> Box:
 
 
 def page_frame(scene: Scene, margin: float, colour: Colour | None) -> Box:
-    """Draw a line around the page; without a colour, whichever accent can be seen."""
+    """Draw a line around the page; with ``None`` as colour, in an accent that is visible."""
     inner = scene.box.inset(margin)
     if colour is None:
         colour, _ = scene.legible(inner, (scene.palette.accent, scene.palette.accent2), 1.7)

@@ -21,7 +21,7 @@ def photo_poster(scene: Scene) -> str:
         share = 0.34 if "subtitle" in chosen else 0.28
         text_box, image = page.rows(share, 1 - share) if scene.chance(0.4) else page.rows(1 - share, share)[::-1]
         text_box = text_box.inset(0, 0.02 * scene.unit)
-    # A frame follows the outline, which only two of them have a line for.
+    # A frame follows the outline of the photograph; only two outlines can be drawn as a line.
     forms = ("rounded", "circle") if "frame" in chosen else ("rounded", "rounded", "circle", "arch", "blob")
     form = scene.choice(forms)
     image = image.square() if form in ("circle", "blob") else image
@@ -44,7 +44,7 @@ def photo_poster(scene: Scene) -> str:
             description=f"thin {colours.name(colour)} frame inside the photograph",
             glue=0.2,
         )
-    # On a wide page the text stands beside the image, so nothing may reach out of it sideways.
+    # On a wide page the text is beside the photograph, so nothing may reach out of it sideways.
     edge = image.inset(0.05 * scene.unit, 0) if wide else page
     y = image.bottom - 0.13 * scene.unit if wide else image.top + 0.13 * scene.unit
     spots = (image.left + 0.1 * scene.unit, image.right - 0.1 * scene.unit)

@@ -1,4 +1,4 @@
-"""Photographs on a design: as the ground, cut to an outline, or as instant prints."""
+"""Photographs on a design: as the background, cut to an outline, or as instant prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMS = {"rounded": "rounded rectangle", "circle": "circle", "arch": "arch", "b
 def cover_fill(
     image: Image.Image, width: int, height: int, scene: Scene, *, zoom: float = 1.0, focus: tuple = (0.5, 0.5)
 ) -> np.ndarray:
-    """Cut and resize so that the image covers a box, ``(height, width, 3)`` float32; now and then mirrored."""
+    """Crop and resize an image to cover a box, ``(height, width, 3)`` float32; sometimes mirrored."""
     scale = max(width / image.width, height / image.height) * zoom
     cut_width, cut_height = width / scale, height / scale
     left = min(max(0.0, focus[0] * image.width - cut_width / 2), image.width - cut_width)
@@ -30,7 +30,7 @@ def cover_fill(
 
 
 def photo_fill(scene: Scene, name: str, width: int, height: int) -> tuple[np.ndarray, str]:
-    """A photograph cut to a box and sometimes graded; returns the fill and what it shows."""
+    """A photograph cropped to a box and sometimes toned; returns the fill and its description."""
     photo = assets.PHOTOS[name]
     zoom = scene.uniform(1.0, 1.15)
     fill = cover_fill(assets.load_photo(name), width, height, scene, zoom=zoom, focus=photo.focus)

@@ -1,6 +1,6 @@
-"""Layouts of posters and flyers: one strong image, one strong line.
+"""Layouts of posters and flyers: one dominant image, one dominant line of text.
 
-A layout draws on a :class:`scene.Scene`, bottom to top, and returns what the design is called.
+A layout draws on a :class:`scene.Scene`, bottom to top, and returns the name of the kind of design.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from layers.composer.scene import Scene
 
 
 def hero_poster(scene: Scene) -> str:
-    """A big object, perhaps on a backdrop, with the title above or below; now and then it covers the title's edge."""
+    """A big object, perhaps on a backdrop, with the title above or below; sometimes it covers the title's edge."""
     chosen = scene.pick(1, {"title": 8, "backdrop": 2, "shadow": 1, "subtitle": 1.5, "badge": 1.5, "pattern": 1})
     if scene.want == 2:
-        # The reduction paints these into the ground.
+        # Scene.reduce joins these to the background.
         chosen |= {scene.choice(("backdrop", "pattern", "nothing"))}
     if "subtitle" in chosen:
         chosen.add("title")

@@ -1,4 +1,4 @@
-"""The canvas a layout draws on: elements bottom to top, the image so far, and how elements become layers."""
+"""Canvas that a layout draws on: elements bottom to top, the image so far, and the reduction to layers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Scene:
     """One design while it is drawn.
 
     Attributes:
-        rng: the only source of chance.
-        width: of the canvas in pixels; ``height`` its height.
+        rng: the only source of randomness.
+        width: width of the canvas in pixels; ``height`` its height.
         pool: one of ``assets.POOLS``.
         theme: a key of ``words.THEMES``, or None for a design about a photograph.
         palette: the colours.
         title_face: key of ``assets.FACES`` for headlines; ``body_face`` for the rest.
-        want: number of layers to end with, background included.
+        want: wanted number of layers, background included.
         radius: corner radius of boxes, as a share of the short side.
         elements: bottom to top; the first is the background.
         flat: the image so far, ``(H, W, 3)`` float32.
@@ -58,7 +58,7 @@ class Scene:
 
     @property
     def unit(self) -> float:
-        """The short side, which every measure scales with."""
+        """The short side in pixels, with which all lengths scale."""
         return float(min(self.width, self.height))
 
     @property
@@ -71,11 +71,11 @@ class Scene:
         return bool(self.rng.random() < share)
 
     def choice(self, options: Sequence[Option]) -> Option:
-        """One of the options, evenly."""
+        """Draw one of the options, all equally likely."""
         return options[int(self.rng.integers(len(options)))]
 
     def uniform(self, low: float, high: float) -> float:
-        """A number in [low, high)."""
+        """Draw a number, uniform in [low, high)."""
         return float(self.rng.uniform(low, high))
 
     def pick(self, required: int, optional: dict[str, float]) -> set[str]:
@@ -83,7 +83,7 @@ class Scene:
 
         Args:
             required: layers the layout always draws.
-            optional: name to weight; a shadow is chosen by a chance of its own first.
+            optional: name to weight; a shadow is drawn first, with a probability of its own.
         """
         count = min(max(0, self.want - 1 - required), len(optional))
         names, chosen = list(optional), set()
@@ -138,7 +138,7 @@ class Scene:
         self.elements[-1] = joined(self.elements[-1], upper)
 
     def under(self, box: Box) -> np.ndarray:
-        """The image so far in a box, every second pixel, at least one."""
+        """The image so far in a box, every second pixel, at least one; ``(h, w, 3)``."""
         x, y = max(0, min(self.width - 1, int(box.left))), max(0, min(self.height - 1, int(box.top)))
         return self.flat[y : max(y + 1, int(box.bottom)) : 2, x : max(x + 1, int(box.right)) : 2]
 
@@ -148,10 +148,10 @@ class Scene:
         return float(red), float(green), float(blue)
 
     def legible(self, box: Box, wishes: Sequence[Colour], need: float) -> tuple[Colour, float]:
-        """The first wish that stands out in a box, else whichever of paper, ink, white and black does best.
+        """The first of ``wishes`` that contrasts enough in a box, else the best of paper, ink, white and black.
 
         Returns:
-            The colour and its contrast ratio against the worst tenth of what lies beneath.
+            The colour and its contrast ratio against the worst tenth of the pixels beneath.
         """
         ground = np.quantile(luminance(self.under(box)), (0.1, 0.9))
 
@@ -167,7 +167,7 @@ class Scene:
         return colour, worst(colour)
 
     def reduce(self) -> None:
-        """Join elements, the most willing first, until no more than the wanted layers are left."""
+        """Join elements, those of the largest ``glue`` first, until no more than ``want`` are left."""
         while len(self.elements) > self.want:
             index = max(range(1, len(self.elements)), key=lambda i: self.elements[i].glue)
             if self.elements[index].glue <= 0:
@@ -177,10 +177,10 @@ class Scene:
     def all_visible(self) -> bool:
         """Whether every layer changes the image enough to be seen and none is mostly covered.
 
-        The change is what the image would lose without the layer: all alphas above let it through, and its colour
-        differs from what is beneath.
+        The change is the effect of removing the layer: transmittance of all layers above, times alpha, times the
+        difference of its colour from the one beneath.
         """
-        # Every second pixel is enough to judge by.
+        # Every second pixel is a sufficient sample.
         shape = (self.height + 1) // 2, (self.width + 1) // 2
         below, through = np.zeros((*shape, 3), dtype=np.float32), np.ones(shape, dtype=np.float32)
         halves = []

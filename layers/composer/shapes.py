@@ -1,7 +1,7 @@
-"""Antialiased masks and fills for the composer.
+"""Masks and fills for the composer, antialiased.
 
 Masks are float32 ``(h, w)`` in [0, 1], drawn at twice the size and averaged down. Fills are float32 ``(h, w, 3)`` sRGB.
-A crop is a straight-alpha ``(h, w, 4)`` made of both.
+A crop is a straight-alpha ``(h, w, 4)`` array made of both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ellipse(width: int, height: int) -> np.ndarray:
 
 
 def arch(width: int, height: int) -> np.ndarray:
-    """A door: rectangle with a round top."""
+    """An arch: a rectangle with a round top."""
 
     def draw(canvas: ImageDraw.ImageDraw, s: float) -> None:
         radius = min(width / 2, height)
@@ -57,7 +57,7 @@ def polygon(width: int, height: int, points: Sequence[Point]) -> np.ndarray:
 
 
 def blob(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A smooth closed shape: a circle whose radius swings with the second and third harmonic."""
+    """A smooth closed shape: a circle whose radius varies by its second and third harmonic."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     radius = np.ones_like(angle)
     for harmonic, strength in ((2, 0.12), (3, 0.10), (4, 0.04)):
@@ -68,7 +68,7 @@ def blob(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 
 def starburst(diameter: int, spikes: int, depth: float, turn: float = 0.0) -> np.ndarray:
-    """A badge with ``spikes``; ``depth`` is the share of the radius a notch takes, 0.1 to 0.5."""
+    """A star with ``spikes`` points; ``depth`` is the depth of a notch as a share of the radius, 0.1 to 0.5."""
     middle = diameter / 2
     points = []
     for i in range(2 * spikes):
@@ -147,7 +147,7 @@ def waves(width: int, height: int, pitch: float, amplitude: float, length: float
 
 
 def checks(width: int, height: int, cell: float) -> np.ndarray:
-    """A chess board."""
+    """A checkerboard with cells of ``cell`` pixels."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     soft = [np.clip((np.abs((v / cell / 2) % 1.0 - 0.5) - 0.25) * 2 * cell + 0.5, 0, 1) for v in (x, y)]
     return (soft[0] + soft[1] - 2 * soft[0] * soft[1]).astype(np.float32)
@@ -204,7 +204,7 @@ def scatter(
                 [((x + a) * SCALE, (y + b) * SCALE) for a, b in zip(px.tolist(), py.tolist(), strict=True)], fill=255
             )
     layers = [np.asarray(mask.reduce(SCALE), dtype=np.float32)[..., None] / 255.0 for mask in masks]
-    # Pieces hardly ever touch, so a weighted mean of the colours is the image.
+    # Pieces hardly ever touch, so a weighted mean of their colours is accurate.
     alpha = sum(layers)
     rgb = sum(layer * np.asarray(colour, np.float32) for layer, colour in zip(layers, colours, strict=True))
     rgb = np.divide(rgb, alpha, out=np.zeros_like(rgb), where=alpha > 0)

@@ -1,4 +1,4 @@
-"""Setting text: break lines, fit a size, draw the mask, style the letters."""
+"""Typesetting: line breaks, fitting of the size, the mask and the style of letters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def fit(text: str, face: str, width: float, height: float, *, max_lines: int = 3
         tall = cap + leading * (len(lines) - 1) + descender
         widest = max(_length(face, line) for line in lines)
         size = min(_REFERENCE * width / widest, height / tall, most)
-        # Of equal sizes the one with fewer lines reads better, and of equal lines the more even ones.
+        # Of equal sizes the one with fewer lines is preferred, and of equally many lines the more even ones.
         score = size * (1 - 0.04 * len(lines) - 0.03 * widest / _length(face, text))
         if score > best_score:
             best, best_size, best_score = lines, size, score
@@ -86,7 +86,7 @@ def mask(setting: Setting, align: float) -> np.ndarray:
 
 
 def _grown(ink: np.ndarray, by: float, pad: int) -> np.ndarray:
-    # A Gaussian and a steep ramp grow a mask evenly in every direction; a square maximum filter would grow corners.
+    # A Gaussian and a steep ramp dilate a mask evenly in every direction; a square maximum filter would not.
     soft = shapes.blurred(ink, by * 0.75, pad)
     return np.clip((soft - 0.12) * 6, 0, 1)
 
@@ -94,13 +94,13 @@ def _grown(ink: np.ndarray, by: float, pad: int) -> np.ndarray:
 def styled(
     ink: np.ndarray, fill: Colour | np.ndarray, style: str, other: Colour, size: float
 ) -> tuple[np.ndarray, int]:
-    """Letters as a crop.
+    """Draw letters in a style, as a crop.
 
     Args:
         ink: the mask of the letters.
         fill: colour or ``(h, w, 3)`` fill of the letters.
         style: ``plain``, ``outline``, ``block`` (hard shadow), ``soft`` (soft shadow) or ``halo`` (a dim glow that
-            parts letters from a busy ground).
+            separates letters from a textured background).
         other: colour of the outline, shadow or glow.
         size: font size, which scales the effect.
 

@@ -1,4 +1,4 @@
-"""Themes and copy for the composer: which objects belong together and what designs about them say."""
+"""Themes and texts of the composer: objects that belong together, and headlines and lines about them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ THEMES: dict[str, Theme] = {
     ),
 }
 
-# Objects of designs that only an evaluation sees (assets of the pool ``test``).
+# Objects of designs that only the evaluation uses (assets of the pool ``test``).
 UNSEEN: dict[str, tuple[str, ...]] = {
     "fruit": ("chestnut", "melon", "olive"),
     "vegetables": ("garlic", "onion", "potato"),
@@ -195,12 +195,12 @@ def kicker(rng: np.random.Generator) -> str:
 
 
 def subtitle(rng: np.random.Generator) -> str:
-    """The line below a headline: when, where or why."""
+    """The line below a headline, such as a time, a place or a reason."""
     return _filled(rng, _choice(rng, _SUBTITLES))
 
 
 def button(rng: np.random.Generator) -> str:
-    """What a button asks for."""
+    """The label of a button."""
     return _choice(rng, _BUTTONS)
 
 

@@ -1,10 +1,10 @@
-"""Write composed designs to disk in the project's dataset form, which ``layers.sources.rendered`` reads.
+"""Writer of composed designs in the project's dataset form, which ``layers.sources.rendered`` reads.
 
     <root>/rendered/<id>/background.png, component_0.png, component_1.png, ...     full canvas, bottom to top
     <root>/layouts/<id>.json                                                       words and boxes, same order
 
-In the JSON a layer's kind is kept by keys that real designs have too: ``type`` is TEXT for text, GROUP for a mixture
-and IMAGE for the rest, of which ``data0_element_type`` says ``standard_img``, ``shape`` or ``shadow``.
+In the JSON, a layer's kind is stored under keys that real designs have too. ``type`` is TEXT for text, GROUP for a
+mixture and IMAGE for the rest; there ``data0_element_type`` is ``standard_img``, ``shape`` or ``shadow``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from layers.composer.element import Element, Part
 from layers.files import locked, put_folder, sync_all
 from layers.preparation.fanout import fan_out
 
-# zlib's fastest: flat layers shrink to little at any level, and at higher ones writing costs more than drawing.
+# zlib's fastest level: flat layers compress well at any level, and at higher ones writing costs more than drawing.
 _COMPRESS_LEVEL = 1
 _CHUNK = 32
 _TYPES = {"text": "TEXT", "group": "GROUP"}
@@ -44,29 +44,29 @@ def write_dataset(
     pool: str = "train",
     cluster: str = "local",
 ) -> int:
-    """Write designs of a stream; those already there are left alone.
+    """Write designs of a stream; existing ones are not written again.
 
-    A sample's images appear at once and its JSON last, so a run that was killed is continued by running it again.
+    A sample's JSON is written after its images, so a run that was killed is continued by running it again.
     Samples of other seeds, sizes or pools have other names and may share the folder.
 
     Args:
         root: folder to write into; made if missing.
-        indices: which designs of the stream, 0 or more.
-        seed: see ``compose.compose``; so are ``size`` and ``pool``.
+        indices: numbers of the designs in the stream, 0 or more.
+        seed: see ``compose.compose``, as for ``size`` and ``pool``.
         size: long side in pixels.
-        jobs: see ``layers.preparation.fanout.fan_out``; so is ``cluster``.
-        pool: which assets, one of ``assets.POOLS``.
-        cluster: where the processes are.
+        jobs: see ``layers.preparation.fanout.fan_out``, as for ``cluster``.
+        pool: pool of the assets, one of ``assets.POOLS``.
+        cluster: location of the processes.
 
     Returns:
-        How many samples were written by this call.
+        Number of samples written by this call.
 
     Raises:
         ValueError: if an argument is out of range.
     """
     assets.check_pool(pool)
     root = Path(root).resolve()
-    # Another run wants the same designs: one composes, the other finds them.
+    # If two runs need the same designs, one composes them and the other waits.
     with locked(root / ".lock", f"composer: another run that composes designs in {root}", wait=True):
         for folder in ("rendered", "layouts", ".partial"):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -84,19 +84,19 @@ def write_dataset(
 
 def _write_samples(root: Path, indices: list[int], *, seed: int, size: int, pool: str) -> None:
     drafts = [_write_sample(root, design(index, seed=seed, size=size, pool=pool)) for index in indices]
-    sync_all()  # once for all: a layout says that its images are there
+    sync_all()  # before any layout is written, since a layout implies that its images exist
     for draft in drafts:
         draft.replace(root / "layouts" / draft.name)
 
 
 def _write_sample(root: Path, made: Design) -> Path:
-    """Write a design's images, and its layout where it does not count yet."""
+    """Write a design's images, and its layout to a place where readers do not look yet."""
     name = made.sample.sample_id
     draft_folder = Path(tempfile.mkdtemp(dir=root / ".partial"))
     draft_folder.chmod(0o755)
     for file, layer in zip(_files(made), made.sample.layers, strict=True):
         Image.fromarray(layer.image).save(draft_folder / file, compress_level=_COMPRESS_LEVEL)
-    # Images without a JSON are what a killed run left.
+    # Images without a JSON are left from a killed run.
     put_folder(draft_folder, root / "rendered" / name, sync=False)
     draft = root / ".partial" / f"{name}.json"
     draft.write_text(json.dumps(layout_json(made), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -108,7 +108,7 @@ def _files(made: Design) -> list[str]:
 
 
 def layout_json(made: Design) -> dict[str, Any]:
-    """The layout of a design as its JSON; components in the order of the component files."""
+    """Layout of a design as JSON content; components in the order of the component files."""
     height, width = made.sample.size
     name = made.sample.sample_id
     pairs = zip(made.elements[1:], made.sample.layers[1:], strict=True)

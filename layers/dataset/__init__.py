@@ -1,1 +1,1 @@
-"""The bucketed dataset: its manifest, storage, splits, buckets, batches and loaders."""
+"""Bucketed dataset: its manifest, storage, splits, buckets, batches and loaders."""

@@ -1,4 +1,4 @@
-"""Which items make up which batch: homogeneous, deterministic, equal in number on every rank, restartable anywhere."""
+"""Batch samplers: homogeneous batches, deterministic, equal in number on every rank, resumable at any batch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Fill = Literal["drop", "repeat", "partial"]
 
 
 class BatchError(UserError, ValueError):
-    """No batch can be made of what there is; the message says what to change."""
+    """No batch can be made of the dataset; the message says what to change."""
 
 
 def whole_pass(keys: Sequence[Hashable], size_of: Callable[[Hashable], int]) -> list[list[int]]:
-    """Batches of every item once, bucket by bucket in the items' order: for what is measured or encoded, not trained.
+    """Batches of one pass, bucket by bucket in the items' order: for validation and encoding, not for training.
 
     Args:
         keys: bucket of every item.
-        size_of: items a batch of a bucket may have, by its key; the last one of a bucket may have fewer.
+        size_of: gives the batch size of a bucket by its key; the last batch of a bucket may have fewer items.
     """
     buckets: dict[Hashable, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
@@ -38,16 +38,16 @@ def whole_pass(keys: Sequence[Hashable], size_of: Callable[[Hashable], int]) -> 
 
 
 class BucketBatches(Sampler[list[int]]):
-    """Homogeneous batches in an order that is a function of (seed, epoch) alone, equal in number on every rank.
+    """Homogeneous batches, equal in number on every rank, in an order that depends on (seed, epoch) alone.
 
     Args:
         keys: bucket of every item.
-        batch_size: items a batch, per rank.
-        seed: of the order.
-        fill: what becomes of a bucket's last items that fill no batch: ``drop`` them, ``repeat`` items of the same
-            bucket until the batch is full, or give a ``partial`` batch (one rank only).
+        batch_size: items per batch and rank.
+        seed: seed of the order.
+        fill: handling of a bucket's last items that fill no batch. ``drop`` leaves them out, ``repeat`` adds items of
+            the same bucket until the batch is full, ``partial`` gives a smaller batch (one rank only).
         shuffle: false keeps the items' order, bucket by bucket.
-        rank, world_size: this process among all.
+        rank, world_size: number of this process, and of all.
 
     Raises:
         ValueError: for ``partial`` with several ranks, whose batches would differ in number.
@@ -77,14 +77,14 @@ class BucketBatches(Sampler[list[int]]):
         self.epoch, self.start = 0, 0
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Let the next iteration be epoch ``epoch`` from its batch ``batch`` on: how a loader of one pass resumes."""
+        """Start the next iteration at batch ``batch`` of epoch ``epoch``; a loader of one pass resumes with it."""
         self.epoch, self.start = epoch, batch
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        """This rank's batches of one pass over the data, from one on."""
+        """This rank's batches of one pass over the data, from batch ``start`` on."""
         order = np.random.default_rng([self.seed, epoch])
         joint = self.batch_size * self.world_size
-        # One flat array and where its batches begin: a list of lists of millions of items would be gigabytes.
+        # One flat array and the starts of its batches: a list of lists of millions of items would take gigabytes.
         parts, starts, length = [], [], 0
         for indices in self.buckets.values():
             if self.shuffle:
@@ -108,7 +108,7 @@ class BucketBatches(Sampler[list[int]]):
             yield flat[first:last][self.rank :: self.world_size].tolist()
 
     def endless(self, start: int = 0) -> Iterator[list[int]]:
-        """Batches of epoch after epoch, from batch number ``start`` of the whole stream on: how training resumes."""
+        """Batches of all epochs in turn, from batch ``start`` of the whole stream on; training resumes with it."""
         per_epoch = len(self)
         if per_epoch == 0:
             raise BatchError(f"no bucket fills a batch of {self.batch_size * self.world_size}; lower batch_size")

@@ -1,4 +1,4 @@
-"""Which size a canvas is trained at: sides in multiples of 32 under caps on side and pixels."""
+"""Buckets: image sizes for training, with sides in multiples of 32 under caps on side and pixels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class BucketLimits:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a canvas enters its bucket: scaled to cover it, centred, the rest cut off.
+    """Placement of a canvas in its bucket: scaled to cover it, centred, the rest cut off.
 
     Attributes:
         size: (height, width) of the bucket.
-        box: (left, top, right, bottom) of the part kept, in canvas pixels.
+        box: (left, top, right, bottom) of the part that stays, in canvas pixels.
         scale: bucket pixels per canvas pixel.
         crop_share: share of the canvas area cut off, 0 to 1.
     """
@@ -51,8 +51,8 @@ class NoBucketError(ValueError):
 def place(canvas: tuple[int, int], limits: BucketLimits) -> Placement:
     """Choose the bucket of a canvas: the largest that the caps allow, with the least cut off.
 
-    The canvas is scaled under the caps, each side is rounded both ways to the multiple, and of the sizes within
-    bounds the one that crops least is taken, the larger on a tie.
+    The canvas is scaled under the caps, and each side is rounded both ways to the multiple. Of the sizes within bounds
+    the one that crops least is taken, the larger on a tie.
 
     Args:
         canvas: (height, width) in pixels.

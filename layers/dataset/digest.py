@@ -1,4 +1,4 @@
-"""Digests that stand for content: of a text, a file, a folder, a dataset."""
+"""Digests of content: of a text, a file, a folder, a dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layers.dataset.manifest import MANIFEST
 
 
 def text_digest(text: str | bytes, digits: int = 32) -> str:
-    """The first hex digits of the sha256 of a text in UTF-8, which may hold the lone surrogates of a file's name."""
+    """First hex digits of the sha256 of a text in UTF-8, which may hold the lone surrogates of a file's name."""
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return hashlib.sha256(data).hexdigest()[:digits]
 
@@ -19,10 +19,10 @@ def text_digest(text: str | bytes, digits: int = 32) -> str:
 def digest(path: str | Path) -> str:
     """md5 of a file, or of a folder's content.
 
-    A bucketed dataset is stood for by its manifest, which lists the md5 of every sample's pixels.
+    The digest of a bucketed dataset is that of its manifest, which lists the md5 of every sample's pixels.
 
     Raises:
-        FileNotFoundError: if there is nothing.
+        FileNotFoundError: if the path does not exist.
     """
     path = Path(path)
     if not path.exists():
@@ -41,9 +41,9 @@ def digest(path: str | Path) -> str:
 
 
 def digests(paths: Sequence[str]) -> dict[str, str]:
-    """The md5 of each path, found as parameters mean it (:mod:`config.paths`).
+    """The md5 of each path, resolved like the paths in parameters (:mod:`config.paths`).
 
     Raises:
-        FileNotFoundError: if there is nothing at one of them.
+        FileNotFoundError: if one of them does not exist.
     """
     return {path: digest(find_input(path)) for path in paths}

@@ -1,8 +1,8 @@
 """Datasets and loaders over the bucketed layers that ``prepare_buckets`` writes.
 
-Images leave here as float32 tensors in [-1, 1] with straight alpha in channel 3 (design contract 2). A batch is
-homogeneous: in (H, W) for components, in (H, W, L) for stacks. An image that cannot be read is replaced by the next
-item of its bucket, and the batch says so: ``skipped`` lists every such image with the reason.
+Images are float32 tensors in [-1, 1] with straight alpha in channel 3 (design contract 2). A batch is homogeneous: in
+(H, W) for components, in (H, W, L) for stacks. An image that cannot be read is replaced by the next item of its bucket;
+``skipped`` lists every such image of the batch with the reason.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class BadBucketError(UserError):
 
 @dataclass(frozen=True)
 class StackRecord:
-    """One bucketed sample as the manifest lists it.
+    """One bucketed sample, as listed in the manifest.
 
     Attributes:
-        sample_id: in its source.
+        sample_id: id in the source.
         bucket: (H, W, L).
         layers: place, kind and description of each layer, bottom to top.
-        composite: its place.
-        caption: what the composite shows.
+        composite: place of the composite.
+        caption: description of the composite.
         pixels: digest of all layers' pixels.
         stratum: see :class:`layers.imaging.stack.LayeredSample`.
     """
@@ -60,7 +60,7 @@ class StackRecord:
 
 
 class _Bucketed(Dataset):
-    """What both datasets share: the index of a split, and the way round bad images."""
+    """Base of both datasets: the index of a split, and the replacement of unreadable images."""
 
     def __init__(self, root_dir: str | Path, split: str) -> None:
         self.root = Path(root_dir)
@@ -83,7 +83,7 @@ class _Bucketed(Dataset):
         return to_tensor(read_image(self.root, place))
 
     def load(self, index: int) -> dict[str, Any]:
-        """Item number ``index``, or ImageError."""
+        """Load item number ``index``; raises ImageError if it cannot be read."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class _Bucketed(Dataset):
         raise BadBucketError(f"{self.root}: no image of bucket {self.keys[index]} can be read; the first: {skipped[0]}")
 
     def _bucket_from(self, index: int) -> Iterator[int]:
-        """The item itself, then the others of its bucket, from the next on, round to the start."""
+        """Yield the item itself, then the others of its bucket, from the next on, cyclically."""
         keys = self.keys
         for candidate in (*range(index, len(keys)), *range(index)):
             if keys[candidate] == keys[index]:
@@ -105,7 +105,7 @@ class _Bucketed(Dataset):
 
 
 class _Keys:
-    """Bucket of every item as a sequence, worked out when asked for."""
+    """Bucket of every item as a lazy sequence."""
 
     def __init__(self, index: ManifestIndex, samples: array | None, sides: int) -> None:
         self._index, self._samples, self._sides = index, samples, sides
@@ -119,7 +119,7 @@ class _Keys:
 
 
 class RgbaComponentDataset(_Bucketed):
-    """Single layers, each with the composite of its sample: what the RGBA-VAE learns from.
+    """Single layers, each with the composite of its sample: training data of the RGBA-VAE.
 
     Items: ``component`` and ``composite`` ``(4, H, W)`` in [-1, 1], ``id`` the component's name, ``skipped``.
     """
@@ -156,7 +156,7 @@ class RgbaComponentDataset(_Bucketed):
 
 
 class StackDataset(_Bucketed):
-    """Whole stacks: what decomposition learns from.
+    """Whole stacks: training data of the decomposition network.
 
     Items: ``layers`` ``(L, 4, H, W)`` bottom to top, ``composite`` ``(4, H, W)``, ``caption``, ``id``, ``skipped``.
     """
@@ -185,7 +185,7 @@ class StackDataset(_Bucketed):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack items into a batch; ``skipped`` is one list."""
+    """Stack items into a batch; the items' ``skipped`` lists become one."""
     skipped = [name for item in items for name in item["skipped"]]
     batch = default_collate([{key: value for key, value in item.items() if key != "skipped"} for item in items])
     return {**batch, "skipped": skipped}
@@ -210,7 +210,7 @@ def _loader(
         worker_init_fn=_one_thread,
         collate_fn=collate_fn,
         persistent_workers=num_workers > 0,
-        # From pinned memory a batch goes to the GPU while the one before it is computed.
+        # Pinned memory lets a batch be copied to the GPU while the one before it is computed.
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -222,13 +222,13 @@ def endless_batches(
     num_workers: int,
     collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate,
 ) -> Iterator[dict[str, Any]]:
-    """Batches without end, from batch number ``start`` of the stream on.
+    """Endless batches, from batch number ``start`` of the stream on.
 
     Args:
         dataset: such as :class:`RgbaComponentDataset`.
         batches: their order.
         start: batches to leave out, those of earlier steps.
-        num_workers: processes that read ahead; with 0 a batch is read when it is asked for.
+        num_workers: processes that read ahead; with 0 a batch is read when it is needed.
         collate_fn: makes a batch of items.
     """
     return iter(_loader(dataset, EndlessBatches(batches, start), num_workers, collate_fn))
@@ -248,14 +248,14 @@ def create_component_dataloader(
 ) -> DataLoader:
     """Loader of single layers and their composites, one pass.
 
-    ``loader.batch_sampler.set_position(epoch, batch)`` chooses the order and where it starts.
+    ``loader.batch_sampler.set_position(epoch, batch)`` sets the order and its first batch.
 
     Args:
         root_dir: the bucketed dataset.
         split: ``train``, ``val`` or ``test``.
-        batch_size: items a batch, per rank.
+        batch_size: items per batch and rank.
         num_workers: loader processes.
-        seed: of the order, with the epoch.
+        seed: seed of the order, together with the epoch.
         fill: see :class:`layers.dataset.batches.BucketBatches`.
         shuffle: false keeps the manifest's order, bucket by bucket.
         rank: this process among ``world_size``.

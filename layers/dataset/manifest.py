@@ -1,8 +1,8 @@
-"""The manifest: every sample of a bucketed dataset, in a bucket or dropped with its reason, one line each.
+"""Manifest of a bucketed dataset: one line per sample, with its bucket or the reason why it was dropped.
 
-``metadata/manifest.json`` is one JSON document and at the same time a file of lines, so that 250,000 samples are
-written, searched and read without ever being in memory together. While a stage works, finished records go to a
-journal; a killed stage goes on from there.
+``metadata/manifest.json`` is one JSON document and at the same time a file of lines, so that 250,000 samples can be
+written, searched and read without all being in memory. While a stage works, finished records go to a journal, from
+which a killed stage continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MANIFEST = Path("metadata") / "manifest.json"
 FORMAT = 2
 _RECORD = b'{"id":'
 _DIGITS = 16
-# What a record has in the journal only.
+# Keys that a record has in the journal only.
 _OURS = ("state", "mark")
 
 
@@ -32,13 +32,13 @@ class DatasetError(UserError, ValueError):
 
 
 def journal_path(root: str | Path) -> Path:
-    """Where records go while a dataset is being prepared: beside its folder, so that the folder holds results only."""
+    """Path of the journal: beside the dataset's folder, so that the folder holds results only."""
     root = Path(root)
     return root.with_name(f".{root.name}.journal")
 
 
 def _records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Offset and bytes of every record line; a line that a killed process left torn is no record."""
+    """Offset and bytes of every record line; a line that a killed process left incomplete is no record."""
     offset = 0
     with path.open("rb") as file:
         for line in file:
@@ -49,7 +49,7 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_header(root: str | Path) -> dict[str, Any]:
-    """What the manifest says of the whole: ``format``, ``recipe``, ``settings``, ``counts``; empty if there is none."""
+    """First line of the manifest: ``format``, ``recipe``, ``settings``, ``counts``; empty if there is none."""
     path = Path(root) / MANIFEST
     if not path.is_file():
         return {}
@@ -67,22 +67,21 @@ def _digest(path: Path) -> str:
 
 
 def states_paths(root: str | Path) -> list[Path]:
-    """Files of states of manifests that have been written to this root."""
+    """Files with the source states of manifests that have been written to this root."""
     journal = journal_path(root)
     return sorted(journal.parent.glob(f"{glob.escape(journal.stem)}.{'[0-9a-f]' * _DIGITS}.states"))
 
 
 class Ledger:
-    """What is known of each sample while a dataset is being prepared: earlier records and those of this run.
+    """Records of all samples while a dataset is being prepared: earlier ones and those of this run.
 
-    What a sample's source files looked like (``state``) is not in the manifest: times of files differ from machine to
-    machine, and equal datasets shall have equal manifests. States and the journal lie beside the dataset's folder.
-    DVC may put an earlier dataset there, so the name of the states holds the digest of the manifest they belong to.
+    The state of a sample's source files (``state``) is not in the manifest: times of files differ between machines, and
+    equal datasets must have equal manifests. States and the journal lie beside the dataset's folder. DVC may check out
+    an earlier dataset, so the states' file name holds the digest of the manifest they belong to.
 
     Args:
-        root: of the bucketed dataset.
-        recipe: digest of everything but the samples that decides what is written; records of another recipe are
-            forgotten.
+        root: folder of the bucketed dataset.
+        recipe: digest of all that decides what is written, but for the samples; records of other recipes are dropped.
     """
 
     def __init__(self, root: str | Path, recipe: str) -> None:
@@ -104,7 +103,7 @@ class Ledger:
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self.journal.is_file()
         self._appended = self.journal.open("ab")
-        # A line feed also ends a line that a killed run left torn.
+        # A line feed also ends a line that a killed run left incomplete.
         self._appended.write(recipe.encode() + b"\n" if fresh else b"\n")
         self._appended.flush()
         self._readers = [path.open("rb") if path.is_file() else None for path in (self.manifest, self.journal)]
@@ -127,9 +126,9 @@ class Ledger:
         return orjson.loads(reader.read(size))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Note a finished sample with its ``state``; it survives a kill from here on.
+        """Add the record of a finished sample with its ``state``; from here on it survives a kill.
 
-        A ``mark`` (:func:`layers.dataset.storage.mark`) says later whether its images are still those.
+        By its ``mark`` (:func:`layers.dataset.storage.mark`) a later run sees whether its images are unchanged.
         """
         body = orjson.dumps(record)
         self.known[record["id"]] = (1, self._appended.tell(), len(body))
@@ -138,11 +137,11 @@ class Ledger:
         self._appended.flush()
 
     def forget(self, sample_id: str) -> None:
-        """Drop what is known of a sample."""
+        """Drop the record of a sample."""
         del self.known[sample_id], self.states[sample_id]
 
     def finish(self, head: Mapping[str, Any]) -> Path:
-        """Write the manifest from what is known, samples by split and id, and end the journal.
+        """Write the manifest of all records, samples by split and id, and end the journal.
 
         Args:
             head: ``settings`` and ``counts`` for the first line.
@@ -160,7 +159,7 @@ class Ledger:
                 file.write(b'],\n"dropped": [\n')
                 self._write_lines(file, [name for dropped, _, name in order if dropped])
                 file.write(b"]}\n")
-            # Before the manifest gets its name: killed in between, neither the old states nor the new ones are lost.
+            # Before the manifest gets its name: a kill in between loses neither the old states nor the new ones.
             states = self._states_path(part)
             with whole_file(states, alone=True) as states_part, states_part.open("wb") as file:
                 file.writelines(orjson.dumps({"id": name, "state": self.states[name]}) + b"\n" for _, _, name in order)
@@ -193,10 +192,10 @@ def write_manifest(root: str | Path, records: Iterable[Mapping[str, Any]], recip
 
 
 class ManifestIndex:
-    """Where each sample of one split is in the manifest, and its bucket; 24 bytes a sample in memory.
+    """Index of one split: each sample's offset in the manifest and its bucket; 24 bytes of memory per sample.
 
     Args:
-        root: of the bucketed dataset.
+        root: folder of the bucketed dataset.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
@@ -241,5 +240,5 @@ class ManifestIndex:
 
 
 def plain(text: str) -> str:
-    """A text as the manifest can hold it: halves of surrogate pairs, which names of files may hold, are spelt out."""
+    """A text with lone surrogates, which names of files may hold, spelt out, as the manifest requires."""
     return text.encode("utf-8", "backslashreplace").decode()

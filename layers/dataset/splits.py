@@ -1,4 +1,4 @@
-"""Which samples are for training, for choices (validation) and for the figures that are reported (test)."""
+"""Splits of a dataset: training, validation (for choices) and test (for reported scores)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SPLITS = ("train", "val", "test")
 
 
 def position(key: str, seed: int) -> float:
-    """Where a key falls in [0, 1), by a hash of seed and key alone; names of files that are no UTF-8 have one too."""
+    """Position of a key in [0, 1), by a hash of seed and key alone; file names that are no UTF-8 have one too."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest()[:7]) / 2**56
 
 
@@ -24,19 +24,18 @@ def assign_splits(
 ) -> dict[str, str]:
     """Assign samples to ``train``, ``val`` and ``test``.
 
-    A sample is for validation if its key's hash falls into the lowest ``val_share``, for the test if into the highest
-    ``test_share``: a property of the sample alone, so it never changes sides when the dataset grows, shrinks or is
-    listed in another order, and either share takes from the training samples only. Counts leave samples out, those
-    next to the training samples first.
+    A sample is for validation if its key's hash is in the lowest ``val_share``, for the test if in the highest
+    ``test_share``. This depends on the sample alone: it never changes its split when the dataset grows, shrinks or is
+    reordered. If a share is raised, the samples come from training only. Counts leave samples out, those nearest to
+    the training samples in hash first.
 
     Args:
-        samples: (id, split key) pairs; samples of one key share a side.
-        seed: of the hash.
+        samples: (id, split key) pairs; samples of one key share a split.
+        seed: seed of the hash.
         val_share: in [0, 1].
         test_share: in [0, 1 - val_share].
-        counts: by split, at most so many; ``None``, or a split that is not in it, is no bound.
-        named: by split, ids that are for it, and with them all samples of their keys. A split that is named takes
-            nothing by the hash.
+        counts: maximum by split; ``None``, or a split that is not in it, is no bound.
+        named: ids by split; all samples of their keys go to that split, which then takes none by the hash.
 
     Returns:
         id to split, ordered by hash, test and validation first; ids beyond the counts are left out.
@@ -59,7 +58,7 @@ def assign_splits(
 
 
 def _named_keys(keys: Mapping[str, str], named: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Split of each key that a list names a sample of."""
+    """Split of each key of which a list names a sample."""
     found: dict[str, str] = {}
     for split, ids in named.items():
         for name in ids:
@@ -67,7 +66,7 @@ def _named_keys(keys: Mapping[str, str], named: Mapping[str, Iterable[str]]) -> 
                 raise ValueError(f"{name!r} is named for {split}, but no sample has that id")
             if found.setdefault(keys[name], split) != split:
                 raise ValueError(
-                    f"sample {name!r}, or another of its kind, is named for {found[keys[name]]} and for {split}, "
+                    f"sample {name!r}, or another of its split key, is named for {found[keys[name]]} and for {split}, "
                     "expected one of them"
                 )
     return found
@@ -76,10 +75,10 @@ def _named_keys(keys: Mapping[str, str], named: Mapping[str, Iterable[str]]) -> 
 def until_filled(
     stream: Iterator[tuple[str, str]], *, seed: int, val_share: float, train_count: int, val_count: int
 ) -> list[tuple[str, str]]:
-    """Take from an endless stream of (id, split key) just as many as fill training and validation.
+    """Take from an endless stream of (id, split key) as many as fill the counts of training and validation.
 
     Raises:
-        ValueError: if a share of 0 or 1 leaves a side with a count above 0 empty for ever.
+        ValueError: if a share of 0 or 1 leaves a split with a count above 0 empty for ever.
     """
     left = {"val": val_count, "train": train_count}
     if (val_share == 0.0 and val_count) or (val_share == 1.0 and train_count):

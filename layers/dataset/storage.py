@@ -1,11 +1,11 @@
-"""Where the images of a bucketed dataset lie: plain files, or WebDataset tars for sets that file systems choke on.
+"""Storage of a bucketed dataset's images: plain files, or WebDataset tars for sets too large for a file system.
 
     files    <split>/w<W>-h<H>/<id>_comp<k:03d>.png     layers, bottom to top, k from 0
              <split>/w<W>-h<H>/<id>_composite.png
     shards   shards/<split>-<number:06d>.tar, holding <id>.comp<k:03d>.png, <id>.composite.png and <id>.json
 
-The manifest says of every image where it is: ``path``, and in a tar ``range``, its offset and size, so that single
-images are read from tars as fast as from files.
+The manifest holds the place of every image: ``path``, and in a tar ``range``, its offset and size. So single images
+are read from tars as fast as from files.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def file_stem(sample_id: str) -> str:
 
 
 class Writer(Protocol):
-    """Takes the images of one sample; gives each one's place for the manifest."""
+    """Writer of the images of one sample; returns each one's place for the manifest."""
 
     def write(
         self, record: Mapping[str, Any], layers: Sequence[np.ndarray], composite: np.ndarray
@@ -53,7 +53,7 @@ class Writer(Protocol):
 
 
 class FileWriter:
-    """One PNG an image, each complete or absent; :func:`layers.files.sync_all` before a manifest lists them."""
+    """One PNG per image, each complete or absent; call :func:`layers.files.sync_all` before a manifest lists them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,7 +81,7 @@ class ShardWriter:
     def _add(self, name: str, data: bytes) -> dict[str, Any]:
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        # The images begin after the member's header, one block for names as short as ours.
+        # The image begins after the member's header, which is one block for names as short as these.
         start = self._tar.offset + tarfile.BLOCKSIZE
         self._tar.addfile(member, io.BytesIO(data))
         return {"path": str(self.path), "member": name, "range": [start, len(data)]}
@@ -108,7 +108,7 @@ def shard_path(split: str, number: int) -> Path:
 
 @contextmanager
 def open_shard(root: Path, split: str, number: int) -> Iterator[ShardWriter]:
-    """A tar to write samples into; killed in between, it leaves nothing under its name."""
+    """Open a tar for writing samples; a kill in between leaves nothing under its name."""
     with whole_file(root / shard_path(split, number)) as part, part.open("wb") as file:
         writer = ShardWriter(file, shard_path(split, number))
         yield writer
@@ -117,7 +117,7 @@ def open_shard(root: Path, split: str, number: int) -> Iterator[ShardWriter]:
 
 @lru_cache(maxsize=64)
 def _open_tar(path: str, process: int) -> Any:
-    del process  # A handle is not shared with a forked worker, whose reads would move its position.
+    del process  # part of the cache key: reads of a forked worker would move the position of a shared handle
     return Path(path).open("rb", buffering=0)
 
 
@@ -147,14 +147,14 @@ def read_image(root: Path, place: Mapping[str, Any]) -> np.ndarray:
 
 
 def mark(root: Path, record: Mapping[str, Any]) -> int:
-    """A number that changes when images of a record are written again or cut: of their times and sizes."""
+    """A number that changes when images of a record are rewritten or truncated, from their times and sizes."""
     files = {place["path"] for place in (*record["layers"], record["composite"])}
     found = [(root / file).stat() for file in files if (root / file).is_file()]
     return sum(stat.st_mtime_ns + stat.st_size for stat in found)
 
 
 def present(root: Path, record: Mapping[str, Any], sizes: dict[str, int]) -> bool:
-    """Whether all images of a record are there; ``sizes`` keeps what was asked of tars."""
+    """Whether all images of a record exist; ``sizes`` caches the sizes of tars."""
     for place in (*record["layers"], record["composite"]):
         path = place["path"]
         if "range" not in place:
@@ -172,13 +172,13 @@ def remove_strays(root: Path, expected: Iterator[str]) -> int:
     """Delete images and tars below the splits' and shards' folders that the manifest does not list.
 
     Args:
-        root: of the dataset.
+        root: folder of the dataset.
         expected: relative paths that stay.
 
     Returns:
-        How many files went.
+        Number of deleted files.
     """
-    # Digests, because paths of millions of files would fill the memory.
+    # Digests, because the paths of millions of files would fill the memory.
     kept = {hash(path) for path in expected}
     removed = 0
     for top in (*SPLITS, str(SHARDS)):

@@ -1,7 +1,7 @@
-"""Layers as files that editors open: PNG, PSD, PPTX, ORA (OpenRaster) and ZIP.
+"""Export of layers to files that editors open: PNG, PSD, PPTX, ORA (OpenRaster) and ZIP.
 
-A stack is bottom to top, ``(H, W, 4)`` uint8 with straight alpha, all of one size. Every file is made in memory and
-written in one rename, so a failure leaves nothing half.
+A stack is a list of ``(H, W, 4)`` uint8 arrays with straight alpha, bottom to top, all of one size. Every file is made
+in memory and gets its name by one rename, so a failure leaves no partial file.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ ENCODERS: dict[str, Callable[[Sequence[np.ndarray], Sequence[str]], bytes]] = {
     "zip": encode_zip,
 }
 FORMATS = ("png", *ENCODERS)
-# Files of layers that we have named, :func:`layer_names` or the parts of a layer that was split again.
+# Names of files that this module writes: those of :func:`layer_names`, and parts of a layer that was split again.
 OURS = re.compile(r"[0-9]{2,}_(background|layer(_[0-9]+)+)\.png")
 
 
 def layer_names(count: int) -> list[str]:
-    """Names of layers nobody named: the lowest is the background."""
+    """Default names of layers: the lowest is the background."""
     return ["background", *(f"layer {index}" for index in range(1, count))]
 
 
@@ -43,12 +43,12 @@ def export(
 
     Args:
         layers: at least one, bottom to top.
-        target: path without a suffix; ``png`` makes a folder of that name, with a file a layer on the whole canvas.
-        formats: of :data:`FORMATS`. Layers that an earlier export has left in the folder of ``png`` are removed.
-        names: of the layers; ``None`` for those of :func:`layer_names`.
+        target: path without a suffix; ``png`` makes a folder of that name, with one full-canvas file per layer.
+        formats: some of :data:`FORMATS`. Layers of an earlier export are removed from the folder of ``png``.
+        names: names of the layers; ``None`` for those of :func:`layer_names`.
 
     Returns:
-        What was written: a path a format, of ``png`` the folder.
+        The written paths, one per format; for ``png`` the folder.
 
     Raises:
         UserError: for an unknown format.
@@ -68,12 +68,12 @@ def export(
 
 
 def outputs(target: Path, formats: Sequence[str]) -> list[Path]:
-    """What :func:`export` writes: ``target`` itself, a folder, for ``png``; beside it a file for each other format."""
+    """Paths that :func:`export` writes: the folder ``target`` for ``png``, beside it a file for each other format."""
     return [target if name == "png" else target.with_name(f"{target.name}.{name}") for name in formats]
 
 
 def _write_folder(folder: Path, layers: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """A file a layer; those of an earlier stack that was larger, or split otherwise, would be layers of this one."""
+    """Write one file per layer, and remove those of an earlier stack, which would count as layers of this one."""
     files = [png_name(index, name) for index, name in enumerate(names)]
     for file, layer in zip(files, layers, strict=True):
         write_whole(folder / file, encode_png(layer))

@@ -1,4 +1,4 @@
-"""ZIP archives of PNGs on the whole canvas, with a list of what is where."""
+"""ZIP archives of full-canvas PNGs, with a list of the layers and their places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layers.imaging.compositing import composite_8bit
 
 
 def entry(path: str) -> zipfile.ZipInfo:
-    """An entry without the time of day, so that equal layers give equal files."""
+    """An entry with a constant time, so that equal layers give equal files."""
     info = zipfile.ZipInfo(path)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
@@ -24,17 +24,17 @@ def entry(path: str) -> zipfile.ZipInfo:
 
 
 def png_name(index: int, name: str) -> str:
-    """File name of a layer: sorted by it, layers go from bottom to top; of a name only letters and digits stay."""
+    """File name of a layer; names sort bottom to top, and of ``name`` only letters and digits stay."""
     word = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:40]
     return f"{index:02d}_{word}.png" if word else f"{index:02d}.png"
 
 
 def encode_zip(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make a ZIP: ``<k>_<name>.png`` on the whole canvas, ``composite.png`` and ``layers.json``.
+    """Make a ZIP of full-canvas ``<k>_<name>.png``, ``composite.png`` and ``layers.json``.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.
-        names: of the layers.
+        names: names of the layers.
     """
     height, width = layers[0].shape[:2]
     listed = []

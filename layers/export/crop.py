@@ -1,4 +1,4 @@
-"""What is visible of a layer, and where."""
+"""Cropping of a layer to its visible pixels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Cropped:
 
     Attributes:
         image: ``(h, w, 4)`` uint8; one transparent pixel if nothing is visible.
-        left: of its corner on the canvas, pixels.
-        top: likewise.
+        left: x of its corner on the canvas, in pixels.
+        top: y of its corner, in pixels.
     """
 
     image: np.ndarray
@@ -23,7 +23,7 @@ class Cropped:
 
 
 def crop(layer: np.ndarray) -> Cropped:
-    """Cut ``(H, W, 4)`` uint8 to the box of pixels with alpha above 0."""
+    """Crop ``(H, W, 4)`` uint8 to the box of pixels with alpha above 0."""
     rows, columns = (np.flatnonzero(layer[..., 3].any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return Cropped(np.zeros((1, 1, 4), np.uint8), 0, 0)

@@ -15,22 +15,22 @@ from layers.export.crop import crop
 from layers.imaging.codec import encode_png
 from layers.imaging.compositing import composite_8bit
 
-THUMBNAIL = 256  # pixels of its longer side at most, says the specification
+THUMBNAIL = 256  # maximum of its longer side in pixels, by the specification
 
 
 def encode_ora(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make an ORA with a layer a layer, each in place, the flat image and a thumbnail.
+    """Make an ORA file with every layer in place, the flat image and a thumbnail.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.
-        names: of the layers.
+        names: names of the layers.
     """
     height, width = layers[0].shape[:2]
     image = ElementTree.Element("image", version="0.0.3", w=str(width), h=str(height))
     stack = ElementTree.SubElement(image, "stack")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        # First and not compressed: that is how programs tell what the file is.
+        # First and uncompressed, since programs recognise the file type by it.
         archive.writestr(entry("mimetype"), "image/openraster", zipfile.ZIP_STORED)
         for index, (layer, name) in reversed(list(enumerate(zip(layers, names, strict=True)))):
             cut, path = crop(layer), f"data/layer{index}.png"

@@ -1,4 +1,4 @@
-"""PowerPoint slides, by python-pptx: one image a layer, in place."""
+"""PowerPoint slides, by python-pptx: one image per layer, in place."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from layers.imaging.codec import encode_png
 
 EMU_PER_PIXEL = 9525  # at 96 pixels an inch
 MIN_SIDE, MAX_SIDE = 914_400, 51_206_400  # of a slide, in EMU: one and 56 inches
-BLANK = 6  # layout of the default template
+BLANK = 6  # index of the blank layout in the default template
 
 
 def encode_pptx(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make a deck of one slide as large as the canvas; a layer without a visible pixel has no image.
+    """Make a deck of one slide of the canvas's size; an empty layer has no image.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.
-        names: of the images in PowerPoint's selection pane.
+        names: names of the images in PowerPoint's selection pane.
     """
     height, width = layers[0].shape[:2]
     unit = min(EMU_PER_PIXEL, MAX_SIDE / max(height, width))

@@ -12,15 +12,15 @@ from psd_tools import PSDImage
 from config.errors import UserError
 from layers.export.crop import crop
 
-MAX_SIDE = 30_000  # of the format; what is larger is PSB
+MAX_SIDE = 30_000  # limit of the format in pixels; larger documents are PSB
 
 
 def encode_psd(layers: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Make a PSD with a pixel layer a layer, each in place, and the flat image for viewers.
+    """Make a PSD with one pixel layer per layer, each in place, and the flat image for viewers.
 
     Args:
         layers: bottom to top, ``(H, W, 4)`` uint8.
-        names: of the layers.
+        names: names of the layers.
 
     Raises:
         UserError: if a side is beyond :data:`MAX_SIDE`.

@@ -1,4 +1,4 @@
-"""How pages are made of templates: everything is escaped, and a name that nobody gave is an error."""
+"""Templates of HTML pages: all values are escaped, and an undefined name is an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def templates_in(folder: Path) -> Environment:
-    """The templates of a folder."""
+    """Template environment of a folder."""
     return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Reading and writing images: the border where pixels are 8-bit."""
+"""Codec of image files: reading and writing of 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from layers.files import write_whole
 from layers.imaging.metadata import PNG_SIGNATURE, without_metadata
 
-# A design of 64 megapixels is beyond every bucket; more is a decompression bomb, not data.
+# 64 megapixels are beyond every bucket; a larger image is treated as a decompression bomb.
 MAX_PIXELS = 64_000_000
 
-# Modes that turn into 8-bit RGBA without loss and without doubt. A palette's colours are quantised, 16 bits would be
-# cut, and CMYK means nothing without its profile: whoever wants them has to convert them first.
+# Modes that convert to 8-bit RGBA without loss and unambiguously. Palette colours are quantised, 16 bits would be
+# reduced, and CMYK is undefined without its profile: such images have to be converted first.
 MODES = ("RGBA", "RGB", "LA", "L")
-# All that is opened. Pillow knows dozens more, some of which start other programs: Ghostscript for EPS.
+# The only formats that are opened. Pillow knows dozens more, some of which start other programs: Ghostscript for EPS.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _FILTER_UP = 2
 
@@ -36,17 +36,17 @@ class ImageError(ValueError):
 def opened(
     data: bytes, name: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
 ) -> Iterator[Image.Image]:
-    """Open an image; nothing else in the project does, and whatever goes wrong meanwhile is one sentence.
+    """Open an image, the only place that does so; any error inside the block becomes one sentence.
 
     Args:
         data: the file's bytes.
-        name: for messages.
+        name: the file's name, for messages.
         max_pixels: larger images are refused before they are decoded.
-        formats: of :data:`FORMATS`, those to be expected.
+        formats: the accepted ones of :data:`FORMATS`.
 
     Yields:
-        The image, not loaded; its metadata are in ``info``, as broken as they are (:mod:`layers.imaging.metadata`).
-        Of a JPEG that holds several images it is the first, the main one.
+        The image, not loaded; its metadata are in ``info``, unchecked (:mod:`layers.imaging.metadata`). Of a JPEG that
+        holds several images it is the first, the main one.
 
     Raises:
         ImageError: if it is empty, broken, of another format or too large.
@@ -71,8 +71,8 @@ def opened(
         words = f"cannot identify its format, expected {', '.join(formats)}"
         raise ImageError(f"{name}: not a readable image ({words})") from None
     except Exception as error:
-        # Of broken files Pillow raises what its parsers happen to stumble on. It names the buffer by its address,
-        # which would make every reason another one.
+        # For broken files Pillow raises any error of its parsers. The message holds the buffer's address, which is
+        # removed, since it would make every reason different.
         words = " ".join(str(error).split(" <_io.")[0].split()) or type(error).__name__
         raise ImageError(f"{name}: not a readable image ({words})") from None
 
@@ -84,12 +84,12 @@ def _mode(image: Image.Image, data: bytes) -> str:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Read-only ``(H, W, 4)`` view of an RGBA image's memory; copying it would take half as long as decoding it."""
+    """Read-only ``(H, W, 4)`` view of an RGBA image's memory; a copy would take half as long as decoding."""
     image.load()
     try:
         flat = pyarrow.array(image).flatten().to_numpy(zero_copy_only=True)
     except ValueError:
-        # Above 16 MB Pillow's memory is in several blocks.
+        # Above 16 MB Pillow stores an image in several blocks.
         return np.asarray(image)
     return flat.reshape(image.height, image.width, 4)
 
@@ -99,10 +99,10 @@ def decode_rgba(data: bytes, name: str) -> np.ndarray:
 
     Args:
         data: the file's bytes, of one of :data:`FORMATS`.
-        name: for messages.
+        name: the file's name, for messages.
 
     Raises:
-        ImageError: if it is empty, truncated, no image, of a mode beyond :data:`MODES`, or larger than
+        ImageError: if it is empty, truncated, no image, of a mode that is not in :data:`MODES`, or larger than
             :data:`MAX_PIXELS`.
     """
     with opened(data, name) as image:
@@ -131,8 +131,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def encode_png(image: np.ndarray) -> bytes:
     """Encode ``(H, W, 4)`` or ``(H, W, 3)`` uint8 as PNG.
 
-    Each row is stored as its difference to the row above and packed by run lengths and Huffman codes alone. On layers
-    that takes a quarter of the time of Pillow's encoder, which tries five filters on every row, and the files are of
+    Each row is stored as its difference to the row above and compressed by run lengths and Huffman codes alone. On
+    layers that takes a quarter of the time of Pillow's encoder, which tries five filters on every row. The files have
     about the size of its default (benchmarks/prepare_throughput.py, docs/log.md).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Alpha compositing, alpha-correct resizing and peel grouping (design contract 1).
+"""Alpha compositing, alpha-correct resizing, and grouping of layers into peels (design contract 1).
 
 Arrays here are float32 in [0, 1] with channels last and straight alpha unless a name says otherwise.
 Eight-bit values exist only where files are read and written: :func:`to_float` and :func:`to_uint8`.
@@ -13,7 +13,7 @@ import numpy as np
 from layers.imaging.resampling import axes, filtered
 
 CHECKER_CELL = 8
-# Names how images are resized, for whatever is cached of them.
+# Name of the resizing method, part of the key of everything cached from resized images.
 RESIZING = "premultiplied lanczos3 1"
 WHOLE = slice(None), slice(None)
 
@@ -24,7 +24,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Round float [0, 1] ``(..., 4)`` to uint8; RGB under alpha 0 becomes 0, the rule for files."""
+    """Round float [0, 1] ``(..., 4)`` to uint8; RGB under alpha 0 becomes 0, as in all files."""
     out = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     out[out[..., 3] == 0] = 0
     return out
@@ -59,7 +59,7 @@ def composite(layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def composite_8bit(layers: Sequence[np.ndarray]) -> np.ndarray:
-    """What a stack ``(H, W, 4)`` uint8, bottom to top, shows: ``(H, W, 4)`` uint8.
+    """Flatten ``(H, W, 4)`` uint8 layers, bottom to top, to ``(H, W, 4)`` uint8.
 
     Raises:
         ValueError: if there is no layer.
@@ -85,14 +85,14 @@ def resize(
 ) -> np.ndarray:
     """Resize straight-alpha ``(H, W, 4)`` floats to ``size`` = (height, width) with Lanczos.
 
-    Colours are premultiplied, filtered in float and unpremultiplied, so what hides under alpha 0 never
-    bleeds into an edge. ``box`` (left, top, right, bottom; fractions of a pixel allowed) crops in the same pass.
+    Colours are premultiplied, filtered in float and unpremultiplied, so RGB under alpha 0 never bleeds into
+    an edge. ``box`` (left, top, right, bottom; fractions of a pixel allowed) crops in the same pass.
     """
     return resampled(premultiplied(image), size, box)
 
 
 def premultiplied(image: np.ndarray) -> np.ndarray:
-    """Straight-alpha ``(..., 4)`` floats with colours times alpha, float32."""
+    """Premultiply straight-alpha ``(..., 4)`` floats: colours times alpha, float32."""
     return np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1).astype(np.float32)
 
 
@@ -102,14 +102,14 @@ def resampled(
     box: tuple[float, float, float, float] | None = None,
     window: tuple[slice, slice] = WHOLE,
 ) -> np.ndarray:
-    """The second half of :func:`resize`: from :func:`premultiplied` to straight alpha.
+    """Second half of :func:`resize`: from :func:`premultiplied` to resized straight alpha.
 
-    ``window`` (rows, columns) of the result is all that is made; it is bit for bit that part of the whole.
+    Only ``window`` (rows, columns) of the result is computed, bit for bit equal to that part of the whole.
     """
     rows, columns = axes(image.shape[:2], size, box)
     out = filtered(image, rows.weights[window[0]], columns.weights[window[1]])
-    # Lanczos rings: below half an 8-bit step alpha is noise, and dividing by it would blow colours up. Above 1 it is
-    # divided by as it came, since colours overshoot with it.
+    # Lanczos rings: below half an 8-bit step alpha is noise, and dividing by it would blow colours up. Alpha above 1
+    # is not clipped before the division, since colours overshoot with it.
     visible = out[..., 3:] >= 0.5 / 255.0
     rgb = np.divide(out[..., :3], out[..., 3:], out=np.zeros_like(out[..., :3]), where=visible)
     alpha = np.where(visible, np.minimum(out[..., 3:], 1.0), 0.0)
@@ -119,8 +119,8 @@ def resampled(
 def group_into_peels(alphas: Sequence[np.ndarray]) -> list[list[int]]:
     """Group layers that do not overlap, as the evaluation does (LayerD protocol, sec. 1.2).
 
-    From the front: a peel is every remaining layer that no remaining layer in front of it touches. Layers in a
-    peel have no order among themselves, so grouping them makes the target of decomposition unique.
+    From the front: a peel is the set of all remaining layers that no remaining layer in front of them touches. Layers
+    in a peel have no order among themselves, so grouping them makes the target of decomposition unique.
 
     Args:
         alphas: masks or alphas ``(H, W)``, bottom to top; a pixel counts where it is above 0.
@@ -134,7 +134,7 @@ def group_into_peels(alphas: Sequence[np.ndarray]) -> list[list[int]]:
 
 
 def peels(covered_by: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Order layers into peels, given for each the layers above that touch it; see :func:`group_into_peels`."""
+    """Group layers into peels, given for each the layers above that touch it; see :func:`group_into_peels`."""
     remaining = set(range(len(covered_by)))
     groups: list[list[int]] = []
     while remaining:
@@ -145,7 +145,7 @@ def peels(covered_by: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def visible_weights(alphas: np.ndarray) -> np.ndarray:
-    """Share that each layer has in a pixel of the flat image.
+    """Share of each layer in each pixel of the flat image.
 
     Args:
         alphas: ``(L, H, W)``, bottom to top.

@@ -1,7 +1,7 @@
-"""What an image file says besides its pixels, taken out before Pillow reads it.
+"""Metadata of image files, removed before Pillow reads the pixels.
 
-Pillow refuses an image for what it finds in metadata: texts or profiles above a megabyte, broken EXIF, an index of
-further images. None of that decides pixels, so none of it may decide whether they are read.
+Pillow refuses an image because of its metadata: texts or profiles above a megabyte, broken EXIF, an index of further
+images. None of that affects pixels, so none of it may prevent reading them.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from typing import Any
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8"
-# Of a profile or a text that is packed; a larger one is left aside.
+# Maximum size in bytes of a decompressed profile or text; a larger one is ignored.
 MAX_UNPACKED = 16 * 2**20
-# Chunks that a PNG reader may pass over (a small first letter) and that yet decide pixels or frames.
+# Optional PNG chunks (a lower-case first letter) that nevertheless affect pixels or frames.
 PNG_DECISIVE = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
-# JPEG segments that decide colours: how they begin, and the least they hold.
+# JPEG segments that affect colours: their first bytes and minimum length.
 JPEG_DECISIVE = {0xE0: (b"JFIF\0", 14), 0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 12)}
 EXIF = b"Exif\0\0"
 XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
-# Keywords of PNG texts that may say how an image is turned, and what Pillow calls them.
+# Keywords of PNG texts that may hold the orientation, and Pillow's names for them.
 PNG_TEXTS = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}
-# An AVIF's entry of EXIF among its items, which libavif refuses where it is broken; turned an image is by another box.
+# An AVIF's item entry of EXIF, which libavif refuses if it is broken; the orientation is in another box.
 AVIF_EXIF = re.compile(rb"(infe[\x02\x03].{7}(?:..)?)Exif", re.DOTALL)
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-# Tags of a TIFF that say where its EXIF, its place on earth and its interoperability are.
+# Tags of a TIFF that point to its EXIF, GPS and interoperability directories.
 TIFF_GROUPS = (0x8769, 0x8825, 0xA005)
 
 
 def without_metadata(data: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Take out of a file what does not decide its pixels.
+    """Remove the metadata that do not affect a file's pixels.
 
     Args:
-        data: the file. Of PNG, JPEG, TIFF and AVIF metadata are refused; of other formats nothing is taken.
+        data: the file. PNG, JPEG, TIFF and AVIF are changed, since Pillow checks their metadata; others are not.
 
     Returns:
-        The file without it, and what readers may want of it, by the names that Pillow has in ``info``: ``exif``,
-        ``icc_profile``, ``xmp``, ``Raw profile type exif``. Nothing of it is checked.
+        The file without them, and the metadata that readers may need, under Pillow's names in ``info``: ``exif``,
+        ``icc_profile``, ``xmp``, ``Raw profile type exif``. They are not checked.
     """
     if data.startswith(PNG_SIGNATURE):
         return _png(data)
@@ -59,7 +59,7 @@ def _png(data: bytes) -> tuple[bytes, dict[str, Any]]:
         else:
             kept.append(view[at:end])
         at = end
-    # What is cut, or follows the end, is for Pillow to judge.
+    # Truncated chunks and bytes after the end are left to Pillow.
     kept.append(view[at:])
     return b"".join(kept), said
 
@@ -73,7 +73,7 @@ def _said_by_chunk(kind: bytes, body: bytes) -> dict[str, Any]:
     if kind != b"iCCP" and keyword not in PNG_TEXTS:
         return {}
     packed = kind in (b"iCCP", b"zTXt") or (kind == b"iTXt" and rest[:1] == b"\1")
-    # Behind the method of packing, and in iTXt behind the language and the translated keyword.
+    # The text follows the compression method, in iTXt also the language and the translated keyword.
     text = rest[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else rest[packed:]
     value = _unpacked(text) if packed else text
     if value is None:
@@ -121,7 +121,7 @@ def _jpeg(data: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def _tiff(data: bytes, order: str) -> bytes:
-    """The same with the first image's :data:`TIFF_GROUPS` under numbers that say nothing; how it is turned stays."""
+    """Rename the first image's :data:`TIFF_GROUPS` to unused tag numbers; the orientation stays."""
     try:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (count,) = struct.unpack_from(f"{order}H", data, start)

@@ -1,4 +1,4 @@
-"""The rule that readers keep: RGB under alpha 0 is 0."""
+"""Normalisation of invisible pixels: in every reader's output, RGB under alpha 0 is 0."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def cleared(image: np.ndarray) -> np.ndarray:
-    """An image whose invisible pixels are all 0; the same array where they are already, which saves a copy.
+    """Set invisible pixels to 0; returns the same array if they are 0 already, which saves a copy.
 
     Args:
         image: ``(H, W, 4)`` uint8, straight alpha.
     """
-    # As one little-endian number a pixel, alpha is the highest byte: those of 1 to 0xFFFFFF hide a colour.
+    # With a pixel as one little-endian number, alpha is the highest byte: values from 1 to 0xFFFFFF hide a colour.
     pixels = np.ascontiguousarray(image).view("<u4")[..., 0]
     if not (pixels - np.uint32(1) < np.uint32(0xFFFFFF)).any():
         return image

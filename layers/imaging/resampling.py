@@ -1,7 +1,7 @@
-"""Lanczos resampling as two sparse matrix products: float throughout, equal to Pillow's filter, faster than it.
+"""Lanczos resampling as two sparse matrix products: float throughout, equal to Pillow's filter, and faster.
 
 An image's rows and columns are filtered separately, ``rows @ image @ columns.T``. The matrices depend on sizes
-alone and are kept; slices of them resample just the part of an image that holds something.
+alone and are cached; slices of them resample only the part of an image that is not empty.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 LOBES = 3.0
-PART = 2**22  # pixels between the two products: 64 MB
+PART = 2**22  # maximum number of pixels between the two products: 64 MB
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Axis:
 
     Attributes:
         weights: ``(n_out, n_in)`` sparse, each row adds up to 1.
-        first, last: ``(n_out,)`` range of input positions that an output position sees, ``last`` exclusive.
+        first, last: ``(n_out,)`` range of input positions that an output position depends on, ``last`` exclusive.
     """
 
     weights: csr_array
@@ -30,7 +30,7 @@ class Axis:
     last: np.ndarray
 
     def reached_from(self, start: int, stop: int) -> tuple[int, int]:
-        """Range of output positions that see any of the input positions ``start`` to ``stop``."""
+        """Range of output positions that depend on any of the input positions ``start`` to ``stop``."""
         return int(np.searchsorted(self.last, start, "right")), int(np.searchsorted(self.first, stop, "left"))
 
 
@@ -63,7 +63,7 @@ def axes(
     Args:
         shape: (height, width) of the input.
         size: (height, width) of the output.
-        box: (left, top, right, bottom) of the part of the input that is taken; all of it if ``None``.
+        box: (left, top, right, bottom) of the resampled part of the input; all of it if ``None``.
     """
     left, top, right, bottom = box if box is not None else (0.0, 0.0, float(shape[1]), float(shape[0]))
     return lanczos(shape[0], size[0], top, bottom), lanczos(shape[1], size[1], left, right)
@@ -74,7 +74,7 @@ def filtered(image: np.ndarray, rows: csr_array, columns: csr_array) -> np.ndarr
     height, width, channels = image.shape
     image, step = np.ascontiguousarray(image), max(1, PART // width)
     if rows.shape[0] > step:
-        # A wide and low image would be made high before it is made narrow.
+        # Else a wide and low image would be enlarged vertically before it is shrunk horizontally.
         parts = (filtered(image, rows[k : k + step], columns) for k in range(0, rows.shape[0], step))
         return np.concatenate(list(parts))
     tall = rows @ image.reshape(height, width * channels)
@@ -83,6 +83,6 @@ def filtered(image: np.ndarray, rows: csr_array, columns: csr_array) -> np.ndarr
 
 
 def _turned(image: np.ndarray) -> np.ndarray:
-    """Swap rows and columns of contiguous ``(h, w, 4)`` float32; pixels are moved as one number of 16 bytes each."""
+    """Transpose contiguous ``(h, w, 4)`` float32; each pixel is moved as one number of 16 bytes."""
     pixels = image.view(np.complex128)[..., 0]
     return np.ascontiguousarray(pixels.T).view(np.float32).reshape(*pixels.T.shape, 4)

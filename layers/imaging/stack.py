@@ -1,4 +1,4 @@
-"""The sample type every reader yields: a named stack of RGBA layers, bottom to top."""
+"""Sample type of all readers: a named stack of RGBA layers, bottom to top."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("background", "image", "shape", "text", "shadow", "group")
-# A design with more is refused before its layers are read: full-canvas layers by the thousand exhaust the memory.
+# A design with more layers is refused before they are read: thousands of full-canvas layers exhaust the memory.
 MAX_LAYERS = 500
 
 
@@ -36,16 +36,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayeredSample:
-    """A design: layers bottom to top on one canvas, with words for the whole.
+    """A design: layers bottom to top on one canvas, with a caption.
 
     Attributes:
         sample_id: unique in its source and safe as a file name.
         layers: bottom to top, all of one size; at least one.
-        caption: what the composite shows; may be empty.
-        preview: the source's own flat image of the design, ``(H, W, 4)`` uint8 of any size, if it has one; what
-            the layers recompose to is compared with it.
-        notes: what the reader had to do to the design, in words, such as ``multiply baked into "Shade"``.
-        stratum: a part of the dataset that has figures of its own, such as ``slide``; may be empty.
+        caption: description of the composite; may be empty.
+        preview: the source's own flat image of the design, ``(H, W, 4)`` uint8 of any size, if it has one; the
+            composite of the layers is compared with it.
+        notes: changes that the reader had to make, in words, such as ``multiply baked into "Shade"``.
+        stratum: a part of the dataset that is scored separately, such as ``slide``; may be empty.
     """
 
     sample_id: str

@@ -12,13 +12,13 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def to_image(tensor: torch.Tensor) -> np.ndarray:
-    """Convert ``(..., 4, H, W)`` in [-1, 1] to ``(..., H, W, 4)`` uint8; what is beyond the range is clipped."""
+    """Convert ``(..., 4, H, W)`` in [-1, 1] to ``(..., H, W, 4)`` uint8; values beyond the range are clipped."""
     scaled = tensor.detach().float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
     return scaled.movedim(-3, -1).to("cpu", torch.uint8).numpy()
 
 
 def split_alpha(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colour ``(..., 3, H, W)`` in [-1, 1] and alpha ``(..., 1, H, W)`` in [0, 1]."""
+    """Split into colour ``(..., 3, H, W)`` in [-1, 1] and alpha ``(..., 1, H, W)`` in [0, 1]."""
     return image[..., :3, :, :], (image[..., 3:, :, :] + 1.0) / 2.0
 
 
@@ -32,7 +32,7 @@ def composite(layers: torch.Tensor) -> torch.Tensor:
     """Flatten ``(B, L, 4, H, W)``, bottom to top, over black: paper sec. 3.1, C_0 = 0 in [0, 1].
 
     Returns:
-        Colour ``(B, 3, H, W)`` in [-1, 1]; what no layer covers is -1.
+        Colour ``(B, 3, H, W)`` in [-1, 1]; pixels that no layer covers are -1.
     """
     rgb, alpha = split_alpha(layers)
     flat = torch.full_like(rgb[:, 0], -1.0)

@@ -1,7 +1,7 @@
-"""Images that people have: any mode, turned by EXIF, in CMYK or 16 bits, as ``(H, W, 4)`` uint8 sRGB.
+"""Conversion of users' images to ``(H, W, 4)`` uint8 sRGB: any mode, EXIF orientation, CMYK or 16 bits.
 
-Datasets are read by :mod:`layers.imaging.codec`, which refuses what it cannot read without doubt. Here somebody wants a
-image decomposed, so what is in doubt is converted as every viewer does.
+Datasets are read by :mod:`layers.imaging.codec`, which refuses ambiguous files. Here a user wants an image decomposed,
+so ambiguous files are converted as common viewers do.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from PIL import ExifTags, Image, ImageCms
 from config.paths import LEFT_BEHIND, visible_files
 from layers.imaging.codec import FORMATS, MAX_PIXELS, ImageError, opened
 
-MIN_SIDE = 8  # pixels: less has no layers
+MIN_SIDE = 8  # pixels; smaller images have no layers
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
-SUBFILE_TYPE = 254  # tag of a TIFF's image; its lowest bit says that it is a smaller copy
-# What undoes each orientation of EXIF; 1 is upright.
+SUBFILE_TYPE = 254  # tag of a TIFF's image; its lowest bit marks a reduced copy
+# Transpositions that undo each EXIF orientation; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,14 +44,14 @@ def decode_image(
 
     Args:
         data: the file's bytes.
-        name: for messages.
+        name: the file's name, for messages.
         max_pixels: larger images are refused before they are decoded.
-        formats: of :data:`layers.imaging.codec.FORMATS`, those to be expected.
+        formats: the accepted ones of :data:`layers.imaging.codec.FORMATS`.
         min_side: smaller images are refused.
 
     Returns:
-        ``(H, W, 4)`` uint8 in sRGB, straight alpha, turned as EXIF says; 16 bits are rounded to 8, an embedded colour
-        profile is applied. Of a JPEG that holds several images, as telephones write them, the main one.
+        ``(H, W, 4)`` uint8 in sRGB, straight alpha, rotated as EXIF says; 16 bits are rounded to 8, an embedded colour
+        profile is applied. Of a JPEG with several images, as phones write them, the main one.
 
     Raises:
         ImageError: one sentence: no image, truncated, animated, too small or too large.
@@ -67,7 +67,7 @@ def decode_image(
 
 
 def _frames(image: Image.Image) -> int:
-    """Images in a file; smaller copies of the first one, as scanners and editors add them to a TIFF, are none."""
+    """Number of images in a file; reduced copies of the first, as scanners and editors add to a TIFF, do not count."""
     frames = getattr(image, "n_frames", 1)
     if image.format != "TIFF" or frames == 1:
         return frames
@@ -93,7 +93,7 @@ def read_image_file(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def find_images(paths: list[str]) -> list[Path]:
-    """Files that arguments name: files, all visible images below folders, globs; each once, in order.
+    """Find the files that arguments name: files, all visible images below folders, globs; each once, in order.
 
     Raises:
         ImageError: if an argument names nothing.
@@ -106,7 +106,7 @@ def find_images(paths: list[str]) -> list[Path]:
         elif path.is_file():
             files = [path]
         else:
-            # As shells do, and unlike Path.glob, it passes over hidden files unless the pattern begins with a dot.
+            # Like shells and unlike Path.glob, glob skips hidden files unless the pattern begins with a dot.
             matching = glob.glob(given, recursive=True) if glob.has_magic(given) else ()  # noqa: PTH207
             files = sorted(p for p in map(Path, matching) if p.is_file() and p.name.lower() not in LEFT_BEHIND)
         if not files:
@@ -116,7 +116,7 @@ def find_images(paths: list[str]) -> list[Path]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF says; EXIF that cannot be read says nothing."""
+    """Rotate an image as its EXIF says; unreadable EXIF is ignored."""
     try:
         method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # struct.error, AttributeError, SyntaxError: Pillow expects its EXIF to be whole
@@ -134,7 +134,7 @@ def _rgba(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floats: 16-bit range where it is meant, else by what is in it."""
+    """Convert grey of 16 or 32 bits or floats to 8 bits: from the 16-bit range if the mode says so, else by content."""
     values = np.asarray(image, dtype=np.float64)
     top = 65535.0 if values.max() > 255 or image.mode.startswith("I;16") else 255.0
     top = 1.0 if image.mode == "F" and values.max() <= 1.0 else max(top, values.max())
@@ -142,7 +142,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Apply an embedded profile; one that is broken or does not fit the mode is left aside, as viewers do."""
+    """Apply an embedded profile; one that is broken or does not fit the mode is ignored, as in viewers."""
     alpha = image.convert("RGBA").getchannel("A") if "A" in image.mode or "transparency" in image.info else None
     colours = image.convert("RGB") if image.mode in ("RGBA", "P", "PA") else image
     try:

@@ -1,4 +1,4 @@
-"""Images of layers for people: strips over a checkerboard, grids, contact sheets."""
+"""Visualisation of layers: strips over a checkerboard, grids, contact sheets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABEL_HEIGHT = 14
 
 
 def show(image: np.ndarray, scale: int = 1) -> np.ndarray:
-    """Make ``(H, W, 3 or 4)`` uint8 visible: RGBA goes over a checkerboard; enlarged by a whole factor."""
+    """Make ``(H, W, 3 or 4)`` uint8 visible: RGBA goes over a checkerboard; enlarged by an integer factor."""
     if image.shape[2] == 4:
         cell = max(2, 8 // scale)
         image = np.rint(over_checkerboard(to_float(image), cell) * 255.0).astype(np.uint8)
@@ -23,7 +23,7 @@ def show(image: np.ndarray, scale: int = 1) -> np.ndarray:
 
 
 def label(text: str, width: int) -> np.ndarray:
-    """One line of dark text on paper, ``(LABEL_HEIGHT, width, 3)`` uint8."""
+    """One line of dark text on a light ground, ``(LABEL_HEIGHT, width, 3)`` uint8."""
     strip = Image.new("RGB", (width, LABEL_HEIGHT), (PAPER,) * 3)
     ImageDraw.Draw(strip).text((0, 0), text, fill=(40, 40, 40), font=ImageFont.load_default(11))
     return np.asarray(strip)
@@ -34,8 +34,8 @@ def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] | None = No
 
     Args:
         rows: rows of ``(H, W, 3 or 4)`` uint8 images of any sizes.
-        titles: one a row.
-        scale: whole enlargement factor.
+        titles: one per row.
+        scale: integer enlargement factor.
 
     Returns:
         ``(H, W, 3)`` uint8.

@@ -1,1 +1,1 @@
-"""A source becomes a bucketed dataset: layers are cleaned, grouped, resized and written."""
+"""Preparation of a source into a bucketed dataset: layers are cleaned, grouped, resized and written."""

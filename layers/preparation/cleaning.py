@@ -1,4 +1,4 @@
-"""What the paper does to designs before learning from them (data pipeline).
+"""Cleaning of designs before training, as in the paper's data pipeline.
 
 Layers that do not contribute to the composite are removed, layers that do not overlap are merged.
 """
@@ -16,12 +16,12 @@ from layers.preparation.patches import Patch, intersection, lay, merged
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Which layers are dropped.
+    """Rules for dropping layers.
 
     Attributes:
         drop_empty: layers without a visible pixel.
-        drop_hidden: layers that those above cover wholly.
-        drop_unchanging: layers without which no pixel of the composite changes by more than ``min_change``, such as
+        drop_hidden: layers that are completely covered by those above.
+        drop_unchanging: layers whose removal changes no pixel of the composite by more than ``min_change``, such as
             white on white.
         min_change: in 8-bit levels.
     """
@@ -37,18 +37,18 @@ def clean(
 ) -> tuple[list[Patch], np.ndarray, dict[str, int]]:
     """Drop the layers that do not contribute.
 
-    Each layer is judged against those above it and those below it that have been kept so far, from the bottom up; so
-    of two equal layers on one another the lower goes, and the composite never changes by more than ``min_change``
-    for a layer dropped.
+    From the bottom up, each layer is judged against all layers above it and the remaining ones below it. So of two
+    equal layers on one another the lower is dropped, and each dropped layer changes the composite by at most
+    ``min_change``.
 
     Args:
         patches: bottom to top.
-        cleaning: what to drop.
+        cleaning: rules for dropping.
         size: (height, width) of the canvas.
 
     Returns:
-        The layers kept; what they flatten to, premultiplied ``(H, W, 4)`` float32; and how many were dropped as
-        ``empty``, ``hidden`` and ``unchanging``.
+        The remaining layers; their composite, premultiplied ``(H, W, 4)`` float32; and the numbers of layers dropped
+        as ``empty``, ``hidden`` and ``unchanging``.
     """
     counts = {"empty": 0, "hidden": 0, "unchanging": 0}
     seen_through = _transmittance(patches, size)
@@ -72,7 +72,7 @@ def clean(
 
 
 def _transmittance(patches: Sequence[Patch], size: tuple[int, int]) -> list[np.ndarray | None]:
-    """For each patch, how much of it those above let through, ``(h, w)``; ``None`` where nothing lies above it."""
+    """Transmittance ``(h, w)`` of the layers above each patch; ``None`` where nothing lies above it."""
     through = np.ones(size, np.float32)
     touched = False
     parts: list[np.ndarray | None] = []
@@ -85,13 +85,13 @@ def _transmittance(patches: Sequence[Patch], size: tuple[int, int]) -> list[np.n
 
 
 def _exceeds(values: Callable[[slice], np.ndarray], threshold: float) -> bool:
-    """Whether any value is above a threshold; asks a coarse sample first, since a layer that shows, shows there."""
+    """Whether any value is above a threshold; checks a coarse sample first, which finds most visible layers."""
     coarse, every = slice(None, None, 16), slice(None)
     return bool((values(coarse) > threshold).any() or (values(every) > threshold).any())
 
 
 def _shows(patch: Patch, through: np.ndarray | None) -> bool:
-    """Whether any pixel is seen through those above by half an 8-bit level or more."""
+    """Whether any pixel is visible through the layers above by half an 8-bit level or more."""
     alpha = patch.image[..., 3]
 
     def seen(step: slice) -> np.ndarray:
@@ -117,15 +117,15 @@ def _changes(patch: Patch, through: np.ndarray | None, below: np.ndarray, min_ch
 
 
 def group_layers(patches: Sequence[Patch], overlap_alpha: int = 0) -> list[Patch]:
-    """Merge layers that do not overlap into peels, bottom to top, as the evaluation does.
+    """Merge layers that do not overlap into peels, bottom to top, as in the evaluation.
 
     Args:
         patches: bottom to top.
-        overlap_alpha: a pixel covers where its 8-bit alpha is above this. With 0, the rule of the evaluation, the
-            last haze of a soft shadow or of a filtered edge gives an order to things that lie side by side.
+        overlap_alpha: a pixel counts as covered where 8-bit alpha is above this. With 0, the rule of the evaluation,
+            the faint rim of a soft shadow or filtered edge imposes an order on objects that lie side by side.
 
     Returns:
-        One layer a peel. The evaluation groups them no further: each is covered by the next.
+        One layer per peel. The evaluation groups them no further, since each is covered by the next.
     """
     groups = peels([_covered_by(patches, i, overlap_alpha) for i in range(len(patches))])
     return [_merged([patches[i] for i in indices]) for indices in groups]

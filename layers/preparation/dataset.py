@@ -1,4 +1,4 @@
-"""A whole source becomes a bucketed dataset, doing only what is missing."""
+"""Preparation of a whole source as a bucketed dataset; work that is already done is not repeated."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from layers.preparation.fanout import fan_out
 from layers.preparation.sample import Chunk, Preparation, PrepareChunk
 from layers.sources.base import Source
 
-# Small, so that at the end no process is left with much to do; handing out a chunk costs about a millisecond.
+# Samples per chunk: few, so that all processes end at about the same time; a chunk costs about a millisecond.
 FILES_CHUNK = 2
 CHECK_CHUNK = 256
-# The folders and modules of layers/ that decide what is written of a sample; of readers all, because they share some.
+# Folders and modules of layers/ that decide what is written for a sample; all readers, since they share modules.
 PIXEL_CODE = ("imaging", "sources", "dataset/buckets.py", "dataset/storage.py", "preparation/cleaning.py")
 PIXEL_CODE += ("preparation/patches.py", "preparation/sample.py")
 
 
 class OutputError(UserError):
-    """The output folder holds what is not ours."""
+    """The output folder holds files that are no bucketed dataset."""
 
 
 @dataclass
 class Summary:
-    """Figures of a prepared dataset, gathered record by record.
+    """Statistics of a prepared dataset, gathered record by record.
 
     Attributes:
         samples: count by split.
-        reasons: count by reason of the samples dropped, file names and figures left out of the reason.
+        reasons: count of dropped samples by reason, with file names and numbers removed from the reason.
         buckets: by (split, H, W, L): count, sum of crop shares, sum of scales.
-        layers: ``kept``, ``merged`` and those dropped as ``empty``, ``hidden``, ``unchanging``.
+        layers: counts of ``kept``, ``merged`` and dropped layers (``empty``, ``hidden``, ``unchanging``).
         compared: samples whose recomposition was compared with a preview.
-        mismatched: ids whose recomposition differs from it by more than the tolerance, and by how much.
+        mismatched: difference by id, where the recomposition differs from the preview by more than the tolerance.
         change: the largest change, in 8-bit levels, that cleaning and grouping made to a flat image.
         noted: count of samples by note.
         reused: samples that needed no work.
-        split_pixels: by digest of a sample's layers, the splits that have such a sample.
+        split_pixels: by digest of a sample's layers, the splits with such a sample.
     """
 
     samples: Counter = field(default_factory=Counter)
@@ -67,12 +67,12 @@ class Summary:
 
     @property
     def shared(self) -> int:
-        """Different designs that are in more than one split, under different ids."""
+        """Number of designs that are in more than one split, under different ids."""
         return sum(len(splits) > 1 for splits in self.split_pixels.values())
 
     @property
     def dropped(self) -> int:
-        """Samples that could not be used."""
+        """Number of samples that could not be used."""
         return sum(self.reasons.values())
 
     def add(self, record: Mapping[str, Any], tolerance: float) -> None:
@@ -84,7 +84,7 @@ class Summary:
         self.split_pixels[record["pixels"]].add(record["split"])
         bucket = self.buckets[record["split"], record["height"], record["width"], len(record["layers"])]
         for index, value in enumerate((1, record["crop_share"], record["scale"])):
-            # Exact: a rounded sum would depend on the order, and that on where a run was killed.
+            # Exact sums: rounded ones would depend on the order, and so on where a run was killed.
             bucket[index] += Fraction(value)
         self.layers["kept"] += len(record["layers"])
         self.layers["merged"] += record["merged_layers"]
@@ -98,27 +98,27 @@ class Summary:
 
 
 def kind_of_reason(reason: str) -> str:
-    """A reason without what differs from sample to sample, so that a report stays short: names and figures."""
+    """A reason without file names and numbers, which differ by sample, so that a report stays short."""
     words = reason.split(": ", 1)[1] if ": " in reason and "." in reason.split(": ", 1)[0] else reason
     return " ".join("#" if any(letter.isdigit() for letter in word) else word for word in words.split())[:120]
 
 
 def check_output(root: Path) -> None:
-    """Refuse a folder that holds files and is not a bucketed dataset.
+    """Raise an error for a folder that holds files and is not a bucketed dataset.
 
     Raises:
-        OutputError: naming it.
+        OutputError: with the folder's path.
     """
     ours = (root / MANIFEST).is_file() or journal_path(root).is_file()
     if root.is_dir() and any(visible(path.name) for path in root.iterdir()) and not ours:
         raise OutputError(
-            f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new folder or our own"
+            f"prepare_buckets.output_root: {root} is not empty and has no {MANIFEST}; expected a new one or a dataset"
         )
 
 
 @dataclass(frozen=True)
 class _Check:
-    """Says of earlier records which still hold: the source's files and the written ones are as they were."""
+    """Returns the ids of earlier records that are still valid: source files and written files are unchanged."""
 
     source: Source
     root: Path
@@ -130,7 +130,7 @@ class _Check:
             for record, state in records
             if self.source.signature(record["id"]) == state
             and ("reason" in record or present(self.root, record, sizes))
-            # Of a killed run: DVC may have put other images there since, and a power cut may have emptied them.
+            # For records of a killed run: DVC may have replaced the images, or a power cut may have emptied them.
             and ("mark" not in record or record["mark"] == mark(self.root, record))
         ]
 
@@ -147,25 +147,25 @@ def prepare_dataset(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
-    """Prepare all samples of a source that are not there yet, and write the manifest.
+    """Prepare all samples of a source that are missing, and write the manifest.
 
-    Run again after new samples came, some changed, or a run was killed, it keeps what still holds. What is written
-    depends on samples and preparation alone, not on jobs, cluster or interruptions; only which tar a sample is in
-    also depends on when it came.
+    A second run, after samples were added or changed or a run was killed, keeps all valid results. The output depends
+    on samples and preparation alone, not on jobs, cluster or interruptions. Only the number of a sample's tar also
+    depends on when the sample was added.
 
     Args:
         source: the reader.
         splits: id to split, in the order of work; readers of tables are fastest in their own order.
-        preparation: what is done to every sample.
-        root: where the dataset is written.
-        shard_samples: samples a tar; ``None`` writes files.
-        jobs: as :func:`layers.preparation.fanout.fan_out` takes it.
+        preparation: settings of the preparation of every sample.
+        root: folder of the dataset.
+        shard_samples: samples per tar; ``None`` writes files.
+        jobs: see :func:`layers.preparation.fanout.fan_out`.
         cluster: likewise.
         settings: written to the manifest's first line.
         progress: called with the number of samples done since the last call.
 
     Raises:
-        OutputError: if ``root`` holds what is not ours.
+        OutputError: if ``root`` holds files and no bucketed dataset.
         LockedError: if another run writes to it.
     """
     root = Path(root).resolve()
@@ -191,7 +191,7 @@ def prepare_dataset(
             progress(len(chunk.sample_ids))
         counts = {"samples": dict(sorted(summary.samples.items())), "dropped": summary.dropped}
         remove_strays(root, _images(ledger))
-        sync_all()  # images were not waited for one by one
+        sync_all()  # images were written without a sync of each
         ledger.finish({"settings": settings or {}, "counts": counts})
     return summary
 
@@ -210,7 +210,7 @@ def _ledger(root: Path, recipe: str) -> Ledger:
 
 
 def _forget_other_code(root: Path) -> None:
-    """Forget what was prepared by other code than today's: equal settings may have given other pixels."""
+    """Drop records that were prepared by another version of the code: equal settings may have given other pixels."""
     layers = Path(__file__).resolve().parents[1]
     modules = (path for name in PIXEL_CODE for path in _modules_of(layers / name))
     text = b"".join(module.read_bytes() for module in modules)
@@ -228,7 +228,7 @@ def _modules_of(place: Path) -> list[Path]:
 
 
 def _code(source: Source) -> str:
-    """Digest of the reader's modules, all of its folder if it has one: a changed reader may read other pixels."""
+    """Digest of the reader's modules (all of its folder, if any), since a changed reader may give other pixels."""
     module = Path(inspect.getfile(type(source)))
     own_folder = module.stem == "reader"
     text = b"".join(path.read_bytes() for path in _modules_of(module.parent if own_folder else module))
@@ -247,14 +247,14 @@ def _still_valid(
 
 
 def _forget_others(ledger: Ledger, kept: set[str]) -> set[str]:
-    """Leave in the ledger only the samples that are kept; returns those."""
+    """Drop all samples but the valid ones from the ledger; returns those that remain."""
     for name in set(ledger.known) - kept:
         ledger.forget(name)
     return kept
 
 
 def _whole_shards(ledger: Ledger, kept: set[str]) -> set[str]:
-    """Leave out samples whose tar also holds some that no longer hold: a tar is kept, or written anew, as a whole."""
+    """Drop samples whose tar also holds invalid ones: a tar is either reused or written anew as a whole."""
     stale = set()
     for name in set(ledger.known) - kept:
         record = ledger.record(name)

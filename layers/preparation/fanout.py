@@ -1,4 +1,4 @@
-"""Work over many processes: those of this machine or of a Dask cluster, through joblib, or of a Ray cluster."""
+"""Parallel map over processes of this machine or of a Dask cluster, through joblib, or of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def _call(function: Callable[[Task], Result], task: Task) -> Result:
 
 @contextmanager
 def _ray() -> Iterator[Any]:
-    """The module ``ray``, connected to the cluster of RAY_ADDRESS, else to the one that this machine is part of."""
+    """The module ``ray``, connected to the cluster of RAY_ADDRESS, else to the one that includes this machine."""
     try:
         import ray
         from ray._private.services import canonicalize_bootstrap_address
     except ImportError:
         raise ClusterError("cluster: ray needs the package ray; pip install ray") from None
     where = os.environ.get("RAY_ADDRESS") or "on this machine"
-    # One attempt, of up to 40 seconds, where something else listens.
+    # Ray makes one attempt, of up to 40 seconds, where another program listens.
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     try:
         try:
             host, _, port = str(canonicalize_bootstrap_address("auto")).rpartition(":")
-            # Asked first, because Ray tries for minutes where nothing listens.
+            # Checked first, because Ray tries for minutes where nothing listens.
             with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
                 pass
             ray.init("auto", log_to_driver=False, logging_level=logging.ERROR)
@@ -74,9 +74,9 @@ def _ray() -> Iterator[Any]:
 
 
 def _over_ray(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
-    """What :func:`fan_out` does, with Ray's own tasks: Ray's backend for joblib cannot return a generator."""
+    """Run :func:`fan_out` with Ray's own tasks, since Ray's backend for joblib cannot return a generator."""
     with _ray() as ray:
-        # We retry, because Ray repeats for ever what was killed for want of memory.
+        # Retries are counted here, because Ray repeats tasks that were killed for lack of memory for ever.
         call = ray.remote(max_retries=0)(_call)
         shared = ray.put(function)
         fresh = iter(tasks)
@@ -97,7 +97,7 @@ def _over_ray(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iter
                 if attempt == ATTEMPTS:
                     raise ClusterError(
                         f"cluster: a task was lost with its worker {ATTEMPTS} times ({type(error).__name__}), most "
-                        "often for want of memory; the same command goes on where it was"
+                        "often for lack of memory; the same command goes on where it was"
                     ) from None
                 under_way[call.remote(shared, task)] = task, attempt + 1
             else:
@@ -105,7 +105,7 @@ def _over_ray(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iter
 
 
 def _cause(error: Any, of_ray: type[Exception]) -> Exception:
-    """What a task of Ray raised; an error of Ray itself means that the worker could not even load it."""
+    """The exception that a Ray task raised; an error of Ray itself means that the worker could not load the task."""
     if isinstance(error.cause, of_ray):
         reason = str(error.cause).partition("\n")[0]
         return ClusterError(f"cluster: a Ray worker cannot load its task ({reason}); is the project on its PYTHONPATH?")
@@ -123,17 +123,17 @@ def _backend(cluster: str) -> AbstractContextManager[None]:
 def fan_out(
     function: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int, cluster: str = "local"
 ) -> Iterator[tuple[Task, Result]]:
-    """Run a function over tasks in other processes; results come as they are ready, each exactly once.
+    """Run a function over tasks in other processes; yields (task, result) as they are ready, each exactly once.
 
-    A worker that dies takes its task with it, and the task is given to another: a function must be able to run twice.
+    A task whose worker dies is given to another, so the function must be able to run twice.
 
     Args:
         function: importable by the workers.
-        tasks: what it is called with, one at a time.
-        jobs: processes of this machine (-1: one a core); a cluster uses all workers it has. With 1 on this machine
+        tasks: its arguments, one per call.
+        jobs: processes on this machine (-1: one per core); a cluster uses all of its workers. With 1 on this machine
             everything runs in this process.
         cluster: ``local``, ``tcp://host:port`` of a Dask scheduler, or ``ray``: the cluster that RAY_ADDRESS
-            (host:port) names, else the one that this machine is part of.
+            (host:port) names, else the one that includes this machine.
 
     Raises:
         ClusterError: if the cluster cannot be reached, or workers died :data:`ATTEMPTS` times.
@@ -145,7 +145,7 @@ def fan_out(
     if cluster == "ray":
         yield from _over_ray(function, tasks)
         return
-    # Tasks under way only, so that a stream of tasks never lies in memory as a whole.
+    # Only tasks under way, so that a stream of tasks is never in memory as a whole.
     under_way: dict[int, Task] = {}
     fresh = iter(enumerate(tasks))
 
@@ -169,6 +169,6 @@ def fan_out(
             except BrokenProcessPool:
                 if attempt + 1 == ATTEMPTS:
                     raise ClusterError(
-                        f"jobs: worker processes were killed {ATTEMPTS} times, most often for want of memory; the same "
+                        f"jobs: worker processes were killed {ATTEMPTS} times, most often for lack of memory; the same "
                         f"command goes on where it was, lower jobs (now {jobs})"
                     ) from None

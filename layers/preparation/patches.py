@@ -1,7 +1,7 @@
-"""Layers as patches: only the part of the canvas that a layer touches is filtered, composited and compared.
+"""Patches of layers: only the part of the canvas that a layer touches is filtered, composited and compared.
 
-Most layers of a design are small. Sums over a canvas run in premultiplied float32, channels last, in [0, 1]; patches
-themselves are 8-bit with straight alpha, because they are what is written (design contract 1).
+Most layers of a design are small. Compositing uses premultiplied float32, channels last, in [0, 1]. Patches themselves
+are 8-bit with straight alpha, because they are written to files (design contract 1).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Patch:
 
     @property
     def where(self) -> tuple[slice, slice]:
-        """Rows and columns of the canvas that it touches."""
+        """Rows and columns of the canvas that the patch covers."""
         height, width = self.image.shape[:2]
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
     @cached_property
     def opaque(self) -> bool:
-        """Whether every pixel of it is."""
+        """Whether every pixel of the patch is opaque."""
         return not self.empty and bool(self.image[..., 3].min() == 255)
 
     @cached_property
@@ -58,7 +58,7 @@ class Patch:
         return out
 
     def alpha_at(self, where: tuple[slice, slice]) -> np.ndarray:
-        """Its 8-bit alpha at rows and columns of the canvas that lie inside :attr:`where`."""
+        """The patch's 8-bit alpha at rows and columns of the canvas that lie inside :attr:`where`."""
         rows, columns = where
         return self.image[
             rows.start - self.top : rows.stop - self.top, columns.start - self.left : columns.stop - self.left, 3
@@ -76,7 +76,7 @@ class Patch:
 def _scale(image: np.ndarray, factor: np.ndarray, channels: int) -> None:
     """Multiply the first channels of ``(h, w, c)`` by ``(h, w)``, in place.
 
-    Channel by channel, since numpy is five times slower where its innermost loop has the length of a pixel.
+    Works channel by channel, since numpy is five times slower with an innermost loop over the channels of a pixel.
     """
     for channel in range(channels):
         image[..., channel] *= factor
@@ -93,13 +93,13 @@ def visible_box(alpha: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def intersection(a: tuple[slice, slice], b: tuple[slice, slice]) -> tuple[slice, slice] | None:
-    """Rows and columns that two places share, or ``None``."""
+    """Rows and columns that two regions share, or ``None``."""
     shared = tuple(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
     return None if any(part.start >= part.stop for part in shared) else (shared[0], shared[1])
 
 
 def trimmed(image: np.ndarray, top: int = 0, left: int = 0) -> Patch:
-    """The patch of ``(h, w, 4)`` uint8 at a place, cut down to what is visible."""
+    """Make a patch of ``(h, w, 4)`` uint8 at (top, left), cropped to its visible pixels."""
     box = visible_box(image[..., 3])
     if box is None:
         return Patch(np.zeros((0, 0, 4), np.uint8))
@@ -107,25 +107,25 @@ def trimmed(image: np.ndarray, top: int = 0, left: int = 0) -> Patch:
 
 
 def _to_levels(premultiplied: np.ndarray) -> np.ndarray:
-    """Straight 8-bit RGBA of premultiplied floats in [0, 255], as files hold it; overwrites its argument."""
+    """Straight 8-bit RGBA of premultiplied floats in [0, 255], as in files; overwrites its argument."""
     alpha = premultiplied[..., 3]
     levels = premultiplied
     if alpha.min() < 254.999:
-        # Lanczos rings: up to half a step alpha is noise that rounds to 0, and dividing by it would blow colours up.
+        # Lanczos rings: up to half a step alpha is noise that rounds to 0; dividing by it would blow colours up.
         scale = np.divide(np.float32(255.0), alpha, out=np.zeros_like(alpha), where=alpha > 0.5)
         _scale(levels, scale, 3)
     return np.rint(np.clip(levels, 0.0, 255.0, out=levels), out=levels).astype(np.uint8)
 
 
 def resized(image: np.ndarray, placement: Placement) -> Patch:
-    """Bring a layer to its bucket: premultiplied, filtered in float (Lanczos), unpremultiplied, cropped.
+    """Resize and crop a layer to its bucket: premultiplied, filtered in float (Lanczos), unpremultiplied.
 
     Args:
-        image: ``(H, W, 4)`` uint8 at canvas size; what its RGB hides under alpha 0 plays no part.
-        placement: of the canvas in its bucket.
+        image: ``(H, W, 4)`` uint8 at canvas size; RGB under alpha 0 has no effect.
+        placement: placement of the canvas in its bucket.
 
     Returns:
-        Its visible part at bucket size.
+        The visible part at bucket size.
     """
     box = visible_box(image[..., 3])
     if box is None:
@@ -174,7 +174,7 @@ def to_levels(premultiplied: np.ndarray) -> np.ndarray:
 
 
 def merged(patches: list[Patch], kind: str, description: str) -> Patch:
-    """One patch of several, bottom to top; a single one is returned as it is."""
+    """Merge several patches, bottom to top, to one; a single one is returned as it is."""
     if len(patches) == 1:
         return patches[0]
     seen = [patch for patch in patches if not patch.empty]

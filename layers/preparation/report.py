@@ -1,4 +1,4 @@
-"""What is reported of a prepared dataset: counts, buckets, reasons of dropped samples, a contact sheet."""
+"""Report on a prepared dataset: counts, buckets, reasons of dropped samples, a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTED = 20
 
 
 def bucket_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One row a split and bucket (H, W, L): samples, their share, mean crop share and mean scale."""
+    """One row per split and bucket (H, W, L): samples, their share, mean crop share and mean scale."""
     total = sum(summary.samples.values())
     return [
         {
@@ -36,7 +36,7 @@ def bucket_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBuckets) -> dict[str, Any]:
-    """What ``metrics/reports/prepare_buckets.json`` holds."""
+    """Content of ``metrics/reports/prepare_buckets.json``."""
     total = sum(summary.samples.values())
     worst = sorted(summary.mismatched.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
     asked = counts_of(settings)
@@ -61,12 +61,12 @@ def report(summary: Summary, rows: list[dict[str, Any]], settings: PrepareBucket
 
 
 def contact_sheet(root: Path) -> np.ndarray:
-    """The first stacks for training, a row each: composite, then layers bottom to top; ``(H, W, 3)`` uint8."""
+    """The first training stacks, one per row: composite, then layers bottom to top; ``(H, W, 3)`` uint8."""
     stacks = StackDataset(root, "train")
     items = [stacks[i] for i in range(min(SHEET_SAMPLES, len(stacks)))]
     return grid([[to_image(item["composite"]), *to_image(item["layers"])] for item in items], scale=2)
 
 
 def counts_of(settings: PrepareBuckets) -> dict[str, int | None]:
-    """At most so many samples of each split."""
+    """Maximum number of samples of each split."""
     return {split: getattr(settings, f"{split}_count") for split in SPLITS}

@@ -1,4 +1,4 @@
-"""One sample of a source becomes one bucketed sample: placed, resized, cleaned, grouped, checked, written."""
+"""Preparation of one sample for its bucket: placed, resized, cleaned, grouped, checked, written."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from layers.preparation.cleaning import Cleaning, clean, group_layers
 from layers.preparation.patches import Patch, composite_patches, resized, to_levels
 from layers.sources.base import Source
 
-# Part of the recipe that the manifest names: raise it when the same input gives other pixels.
+# Part of the recipe in the manifest: raise it when the same input gives other pixels.
 VERSION = 3
-# Largest difference, in 8-bit levels, between the stored composite and what the stored layers recompose to.
+# Largest difference, in 8-bit levels, between the stored composite and the recomposition of the stored layers.
 TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to every sample.
+    """Settings of the preparation of every sample.
 
     Attributes:
         limits: bucket bounds.
-        cleaning: which layers are dropped.
+        cleaning: rules for dropping layers.
         group: ``peels`` merges layers that do not overlap, ``max_layers`` does so only for samples with more layers
             than that, ``none`` never.
         overlap_alpha: see :func:`layers.preparation.cleaning.group_layers`.
         max_layers: samples with more layers after grouping are dropped.
-        preview_tolerance: mean absolute difference, in 8-bit levels over white, above which a sample counts as one
-            whose layers do not recompose to its own preview.
+        preview_tolerance: mean absolute difference, in 8-bit levels over white, between recomposition and preview,
+            above which a sample counts as mismatched.
         drop_mismatched: whether such samples are dropped, or only reported.
     """
 
@@ -51,7 +51,7 @@ class Preparation:
     drop_mismatched: bool = False
 
     def recipe(self) -> str:
-        """A digest of all of it and of :data:`VERSION`."""
+        """Digest of all settings and of :data:`VERSION`."""
         return text_digest(f"{VERSION}:{sorted(asdict(self).items())}")
 
 
@@ -61,9 +61,9 @@ class Fitted:
 
     Attributes:
         layers: bottom to top.
-        composite: ``(H, W, 4)`` uint8, what the layers flatten to.
-        figures: for the manifest; ``change`` is by how much cleaning and grouping changed the flat image at most,
-            in 8-bit levels: haze up to ``overlap_alpha`` may change its place in the order.
+        composite: ``(H, W, 4)`` uint8, the flattened layers.
+        figures: numbers for the manifest. ``change`` is the largest change of the flat image by cleaning and grouping,
+            in 8-bit levels: pixels up to ``overlap_alpha`` may change their place in the order.
     """
 
     layers: list[Patch]
@@ -75,8 +75,8 @@ def fit_to_bucket(sample: LayeredSample, preparation: Preparation) -> Fitted:
     """Resize, crop, clean and group one sample's layers.
 
     Raises:
-        SampleError: if it fits no bucket, has too few or too many layers left, its layers recompose to something
-            else than its preview and ``drop_mismatched`` is set, or to something else than what would be stored.
+        SampleError: if it fits no bucket, or has too few or too many layers left. Also if the recomposition differs
+            from the composite to be stored, or, with ``drop_mismatched``, from the preview.
     """
     try:
         placement = place(sample.size, preparation.limits)
@@ -90,7 +90,7 @@ def fit_to_bucket(sample: LayeredSample, preparation: Preparation) -> Fitted:
     if all(patch.empty for patch in patches):
         raise SampleError("every layer is empty")
     kept, flat, dropped = clean(patches, preparation.cleaning, size)
-    # What it looked like before; the same sum where nothing was dropped.
+    # The flat image before cleaning; the same as after where nothing was dropped.
     target = composite_patches(patches, size) if len(kept) < len(patches) else flat
     grouped = kept
     if preparation.group == "peels" or (preparation.group == "max_layers" and len(kept) > preparation.max_layers):
@@ -136,7 +136,7 @@ def preview_error(preview: np.ndarray, composite: np.ndarray, canvas: tuple[int,
         preview: ``(h, w, 4)`` uint8, the whole canvas at any size.
         composite: ``(H, W, 4)`` uint8 at bucket size.
         canvas: (height, width) of the design.
-        placement: of the canvas in its bucket.
+        placement: placement of the canvas in its bucket.
     """
     down, across = preview.shape[0] / canvas[0], preview.shape[1] / canvas[1]
     left, top, right, bottom = placement.box
@@ -156,7 +156,7 @@ def prepare_sample(
     """Read, fit and write one sample.
 
     Returns:
-        Its manifest record, or ``{"id", "split", "reason", "state"}`` if it had to be dropped. Bad input never raises.
+        Its manifest record, or ``{"id", "split", "reason", "state"}`` if it was dropped. Bad input never raises.
     """
     state = source.signature(sample_id)
     try:
@@ -191,7 +191,7 @@ def _read(source: Source, sample_id: str) -> LayeredSample:
     except SampleError:
         raise
     except Exception as error:
-        # A reader's own fault, met in hour nine of ten, is one sample's reason too; the report shows it.
+        # A bug of a reader must not end a run of ten hours: it drops one sample, and the report shows it.
         raise SampleError(f"the reader failed with {type(error).__name__}: {error}") from error
 
 
@@ -206,12 +206,12 @@ def _digest(patches: Sequence[Patch], size: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that one worker prepares in one go.
+    """Samples that one worker prepares in one task.
 
     Attributes:
-        split: of all of them.
-        sample_ids: in order.
-        shard: number of the tar they go to; ``None`` for plain files.
+        split: split of all samples.
+        sample_ids: their ids, in order.
+        shard: number of their tar; ``None`` for plain files.
     """
 
     split: str
@@ -221,12 +221,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PrepareChunk:
-    """The work of one process on one chunk, as a callable that travels to it.
+    """Work of one process on one chunk, as a callable that is pickled to it.
 
     Attributes:
         source: the reader.
-        preparation: what is done.
-        root: of the bucketed dataset, absolute, on a file system that all workers share.
+        preparation: settings of the preparation.
+        root: folder of the bucketed dataset, absolute, on a file system that all workers share.
     """
 
     source: Source
@@ -234,7 +234,7 @@ class PrepareChunk:
     root: Path
 
     def __call__(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """Prepare the samples of a chunk; run twice, it writes the same again."""
+        """Prepare the samples of a chunk; a second run writes the same files."""
         if chunk.shard is None:
             writer = FileWriter(self.root)
             return self._records(chunk, writer)

@@ -1,4 +1,4 @@
-"""Turning and placing images by an affine, premultiplied and in float: what renderers of layouts share."""
+"""Affine placement of images, premultiplied and in float, shared by the renderers of layouts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def sampled(image: np.ndarray, matrix: Sequence[float], size: tuple[int, int]) -
     """Sample a premultiplied ``(h, w, 4)`` float32 image with a bicubic filter.
 
     Args:
-        image: shrunk before if the affine shrinks it: the filter looks at 4x4 of its pixels.
-        matrix: six numbers, from pixels of the output to those of the image, as Pillow takes them.
+        image: if the affine shrinks it, it must be shrunk before, since the filter covers 4x4 of its pixels.
+        matrix: six numbers that map pixels of the output to those of the image, in Pillow's order.
         size: (height, width) of the output.
 
     Returns:
@@ -26,8 +26,8 @@ def sampled(image: np.ndarray, matrix: Sequence[float], size: tuple[int, int]) -
         for channel in range(4)
     ]
     out = np.stack([np.asarray(channel) for channel in channels], axis=-1)
-    # Bicubic rings. Where alpha does, colours do in proportion, so it divides them before it is clipped; below half an
-    # 8-bit step it is noise.
+    # Bicubic filters ring. Alpha and premultiplied colours overshoot in proportion, so the division precedes the
+    # clipping. Below half an 8-bit step alpha is noise.
     shown = out[..., 3:] >= 0.5 / 255.0
     rgb = np.divide(out[..., :3], out[..., 3:], out=np.zeros_like(out[..., :3]), where=shown)
     alpha = np.where(shown, out[..., 3:], 0.0)

@@ -1,4 +1,4 @@
-"""What a reader offers."""
+"""Interface of all readers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from layers.imaging.stack import LayeredSample
 class Source(ABC):
     """A dataset of layered designs, one reader per format. Readers are pickled to worker processes, so they stay small.
 
-    A reader opens its location when it is made and raises :class:`config.errors.UserError` if that fails; a fault of
-    one sample is a :class:`config.errors.SampleError`, never anything else.
+    The constructor opens the location and raises :class:`config.errors.UserError` if that fails. A fault of one sample
+    raises :class:`config.errors.SampleError` and no other exception.
     """
 
     @abstractmethod
@@ -20,12 +20,12 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, sample_id: str) -> LayeredSample:
-        """One sample, or SampleError with the reason it cannot be had."""
+        """Read one sample; raises SampleError with the reason if it cannot be read."""
 
     @abstractmethod
     def signature(self, sample_id: str) -> str:
-        """A short word that changes when the sample's files do; cheap, reads no pixels."""
+        """A short string that changes when the sample's files do; cheap, reads no pixels."""
 
     def split_key(self, sample_id: str) -> str:
-        """What decides its split: samples with one key, such as variants of a template, share a split."""
+        """Key that decides the split: samples with one key, such as variants of a template, share a split."""
         return sample_id

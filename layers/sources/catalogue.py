@@ -1,4 +1,4 @@
-"""The reader that parameters name."""
+"""Readers by name: the one that the parameters choose."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from layers.sources.rendered import RenderedSource
 
 
 def open_source(settings: PrepareBuckets) -> Source:
-    """Open the dataset that ``settings.source`` names: any but ``composer``, whose designs have to be made first.
+    """Open the dataset that ``settings.source`` names, except ``composer``, whose designs have to be made first.
 
     Raises:
-        UserError: if its location cannot be opened, or holds something else.
+        UserError: if its location cannot be opened, or holds no such dataset.
         ParamsError: for ``composer``.
     """
 
@@ -50,7 +50,7 @@ def open_source(settings: PrepareBuckets) -> Source:
 
 
 def bucket_limits(settings: PrepareBuckets) -> BucketLimits:
-    """Bounds of the sizes that images are brought to."""
+    """Bounds of the bucket sizes."""
     return BucketLimits(
         min_side=settings.min_side,
         max_side=settings.max_side,

@@ -5,7 +5,7 @@
                           "layer_num": number of layers, "prompt": caption}
 
 Paths are relative to the root. In a CSV, ``image`` holds its list as JSON or as Python writes it. The order of the
-layers, bottom to top, is that of the released model, for which the datasets are made; DiffSynth-Studio does not say it.
+layers, bottom to top, is that of the released model, the datasets' target; DiffSynth-Studio does not document it.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class DiffSynthSource(Source):
     """A DiffSynth-Studio dataset for Qwen-Image-Layered.
 
     Args:
-        root: the base folder of the images.
-        metadata: name of the metadata file, relative to it; ``.json``, ``.jsonl`` or ``.csv``.
+        root: base folder of the images.
+        metadata: name of the metadata file, relative to ``root``; ``.json``, ``.jsonl`` or ``.csv``.
 
     Raises:
         UserError: if there is no such file, or it is no metadata.
@@ -111,7 +111,7 @@ class DiffSynthSource(Source):
             raise UserError(f"{root.key}: {root.url} has no file {metadata}; expected {EXPECTED}")
 
     def sample_ids(self) -> list[str]:
-        """Stems of the full images, in order of the metadata; broken records are called by their line or row.
+        """Stems of the full images, in the order of the metadata; ids of broken records are their line or row.
 
         Raises:
             UserError: if the metadata as a whole cannot be read.
@@ -122,7 +122,7 @@ class DiffSynthSource(Source):
         """Read one sample; layers bottom to top, the full image as preview.
 
         Raises:
-            SampleError: naming what is missing or broken.
+            SampleError: with the missing or broken part.
         """
         found = self._index().get(sample_id)
         if found is None:
@@ -152,7 +152,7 @@ class DiffSynthSource(Source):
             if self._suffix == ".jsonl":
                 return json_lines(data)
             if self._suffix == ".csv":
-                # A byte that is no UTF-8 spoils its row alone: the JSON parser refuses what it becomes.
+                # A byte that is no UTF-8 breaks only its row: the JSON parser refuses its replacement.
                 return _csv_rows(data.decode("utf-8-sig", "surrogateescape"))
             records = parse_json(data)
             if not isinstance(records, list):

@@ -1,8 +1,8 @@
-"""Images that a dataset names by address: never from this machine, nor from one that is not on the internet.
+"""Download of images that a dataset names by URL, from public internet addresses only.
 
-Who wrote a dataset chooses its addresses, and this machine may reach what they may not: pages of services on loopback,
-of a company, of a cloud that hands out keys. So every connection is made to an address that was looked at, whatever
-name led to it, redirects included. Proxies are not used: they would connect in our place.
+A dataset's author chooses its URLs, and this machine may reach hosts that the author may not: loopback services, a
+company's network, a cloud's metadata service with its keys. So the IP address of every connection is checked, whatever
+name led to it, redirects included. Proxies are not used, since they would connect without this check.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def fetch(src: str, most: int) -> bytes:
-    """The bytes at an address, at most ``most`` and one more.
+    """Read the bytes at a URL, at most ``most`` and one more.
 
     Args:
-        src: an address of a protocol that fsspec knows; those of :data:`WEB` are looked at as above, others lead to
-            stores that the machine's own settings name.
-        most: what is wanted.
+        src: URL of a protocol that fsspec knows; those of :data:`WEB` are checked as above, others lead to stores that
+            the machine's own settings name.
+        most: maximum size in bytes; one byte more tells the caller that the file is larger.
 
     Raises:
         SampleError: if the address is private.
-        Exception: what else the file system raises.
+        Exception: any other error of the file system.
     """
     if urlsplit(src).scheme not in WEB:
         with fsspec.open(src, "rb") as file:
@@ -44,10 +44,10 @@ def fetch(src: str, most: int) -> bytes:
 
 
 def connect(place: tuple[str, int], timeout: float | None = SECONDS, source_address: Any = None) -> socket.socket:
-    """As :func:`socket.create_connection`, to none but public addresses.
+    """Connect like :func:`socket.create_connection`, but to public addresses only.
 
     Raises:
-        SampleError: if the name stands for one that is not.
+        SampleError: if the name resolves to another address.
         OSError: if nothing answers.
     """
     host, port = place
@@ -63,9 +63,9 @@ def connect(place: tuple[str, int], timeout: float | None = SECONDS, source_addr
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet: not loopback, private, link-local, shared, multicast.
+    """Whether an IP address is public: not loopback, private, link-local, shared, multicast.
 
-    Of an IPv6 address that stands for an IPv4 one (mapped, NAT64, 6to4, compatible) that one counts.
+    For an IPv6 address that embeds an IPv4 address (mapped, NAT64, 6to4, compatible) the IPv4 address decides.
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
@@ -102,7 +102,7 @@ class _HttpsHandler(urllib.request.HTTPSHandler):
 
 @functools.cache
 def _opener() -> urllib.request.OpenerDirector:
-    """No proxies, no ftp: nothing that would connect by itself."""
+    """URL opener without proxies and ftp, which would open connections of their own."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         _HttpHandler,

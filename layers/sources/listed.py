@@ -1,7 +1,7 @@
-"""Designs as lists of image files, the flat image first, then the layers bottom to top.
+"""Lists of image files as designs: the flat image first, then the layers bottom to top.
 
-That is the order of the released model's sequence, and so that of the datasets which other trainers make for it:
-what the readers of musubi-tuner's and DiffSynth-Studio's share.
+That is the order of the released model's sequence, and so of the datasets that other trainers use for it. The readers
+of musubi-tuner's and DiffSynth-Studio's datasets share this module.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from layers.imaging.stack import MAX_LAYERS, Layer, LayeredSample
 from layers.sources.location import Location, parse_json
 
 UNFIT = re.compile(r"[\\\x00-\x1f\ud800-\udfff]")
-# One JSON record, or, as text, why it could not be had.
+# One JSON record as bytes, or the reason as text why it could not be read.
 Entry = bytes | str
 
 
 def json_lines(data: bytes, prefix: str = "line") -> list[tuple[str, Entry]]:
-    """Split JSON lines into records and the names of their lines, ``line-000001`` first; empty lines are none."""
+    """Split JSON lines into records and the names of their lines, ``line-000001`` first; skips empty lines."""
     lines = enumerate(data.split(b"\n"), 1)
     return [(f"{prefix}-{number:06d}", line) for number, line in lines if line.strip()]
 
@@ -46,15 +46,15 @@ def record(entry: Entry) -> dict[str, Any]:
 
 
 def by_id(entries: Sequence[tuple[str, Entry]], first: Callable[[dict[str, Any]], Any]) -> dict[str, Entry]:
-    """Find records by sample id: the stem of the first image's path, or all of the path where stems repeat.
+    """Map sample ids to records; the id is the stem of the first image's path, or the full path where stems repeat.
 
     Args:
-        entries: name of the line or row, and the record. A record without a path, or none at all, is called by its
-            line, and so nothing is lost.
+        entries: name of the line or row, and the record. A broken record or one without a path has its line's name as
+            id, so that no record is lost.
         first: gives a record's first path.
 
     Returns:
-        In order of the entries.
+        Records by id, in the order of the entries.
     """
     paths = [_path(entry, first) for _, entry in entries]
     stems = Counter(path.stem for path in paths if path is not None)
@@ -74,7 +74,7 @@ def _path(entry: Entry, first: Callable[[dict[str, Any]], Any]) -> PurePosixPath
         name = first(record(entry))
     except SampleError:
         return None
-    # An id has to do for a file name and for JSON: no backslash, no control character, no half surrogate pair.
+    # An id must be valid as a file name and in JSON: no backslash, no control character, no lone surrogate.
     if not isinstance(name, str) or UNFIT.search(name):
         return None
     path = PurePosixPath(name)
@@ -82,7 +82,7 @@ def _path(entry: Entry, first: Callable[[dict[str, Any]], Any]) -> PurePosixPath
 
 
 def numbered_gaps(numbers: Sequence[int]) -> bool:
-    """Whether ascending numbers leave one out; they may begin with 0 or with 1."""
+    """Whether ascending numbers have gaps; they may begin with 0 or with 1."""
     return list(numbers) != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1
 
 
@@ -92,11 +92,11 @@ def read_stack(
     """Read a flat image and its layers.
 
     Args:
-        root: where they are.
-        sample_id: of the sample.
+        root: location of the files.
+        sample_id: id of the sample.
         names: the flat image, which becomes the preview and may have any size, then the layers bottom to top.
-        caption: of the sample.
-        notes: of the sample.
+        caption: caption of the sample.
+        notes: notes on the sample.
 
     Raises:
         SampleError: if there is no layer or too many, or an image cannot be read or has another size.
@@ -112,7 +112,7 @@ def read_stack(
         if layers and image.shape != layers[0].image.shape:
             sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (image, layers[0].image)]
             raise SampleError(f"{name}: layers differ in size, this is {sizes[0]}, the first {sizes[1]}")
-        # The formats name no kinds; only what lies lowest and covers all is surely a background.
+        # The formats name no kinds; only the lowest layer, if it covers all, is certainly a background.
         ground = not layers and bool((image[..., 3] == 255).all())
         layers.append(Layer(image, "background" if ground else "image"))
     preview = root.read_rgba(flat)

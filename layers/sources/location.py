@@ -1,4 +1,4 @@
-"""Where a dataset lies: a local folder, ``s3://``, ``gs://``, ``hf://``: what fsspec knows, as one code path."""
+"""Locations of datasets: a local folder, ``s3://``, ``gs://``, ``hf://`` and all that fsspec knows, in one class."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from config.paths import find_input, visible
 from layers.dataset.digest import text_digest
 from layers.imaging.codec import ImageError, decode_rgba
 
-# What a listing says of a file besides its size; which of them there is depends on the file system.
+# Keys of a listing that identify a file's version, besides its size; each file system has some of them.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "blob_id", "checksum", "mtime", "LastModified")
-# file:///x, s3://x, zip::x: what fsspec takes for more than a path.
+# file:///x, s3://x, zip::x: names that fsspec takes for more than a path.
 REMOTE = re.compile(r"://|::")
-# An escape that may be half a pair.
+# A JSON escape that may be a lone surrogate.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -37,10 +37,10 @@ class Location:
     Args:
         url: a path, here or in the project (:mod:`config.paths`), or ``protocol://path`` as fsspec takes it.
         key: the parameter that named it, for messages.
-        follow_links: whether local links may lead out of the folder: only for datasets whose links one trusts.
+        follow_links: whether local links may lead out of the folder; only for datasets with trusted links.
 
     Raises:
-        LocationError: if the protocol is unknown, needs a package that is not installed, or there is no such folder.
+        LocationError: if the protocol is unknown or needs a package that is not installed, or the folder is missing.
     """
 
     def __init__(self, url: str | Path, key: str, *, follow_links: bool = False) -> None:
@@ -50,7 +50,7 @@ class Location:
             self.files_system, self.root = fsspec.core.url_to_fs(place)
             found = self.files_system.isdir(self.root)
         except Exception as error:
-            # Every file system has errors of its own: packages, credentials, networks.
+            # Every file system has its own error types: packages, credentials, networks.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise LocationError(f"{key}: {self.url} cannot be opened ({reason})") from None
         if not found:
@@ -63,7 +63,7 @@ class Location:
         """Full path of a relative name in its file system.
 
         Raises:
-            SampleError: if the name, or a link on its way, leads out of the root, or no file can be called so.
+            SampleError: if the name, or a link on its way, leads out of the root, or it is no valid file name.
         """
         try:
             os.fsencode(name)
@@ -88,7 +88,7 @@ class Location:
             raise (
                 SampleError(f"{name}: {reason}") if name else LocationError(f"{self.key}: {self.url} {reason}")
             ) from None
-        # A file's listing is the file itself, and object stores list their marker of an empty folder.
+        # The listing of a file is the file itself, and object stores also list the marker of an empty folder.
         return [entry for entry in entries if entry["name"].rstrip("/") != full]
 
     def _names(self, name: str, kind: str) -> list[str]:
@@ -97,7 +97,7 @@ class Location:
         return sorted(filter(visible, found))
 
     def _kind(self, entry: dict[str, Any]) -> str:
-        # fsspec calls a local link to a folder a link; where it leads is asked when it is read.
+        # fsspec lists a local link to a folder as a link; its target's permission is checked when it is read.
         if entry["type"] not in ("file", "directory"):
             return "directory" if self.files_system.isdir(entry["name"]) else "file"
         return entry["type"]
@@ -111,7 +111,7 @@ class Location:
         return self._names(under, "file")
 
     def find(self, suffixes: Iterable[str], under: str = "") -> list[str]:
-        """Relative names of the visible files below that have one of these suffixes (``.psd``, in any case), sorted."""
+        """Relative names of all visible files below with one of the suffixes (``.psd``, in any case), sorted."""
         endings = tuple(suffix.lower() for suffix in suffixes)
         base = self.path(under)
         files = _linked_files(base) if self.local and self.follow_links else self.files_system.find(base)
@@ -123,7 +123,7 @@ class Location:
         return self.files_system.isfile(self.path(name))
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, seekable.
+        """Open a seekable file for reading.
 
         Raises:
             SampleError: if there is no such file or it cannot be read.
@@ -134,7 +134,7 @@ class Location:
             raise SampleError(f"{name}: cannot be read ({type(error).__name__})") from None
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file.
+        """Read all bytes of a file.
 
         Raises:
             SampleError: if there is no such file or it cannot be read.
@@ -148,7 +148,7 @@ class Location:
         """Parse a JSON file.
 
         Raises:
-            SampleError: if it cannot be read or is no JSON; NaN and infinity are none.
+            SampleError: if it cannot be read or is no JSON; NaN and infinity are not allowed.
         """
         try:
             return parse_json(self.read(name))
@@ -161,7 +161,7 @@ class Location:
         """Read an image as ``(H, W, 4)`` uint8, straight alpha.
 
         Raises:
-            SampleError: naming the file and what is wrong with it.
+            SampleError: with the file's name and fault.
         """
         try:
             return decode_rgba(self.read(name), PurePosixPath(name).name)
@@ -169,14 +169,14 @@ class Location:
             raise SampleError(str(error)) from None
 
     def signature(self, names: Iterable[str]) -> str:
-        """A digest that changes when one of the files does: of names, sizes, and times or entity tags."""
+        """Digest of names, sizes, and times or entity tags, which changes when one of the files does."""
         described = []
         for name in sorted(names):
             try:
                 full = self.path(name)
-                # fsspec gives the time of a link, which stays when what it leads to changes.
+                # fsspec gives the time of a link, which stays when its target changes.
                 info = self.files_system.info(os.path.realpath(full) if self.local else full)
-                # Local files keep their mtime when they are copied or made readable, but not their ctime.
+                # A copy or a change of permissions keeps the mtime of a local file, but not its ctime.
                 versions = [str(info[key]) for key in VERSION_KEYS if info.get(key)] or [str(info.get("created"))]
                 described.append(f"{name}:{info.get('size')}:{':'.join(versions)}")
             except (OSError, SampleError):
@@ -185,7 +185,7 @@ class Location:
 
 
 def _linked_files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """All files below a local folder, through links to folders too; a link to a folder around it ends there."""
+    """All files below a local folder, also through links to folders; a link to an enclosing folder is not followed."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -198,11 +198,11 @@ def _linked_files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON strictly: NaN and infinity, which Python's parser lets pass, are refused, and so is broken text.
+    """Parse JSON strictly: NaN and infinity, which Python's parser accepts, are refused, as is invalid Unicode.
 
     Raises:
-        ValueError: if it is no JSON, nested beyond what Python can hold, or holds half a surrogate pair, which no
-            UTF-8 file could take.
+        ValueError: if it is no JSON, nested beyond Python's limit, or holds a lone surrogate, which cannot be written
+            as UTF-8.
     """
 
     def refuse(word: str) -> None:

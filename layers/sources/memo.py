@@ -1,4 +1,4 @@
-"""What a process keeps of its datasets: readers are unpickled anew for every task, their indices are built once."""
+"""Cache of a process for the indices of its datasets, since readers are unpickled anew for every task."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _KEPT: dict[Hashable, Any] = {}
 
 
 def kept(key: Hashable, make: Callable[[], Value]) -> Value:
-    """What ``make`` gave for this key in this process; the last :data:`LIMIT` values are kept.
+    """Return the cached value of a key, made at first use; the last :data:`LIMIT` values are cached.
 
     Args:
-        key: of the value; copies of one reader in other processes have the same.
-        make: called if nothing is kept.
+        key: key of the value, the same for all copies of a reader.
+        make: makes the value if it is not cached.
     """
     if key in _KEPT:
-        # Used last is dropped last.
+        # The most recently used value is dropped last.
         _KEPT[key] = _KEPT.pop(key)
     else:
         value = make()
@@ -29,5 +29,5 @@ def kept(key: Hashable, make: Callable[[], Value]) -> Value:
 
 
 def forget(key: Hashable) -> None:
-    """Drop what is kept for this key, if anything."""
+    """Drop the cached value of a key, if any."""
     _KEPT.pop(key, None)

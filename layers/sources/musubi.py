@@ -13,7 +13,7 @@ or as JSON lines, which count if there are any:
 where ``image_path`` may stand for ``image_path_0``, and paths are relative to the root or lie in it. The number of
 layers may differ from sample to sample, which musubi-tuner itself refuses.
 
-The order bottom to top is that of the released model, for which the datasets are made; musubi-tuner does not say it.
+The order bottom to top is that of the released model, the datasets' target; musubi-tuner does not document it.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class _Files:
 
 
 def _grouped(names: list[str]) -> dict[str, _Files]:
-    """Find which images are samples, and which are their layers.
+    """Assign images to samples and their layers.
 
-    ``a_1`` is a layer of ``a`` if there is an image ``a``, unless it has a caption or layers of its own: then it is
-    a sample. Captions decide as they do in musubi-tuner, which takes no image without one for a sample.
+    ``a_1`` is a layer of ``a`` if there is an image ``a``, unless ``a_1`` has a caption or layers of its own: then it
+    is a sample. Captions decide as in musubi-tuner, where every sample has one.
     """
     images: dict[str, list[str]] = defaultdict(list)
     captions = set()
@@ -82,7 +82,7 @@ def _numbered_paths(entry: dict[str, Any]) -> list[str]:
     """All paths of a record, the flat image's first."""
     named = {key: value for key, value in entry.items() if key.startswith("image_path_") and value is not None}
     if odd := [key for key in named if not PATH_KEY.fullmatch(key)]:
-        raise SampleError(f"{odd[0]!r} is not how a path is called, expected image_path_1")
+        raise SampleError(f"{odd[0]!r} is no valid key of a path, expected image_path_1")
     found = {int(key.removeprefix("image_path_")): value for key, value in named.items()}
     if entry.get("image_path") is not None:
         if 0 in found:
@@ -100,7 +100,7 @@ class MusubiSource(Source):
     """A musubi-tuner dataset for Qwen-Image-Layered.
 
     Args:
-        root: the folder of the images, or of the ``*.jsonl``.
+        root: folder of the images, or of the ``*.jsonl``.
 
     Raises:
         UserError: if there is neither a ``*.jsonl`` nor an image with layers.
@@ -118,9 +118,9 @@ class MusubiSource(Source):
             )
 
     def sample_ids(self) -> list[str]:
-        """Stems of the flat images, sorted in a folder and in order of the lines in JSON lines.
+        """Stems of the flat images, sorted for a folder, in the order of the lines for JSON lines.
 
-        An image without layers and a broken line are samples too, whose reading says what is wrong.
+        An image without layers or a broken line is a sample too; reading it raises the error.
         """
         return list(self._index())
 
@@ -128,7 +128,7 @@ class MusubiSource(Source):
         """Read one sample; layers bottom to top, the flat image as preview.
 
         Raises:
-            SampleError: naming what is missing or broken.
+            SampleError: with the missing or broken part.
         """
         found = self._index().get(sample_id)
         if found is None:
@@ -164,7 +164,7 @@ class MusubiSource(Source):
         return by_id(entries, _first_path)
 
     def _below_root(self, name: str) -> str:
-        # musubi-tuner's own examples have absolute paths; one that lies in the root is as good as a relative one.
+        # musubi-tuner's own examples have absolute paths; those below the root are accepted like relative ones.
         if not name.startswith("/") and "://" not in name:
             return name
         roots = (f"{self.root.root}/", f"{self.root.url.rstrip('/')}/")

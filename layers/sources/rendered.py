@@ -4,9 +4,9 @@
     <rendered_root>/<id>/component_<k>.png | <id>_component_<k>.png | *_component_<k>.png
     <layout_root>/<id>.json      {"layout_config": {"components": [...]}, "stratum": ..., ...}; may be missing
 
-Every image has the canvas's size. The first pattern with a hit counts, names with "thumbnail" never do, and other
-files, such as a flat render, are no part of the form. Components are ordered by the number at the end of their name;
-the i-th of them, whatever its number, is ``layout_config.components[i]``.
+Every image has the canvas's size. The first pattern with a match is used; names with "thumbnail" and other files, such
+as a flat render, are ignored. Components are ordered by the number at the end of their name; the i-th of them, whatever
+its number, is ``layout_config.components[i]``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _is_text(component: dict[str, Any]) -> bool:
 
 
 def component_kind(component: dict[str, Any]) -> str:
-    """Layer kind of one layout component: text, what ``data0_element_type`` names, group, else image."""
+    """Layer kind of one layout component: text, the kind in ``data0_element_type``, group, else image."""
     if _is_text(component):
         return "text"
     named = str(component.get("data0_element_type", ""))
@@ -80,7 +80,7 @@ def component_kind(component: dict[str, Any]) -> str:
 
 
 def component_description(component: dict[str, Any]) -> str:
-    """Words for one layout component: its description, for text its text, for groups their first three texts."""
+    """Description of one layout component: its own, for text its text, for groups their first three texts."""
     element = component.get("element") if isinstance(component.get("element"), dict) else {}
     described = [component.get("alt"), element.get("alt"), element.get("description"), component.get("description")]
     words = next((word.strip() for word in described if isinstance(word, str) and word.strip()), "")
@@ -100,7 +100,7 @@ def _pixels(value: Any) -> float | None:
 
 
 def _canvas(layout: dict[str, Any]) -> tuple[float, float] | None:
-    """Width and height that the layout gives its canvas, wherever it does."""
+    """Width and height of the canvas in a layout, from any of the places that may hold them."""
     config = layout["layout_config"]
     for holder in (config, config.get("style"), layout.get("layout_metadata")):
         if isinstance(holder, dict):
@@ -111,7 +111,7 @@ def _canvas(layout: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _differences(layout: dict[str, Any], count: int, size: tuple[int, int]) -> list[str]:
-    """Notes where the layout contradicts the images, which are what counts."""
+    """Notes on contradictions between layout and images; the images are used."""
     listed, canvas, (height, width) = len(layout["layout_config"]["components"]), _canvas(layout), size
     notes = []
     if listed != count:
@@ -150,8 +150,8 @@ class RenderedSource(Source):
     """A folder of rendered layers beside a folder of layouts.
 
     Args:
-        rendered_root: one sub-folder a sample.
-        layout_root: one JSON a sample; a missing one leaves caption and descriptions empty, ``None`` leaves all so.
+        rendered_root: one sub-folder per sample.
+        layout_root: one JSON per sample; without it caption and descriptions are empty, with ``None`` for all samples.
     """
 
     def __init__(self, rendered_root: Location, layout_root: Location | None) -> None:
@@ -162,10 +162,10 @@ class RenderedSource(Source):
         return self.rendered_root.folders()
 
     def read(self, sample_id: str) -> LayeredSample:
-        """Read one sample, background first; pixels are as in the files, with what they hide under alpha 0.
+        """Read one sample, background first; pixels are as in the files, including RGB under alpha 0.
 
         Raises:
-            SampleError: naming what is missing or broken.
+            SampleError: with the missing or broken part.
         """
         backgrounds, components = self._names(sample_id)
         if not backgrounds:

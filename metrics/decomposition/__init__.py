@@ -1,1 +1,1 @@
-"""The decomposition metric (LayerD protocol): layer pairs, alignment with merges, scores."""
+"""Decomposition metric (LayerD protocol): layer pairs, alignment with merges, scores."""

@@ -1,4 +1,4 @@
-"""``python -m metrics.decomposition``: the command of :mod:`metrics.decomposition.folders`."""
+"""Command line ``python -m metrics.decomposition``; see :mod:`metrics.decomposition.folders`."""
 
 import sys
 

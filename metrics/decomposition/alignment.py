@@ -1,10 +1,10 @@
-"""Align two stacks of RGBA layers by order-aware DTW and greedy merges (LayerD protocol, sec. 1.2, 1.4 and 1.5).
+"""Alignment of two stacks of RGBA layers by order-aware DTW and greedy merges (LayerD protocol, sec. 1.2, 1.4, 1.5).
 
 Layers are 8-bit straight-alpha arrays ``(H, W, 4)``, bottom to top.
 
-The protocol looks at many pairs of layers again and again. Here every pair is looked at once
-(:class:`~metrics.decomposition.pairs.PairMeter`), and two layers are only merged to see what it gains when a bound
-made of sums already known says that this may be the best merge.
+The protocol compares many pairs of layers repeatedly. Here every pair is compared once
+(:class:`~metrics.decomposition.pairs.PairMeter`). Two layers are merged on trial only if an upper bound of the gain,
+from sums already known, says that this may be the best merge.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_LAYERS = 2  # a side with no more layers than this is never merged (sec. 1.5
 
 # Choices closer than this are ties up to rounding. Integer sums err by 1e-15, the reference's floats by 1e-14.
 TIE = 1e-12
-# Merges whose bound is this close to the best gain are still computed, so that no tie goes unseen.
+# Merges whose bound is this close to the best gain are still computed, so that no tie is missed.
 _BOUND_SLACK = 1e-9
 
 Path = list[tuple[int, int]]
@@ -39,7 +39,7 @@ class Merge:
     Attributes:
         side: ``pred`` or ``gt``.
         index: the lower of the two layers, counted before the merge.
-        gain: rise of the summed similarity that the merge promised (sec. 1.5).
+        gain: rise of the summed similarity that was computed for the merge (sec. 1.5).
     """
 
     side: Side
@@ -67,7 +67,7 @@ class Alignment:
 
 
 def composite_peels(layers: Sequence[np.ndarray]) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Group ``(H, W, 4)`` uint8 layers into peels and flatten each one (sec. 1.2).
+    """Group ``(H, W, 4)`` uint8 layers into peels, sets of layers that do not overlap, and flatten each (sec. 1.2).
 
     Returns:
         The groups of indices and the flattened layers, both bottom to top.
@@ -79,15 +79,15 @@ def composite_peels(layers: Sequence[np.ndarray]) -> tuple[list[list[int]], list
 def dtw_path(cost: Sequence[Sequence[float]]) -> tuple[Path, float]:
     """Find the cheapest order-keeping alignment of two sequences (sec. 1.4).
 
-    Both ends are pinned and every row and column appears. Among equally cheap steps back the diagonal is taken first,
-    then the row above, then the column before.
+    Both ends are pinned and every row and column appears. Among equally cheap steps back the diagonal comes first, then
+    the row above, then the column before.
 
     Args:
         cost: ``(n, m)`` costs; n and m at least 1.
 
     Returns:
-        Pairs (row, column) from (0, 0) to (n - 1, m - 1), and the margin by which the closest choice on the way was
-        made: infinite if there was none, 0 for a tie.
+        Pairs (row, column) from (0, 0) to (n - 1, m - 1), and the margin of the closest choice on the way. It is
+        infinite if there was no choice, 0 for a tie.
     """
     rows, columns = len(cost), len(cost[0])
     total = [[0.0] * columns for _ in range(rows)]
@@ -132,16 +132,16 @@ def align(
     search = _Search(pred, gt, PairMeter(pixels, soft_alpha_weight), merge_gt)
     alignments = search.run(max_merges)
     if search.margin < TIE and not soft_alpha_weight:
-        # In the reference rounding settles such a tie. To end up where it does, take its roundings.
+        # In the reference implementation rounding decides such a tie. Its float sums give the same decision.
         alignments = _Search(pred, gt, PairMeter(pixels, float_sums=True), merge_gt).run(max_merges)
     return alignments
 
 
 class _Search:
-    """The two stacks on their way through the merges.
+    """State of the greedy search: the two stacks after the merges so far.
 
     Attributes:
-        margin: by how much the closest of all choices so far was made.
+        margin: margin of the closest of all choices so far.
     """
 
     def __init__(self, pred: Sequence[np.ndarray], gt: Sequence[np.ndarray], meter: PairMeter, merge_gt: bool) -> None:
@@ -160,7 +160,7 @@ class _Search:
         while len(alignments) <= max_merges and (merge := self._best_merge(alignments[-1].path)):
             stack = self._stacks[merge.side]
             stack[merge.index : merge.index + 2] = [self._merge(*stack[merge.index : merge.index + 2])]
-            # Merges with a layer that is gone hold pixels that nothing needs any more.
+            # Cached merges with a layer that is gone are dropped, to free their pixels.
             alive = {layer.identifier for layers in self._stacks.values() for layer in layers}
             self._merged = {key: layer for key, layer in self._merged.items() if alive.issuperset(key)}
             alignments.append(self._align(merge))
@@ -238,11 +238,11 @@ class _Search:
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A merge of two neighbours under consideration.
+    """A candidate: a merge of two neighbours under consideration.
 
     Attributes:
-        side: of the two layers.
-        index: of the lower one.
+        side: side of the two layers.
+        index: index of the lower layer.
         parts: the two layers.
         above: the layer above them, if there is one.
         mates: layers of the other side aligned to the lower part.

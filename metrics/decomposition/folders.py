@@ -1,12 +1,12 @@
-"""Score predicted layer stacks against true ones: RGB L1 and alpha soft IoU after 0 to 5 merges.
+"""Decomposition scores of folders: RGB L1 and alpha soft IoU of predicted stacks against true ones, 0 to 5 merges.
 
-Qwen-Image-Layered sec. 4.3.1 takes over LayerD's protocol, and so do we, as LayerD's code has it (commit 6b95bc59):
-group layers that do not overlap, align by order-aware DTW, merge neighbours greedily on either side, average over the
-path. Deviations are options, off by default and named in the report. Numbers equal LayerD's to rounding.
+Qwen-Image-Layered (sec. 4.3.1) uses LayerD's protocol; this module follows LayerD's code (commit 6b95bc59). Group
+layers that do not overlap, align by order-aware DTW, merge neighbours greedily on either side, average over the path.
+Deviations are options, off by default and named in the report. Numbers equal LayerD's to rounding.
 
     python -m metrics.decomposition --pred DIR --gt DIR --out FILE
 
-DIR holds one folder per sample with its layers as PNG, which sorted by name go from bottom to top.
+DIR holds one folder per sample with its layers as PNG, bottom to top in the order of their names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_stack(folder: Path) -> list[np.ndarray]:
     """Read ``*.png`` of a folder as ``(H, W, 4)`` uint8 with straight alpha.
 
     Files are sorted by name from bottom to top, numbers in names by their value: ``layer_2`` is below ``layer_10``.
-    The reference sorts by characters, which is the same where numbers have as many digits.
+    The reference sorts by characters, which is the same where numbers have equally many digits.
 
     Raises:
         ValueError: if a file cannot be read as an image; names the file.
@@ -75,14 +75,14 @@ def evaluate_folders(
         max_merges: see :func:`score_sample`.
         jobs: processes; results do not depend on it.
         missing_as_worst: count true samples without a prediction as RGB L1 1, alpha IoU 0, cost 1 in the mean; the
-            reference does not notice them.
+            reference ignores them.
         soft_alpha_weight: see :func:`score_sample`.
         merge_gt: see :func:`score_sample`.
         alpha_threshold: see :func:`score_sample`.
 
     Returns:
-        What the command line writes: ``protocol``, ``samples``, ``skipped``, ``missing``, ``mean``; ``mean`` is empty
-        if no sample counts.
+        The report of the command line: ``protocol``, ``samples``, ``skipped``, ``missing``, ``mean``; ``mean`` is
+        empty if no sample counts.
 
     Raises:
         NotADirectoryError: if a root is not a folder.
@@ -121,7 +121,7 @@ def _sample_ids(root: Path) -> list[str]:
 
 
 def _score_folder(pred: Path, gt: Path, max_merges: int, options: dict) -> list[MergeLevel] | str:
-    """Score one sample, or say why not: a bad sample never ends the run."""
+    """Score one sample, or return the reason why not: a bad sample never ends the run."""
     if not gt.is_dir():
         return "no ground truth folder"
     try:
@@ -135,7 +135,7 @@ def _score_folder(pred: Path, gt: Path, max_merges: int, options: dict) -> list[
 
 
 def _parted(outcomes: dict[str, list[MergeLevel] | str]) -> tuple[dict[str, list[MergeLevel]], dict[str, str]]:
-    """By sample, the levels of those that were scored, and why the others were not."""
+    """Split the outcomes by sample id into the levels of scored samples and the reasons of the others."""
     scored = {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, str)}
     return scored, {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
 
@@ -149,7 +149,7 @@ def _describe_protocol(
     merge_gt: bool,
     alpha_threshold: int,
 ) -> dict:
-    """List every choice behind the numbers."""
+    """List every choice of the protocol, for the report."""
     return {
         "source": "LayerD evaluation code, github.com/CyberAgentAILab/LayerD at 6b95bc59",
         "max_merges": max_merges,
@@ -190,11 +190,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m metrics.decomposition", description="Score predicted layer stacks against true ones."
     )
     parser.add_argument("--pred", type=Path, required=True, help="predictions: <id>/*.png, sorted bottom to top")
-    parser.add_argument("--gt", type=Path, required=True, help="true layers, likewise")
+    parser.add_argument("--gt", type=Path, required=True, help="true layers: <id>/*.png")
     parser.add_argument("--out", type=Path, required=True, help="JSON report to write")
-    parser.add_argument("--max-merges", type=int, default=MAX_MERGES, help="levels 0 to this (default %(default)s)")
+    parser.add_argument("--max-merges", type=int, default=MAX_MERGES, help="last merge level (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="processes, -1 for one per core (default %(default)s)")
-    parser.add_argument("--missing-as-worst", action="store_true", help="count missing predictions as 1, 0, 1")
+    parser.add_argument("--missing-as-worst", action="store_true", help="missing predictions: L1 1, IoU 0, cost 1")
     parser.add_argument("--soft-alpha-weight", action="store_true", help="weigh colours by alpha, not by alpha > 0")
     parser.add_argument("--pred-merges-only", action="store_true", help="never merge true layers")
     parser.add_argument(

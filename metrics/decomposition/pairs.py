@@ -1,7 +1,7 @@
-"""Measure pairs of RGBA layers: colour distance, alpha soft IoU and their cost (LayerD protocol, sec. 1.1 to 1.3).
+"""Pairwise measures of RGBA layers: colour distance, alpha soft IoU and cost (LayerD protocol, sec. 1.1 to 1.3).
 
 Layers are 8-bit straight-alpha images ``(H, W, 4)``. Sums over pixels are exact integers; the only floats are ratios of
-two such sums, so a measure does not depend on the order of summation.
+two such sums. So a measure does not depend on the order of summation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _identifiers = itertools.count()
 
 @dataclass(frozen=True)
 class PairMeasure:
-    """How far one layer is from another (sec. 1.1); not symmetric, the second layer says where colour counts.
+    """Distance of one layer from another (sec. 1.1); not symmetric: the second layer says where colour counts.
 
     Attributes:
         rgb_l1: mean absolute colour difference in [0, 1] where the second layer's alpha is above 0.
@@ -39,15 +39,15 @@ class PairMeasure:
 
     @property
     def cost(self) -> float:
-        """What the alignment minimises, in [0, 1]."""
+        """Cost that the alignment minimises, in [0, 1]."""
         return (self.rgb_l1 + (1.0 - self.alpha_iou)) / 2.0
 
 
 class PixelLayer:
-    """A layer with what comparing it needs, computed when first asked for.
+    """A layer with the sums that comparisons need, computed at first use.
 
     Args:
-        image: ``(H, W, 4)`` uint8, straight alpha; not to be changed afterwards.
+        image: ``(H, W, 4)`` uint8, straight alpha; must not be changed afterwards.
     """
 
     def __init__(self, image: np.ndarray) -> None:
@@ -89,13 +89,13 @@ def pair_measure(first: np.ndarray, second: np.ndarray, soft_alpha_weight: bool 
 
 
 class PairMeter:
-    """Measures pairs of layers of one size and remembers every answer.
+    """Measures pairs of layers of one size and caches every result.
 
     Args:
         pixels: H times W of the layers.
         soft_alpha_weight: weigh colour differences by the second layer's alpha instead of by alpha > 0.
-        float_sums: sum floats in the reference's order instead of integers: the same values but for the last bits,
-            thirty times slower. Only of use where rounding decided in the reference.
+        float_sums: sum floats in the reference's order instead of integers: equal but for the last bits, thirty times
+            slower. Only of use where rounding decided in the reference.
     """
 
     def __init__(self, pixels: int, soft_alpha_weight: bool = False, float_sums: bool = False) -> None:
@@ -127,7 +127,7 @@ class PairMeter:
         return self._measures[key]
 
     def similarity(self, layer: PixelLayer, others: Sequence[PixelLayer]) -> float:
-        """Sum of 1 - cost of a layer against others."""
+        """Sum of 1 - cost of a layer against each of the others."""
         total = 0.0  # not sum(): since Python 3.12 it compensates rounding, which the reference's floats do not
         for other in others:
             total += 1.0 - self.measure(layer, other).cost

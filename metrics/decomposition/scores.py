@@ -1,4 +1,4 @@
-"""Scores of one pair of stacks, and means over many: the protocol as functions of arrays.
+"""Decomposition scores of one pair of stacks, and means over many: the protocol as functions of arrays.
 
 See :mod:`metrics.decomposition.folders`, which applies them to folders.
 """
@@ -24,7 +24,7 @@ class MergeLevel:
         rgb_l1: colour distance in [0, 1], lower is better.
         alpha_iou: alpha soft IoU in [0, 1], higher is better.
         cost: (rgb_l1 + 1 - alpha_iou) / 2, pair by pair; what the alignment minimises.
-        taken: merges really taken; below ``merges`` once no merge gains any more.
+        taken: merges actually taken; below ``merges`` once no merge gains any more.
         path: aligned pairs (predicted peel, true peel) after those merges, bottom to top.
         merge: the last merge taken; None at level 0 and where the level before is carried forward.
     """
@@ -43,7 +43,7 @@ class MeanLevel:
     """Unweighted means over samples at one level; fields as in :class:`MergeLevel`, ``taken`` a mean too.
 
     Attributes:
-        count: samples that really took ``merges`` merges.
+        count: samples that actually took ``merges`` merges.
     """
 
     merges: int
@@ -103,7 +103,7 @@ def score_sample(
 
 
 def level_entry(level: MergeLevel | MeanLevel) -> dict[str, float]:
-    """What reports hold of one level: merges allowed, rgb_l1, alpha_iou, cost."""
+    """Report entry of one level: merges allowed, rgb_l1, alpha_iou, cost."""
     return {"merges": level.merges, "rgb_l1": level.rgb_l1, "alpha_iou": level.alpha_iou, "cost": level.cost}
 
 
@@ -132,7 +132,7 @@ def aggregate(samples: Sequence[Sequence[MergeLevel]]) -> list[MeanLevel]:
 
 
 def check_stacks(pred: Sequence[np.ndarray], gt: Sequence[np.ndarray]) -> None:
-    """Refuse stacks that cannot be compared.
+    """Raise an error for stacks that cannot be compared.
 
     Args:
         pred: predicted layers, expected to be ``(H, W, 4)`` uint8.

@@ -1,6 +1,6 @@
-"""What a predicted stack gets right beside pixels: how many layers, in which order, and which true ones it finds.
+"""Structure scores of a predicted stack: number of layers, their order, and the error of each true peel.
 
-All counts are of peels, the units of the protocol (:mod:`metrics.decomposition.folders`).
+All counts are of peels, the protocol's groups of layers without overlap (:mod:`metrics.decomposition.folders`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from metrics.decomposition.pairs import PairMeasure, PairMeter, PixelLayer
 
 @dataclass(frozen=True)
 class PeelScore:
-    """How well one true peel is found: means over the predicted peels that the protocol aligns with it.
+    """Scores of one true peel: means over the predicted peels that the protocol aligns with it.
 
     Attributes:
-        kind: of its layers; ``group`` if they differ.
+        kind: kind of its layers; ``group`` if they differ.
         rgb_l1: in [0, 1], lower is better.
         alpha_iou: in [0, 1], higher is better.
         cost: (rgb_l1 + 1 - alpha_iou) / 2.
@@ -39,11 +39,11 @@ class Structure:
 
     Attributes:
         layers: predicted layers.
-        empty_layers: those without a visible pixel.
+        empty_layers: predicted layers without a visible pixel.
         count_error: |visible predicted peels - true peels|.
         order_agreement: share of pairs of true peels whose predicted counterparts have the same order; ``None`` where
             fewer than two have one.
-        peels: of the true stack, bottom to top.
+        peels: scores of the true stack's peels, bottom to top.
     """
 
     layers: int
@@ -61,7 +61,7 @@ def stack_structure(
     Args:
         pred: predicted layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
         gt: true layers, likewise and of the same size.
-        kinds: of the true layers.
+        kinds: kinds of the true layers.
         path: aligned pairs (predicted peel, true peel) at 0 merges, of
             :func:`metrics.decomposition.scores.score_sample`.
     """
@@ -96,9 +96,9 @@ def stack_structure(
 def order_agreement(measures: Sequence[Sequence[PairMeasure]]) -> float | None:
     """Share of pairs of true layers whose predicted counterparts have the same order.
 
-    Counterparts are one to one, so that the sum of alpha soft IoU is largest (Hungarian method); layers that share
-    nothing have none. Independent of the protocol's alignment, which keeps the order by force. 1 is the true order, 0
-    its reverse.
+    Counterparts are one to one and maximise the sum of alpha soft IoU (Hungarian method); layers without overlap have
+    none. This is independent of the protocol's alignment, which always keeps the order. 1 is the true order, 0 its
+    reverse.
 
     Args:
         measures: ``(n, m)``, of each predicted with each true layer, both bottom to top.

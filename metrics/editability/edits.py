@@ -1,4 +1,4 @@
-"""Edits of one thing in a stack of layers, each planned for the true layers and for the predicted ones."""
+"""Edits of one object in a stack of layers, each planned for the true layers and for the predicted ones."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Kind = Literal["delete", "move", "recolour", "fade", "reorder"]
 KINDS: tuple[Kind, ...] = ("delete", "move", "recolour", "fade", "reorder")
 
 
-SHIFT = 8  # a move is by this part of each side
+SHIFT = 8  # a move is by each side / SHIFT
 
 
 FADED = 0.5
 
 
-VISIBLE = 0.5 / 255.0  # share of a pixel, up to which a layer is not seen in it: half an 8-bit level
+VISIBLE = 0.5 / 255.0  # visible share of a pixel up to which a layer counts as invisible: half an 8-bit level
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Edit:
     """One edit, to be made in both stacks.
 
     Attributes:
-        kind: what is done.
-        true: the true layers it is done to, a peel; indices from the bottom.
+        kind: kind of edit.
+        true: indices of the edited true layers, a peel; from the bottom.
         predicted: the predicted layers that stand for them; none if the edit cannot be made.
     """
 
@@ -45,11 +45,11 @@ class Edit:
 def counterparts(
     predicted: Sequence[np.ndarray], true: Sequence[np.ndarray], peels: Sequence[Sequence[int]]
 ) -> list[tuple[int, ...]]:
-    """Which predicted layers stand for each true peel; a layer stands for one at most.
+    """Assign predicted layers to true peels; each layer to one peel at most.
 
-    A layer belongs where the soft IoU of visible shares is largest, of whole peels and of their members; equal ones are
-    told apart by the soft IoU of alpha, then the lower peel has it. One that shows nowhere, or shares nothing visible
-    with any, belongs nowhere. Of two equal stacks every layer of a peel stands for its own.
+    A layer belongs where the soft IoU of visible shares is largest, over whole peels and their members. Ties are broken
+    by the soft IoU of alpha, then by the lower peel. A layer that is visible nowhere, or overlaps no peel visibly,
+    belongs to none. For two equal stacks every layer is assigned to its own peel.
 
     Args:
         predicted: layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
@@ -64,7 +64,7 @@ def counterparts(
     alphas, shares = _alphas_and_shares(predicted)
     true_alphas, true_shares = _alphas_and_shares(true)
     units = [(place, list(members)) for place, peel in enumerate(peels) for members in _units(peel)]
-    # Members of a peel do not overlap, so that sums are unions.
+    # Members of a peel do not overlap, so sums are unions.
     of_units = [(true_shares[members].sum(0), true_alphas[members].sum(0)) for _, members in units]
     found: list[list[int]] = [[] for _ in peels]
     for index, (share, alpha) in enumerate(zip(shares, alphas, strict=True)):
@@ -78,7 +78,7 @@ def counterparts(
 
 
 def shown_peels(true: Sequence[np.ndarray]) -> list[list[int]]:
-    """Peels of a stack, as the main metric groups them, without the layers that show nowhere.
+    """Peels of a stack, as the main metric groups them, without the layers that are visible nowhere.
 
     Args:
         true: layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
@@ -92,7 +92,7 @@ def shown_peels(true: Sequence[np.ndarray]) -> list[list[int]]:
 
 
 def edits(predicted: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> list[Edit]:
-    """The edits that are replayed, peel by peel from the bottom; those that will change nothing are among them.
+    """List the edits to replay, peel by peel from the bottom, including those that will change nothing.
 
     Args:
         predicted: layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
@@ -116,12 +116,12 @@ def edited(layers: Tensor, members: Sequence[int], kind: Kind) -> Tensor:
     Args:
         layers: ``(L, 4, H, W)`` in [0, 1], straight alpha, bottom to top; not changed.
         members: which layers; with none the stack comes back as it is.
-        kind: of the edit, see the table above.
+        kind: kind of edit, see the table in :mod:`metrics.editability`.
 
     Returns:
         The stack after it, ``(L', 4, H, W)``; ``L'`` is smaller after ``delete`` and may be 0.
     """
-    # Numbers and no masks: a mask on a GPU makes the host wait for how many it holds.
+    # Indices instead of masks: with a mask on a GPU the host has to wait for its count.
     chosen, others = (
         torch.tensor(
             [k for k in range(len(layers)) if (k in members) == wanted], dtype=torch.long, device=layers.device
@@ -145,7 +145,7 @@ def edited(layers: Tensor, members: Sequence[int], kind: Kind) -> Tensor:
 
 
 def _moved(layers: Tensor) -> Tensor:
-    """Shift ``(L, 4, H, W)`` right and down by the part :data:`SHIFT` of each side, at least a pixel."""
+    """Shift ``(L, 4, H, W)`` right and down by 1 / :data:`SHIFT` of each side, at least one pixel."""
     height, width = layers.shape[-2:]
     down, right = max(1, round(height / SHIFT)), max(1, round(width / SHIFT))
     out = torch.zeros_like(layers)
@@ -154,7 +154,7 @@ def _moved(layers: Tensor) -> Tensor:
 
 
 def _units(peel: Sequence[int]) -> list[Sequence[int]]:
-    """What a layer may be alike: the whole peel, or one of its members."""
+    """Units that a layer is compared with: the whole peel, and each of its members."""
     return [peel, *([index] for index in peel)] if len(peel) > 1 else [peel]
 
 

@@ -13,12 +13,12 @@ from metrics.decomposition.scores import check_stacks
 from metrics.editability.edits import KINDS, Edit, edited, edits
 from metrics.reconstruction.rgba import PIXELS_AT_ONCE, PSNR_CEILING, Distance, psnr
 
-ALL = "all"  # the mean over kinds, beside them
+ALL = "all"  # key of the mean over kinds
 
-CHANGE = 1.5 / 255.0  # a pixel is changed if it is by more than one 8-bit level
-MARGIN = 32  # the changed region is widened by this part of the longer side, for what an edit leaves around it
+CHANGE = 1.5 / 255.0  # a pixel counts as changed above one 8-bit level
+MARGIN = 32  # the changed region is widened by the longer side / MARGIN, for residue that an edit leaves around it
 
-# By kind of edit, and under ALL.
+# Scores by kind of edit, and under ALL their mean.
 Scores = dict[str, dict[str, float]]
 
 
@@ -40,25 +40,24 @@ def edit_scores(
     distance: Distance | None = None,
     device: torch.device | str = "cpu",
 ) -> Scores:
-    """Replay all edits on both stacks and compare what comes out, over white.
+    """Replay all edits on both stacks and compare the results over white.
 
     Args:
         predicted: layers ``(H, W, 4)`` uint8, straight alpha, bottom to top.
         true: likewise and of the same size.
         distance: LPIPS, see :class:`metrics.reconstruction.perceptual.Perceptual`; without it there is no ``lpips``.
-        device: where ``distance`` is, and where images are flattened.
+        device: device of ``distance``, on which images are flattened.
 
     Returns:
-        Figures of each kind of edit, means over peels, and as ``all`` the mean over the kinds that are there:
-        ``psnr`` of the whole image in dB, at most :data:`metrics.reconstruction.rgba.PSNR_CEILING`;
-        ``psnr_changed``, that of the region which the edit changes in the true image, widened by 1/32 of the longer
-        side: what stays the same does not count there, nor does what is wrongly changed elsewhere; ``lpips`` of the
-        whole image; and ``reached``, the share of edits for which there was a predicted layer. Kinds that no peel
-        allows are absent; the mapping is empty if none does.
+        Metrics of each kind of edit, means over peels, and as ``all`` the mean over the kinds present. ``psnr`` is of
+        the whole image in dB, at most :data:`metrics.reconstruction.rgba.PSNR_CEILING`. ``psnr_changed`` is of the
+        region that the edit changes in the true image, widened by 1/32 of the longer side. Neither unchanged pixels
+        nor wrong changes elsewhere count in it. ``lpips`` is of the whole image; ``reached`` is the share of edits
+        with a predicted layer. Kinds that no peel allows are absent; the mapping is empty if none is allowed.
 
     Raises:
         ValueError: if a side has no layers, a layer is not RGBA of 8 bits or sizes differ.
-        TooSmallError: by ``distance``, of images smaller than its network can pool.
+        TooSmallError: by ``distance``, for images smaller than its network can pool.
     """
     check_stacks(predicted, true)
     stacks = [_as_tensor(stack, device) for stack in (predicted, true)]
@@ -83,10 +82,10 @@ def mean_edit_scores(samples: Sequence[Mapping[str, Mapping[str, float]]]) -> Sc
     """Unweighted mean over samples of each kind, and of ``all``, over those that have it.
 
     Args:
-        samples: of :func:`edit_scores`, all with ``lpips`` or all without.
+        samples: results of :func:`edit_scores`, all with ``lpips`` or all without.
 
     Returns:
-        The same figures, and ``samples``, how many have the kind; kinds that none has are absent.
+        The same metrics, and ``samples``, the number of samples with the kind; kinds that none has are absent.
     """
     found: Scores = {}
     for kind in (*KINDS, ALL):
@@ -97,7 +96,7 @@ def mean_edit_scores(samples: Sequence[Mapping[str, Mapping[str, float]]]) -> Sc
 
 
 def _changing(planned: Sequence[Edit], true: Tensor) -> Iterator[_Replayed]:
-    """Edits that change the true image, what it is after them ``(3, H, W)`` and where they change it ``(H, W)``."""
+    """Yield edits that change the true image, the image after them ``(3, H, W)`` and the changed region ``(H, W)``."""
     before = composite_over_white(true)
     margin = max(1, round(max(true.shape[-2:]) / MARGIN))
     for edit in planned:
@@ -108,7 +107,7 @@ def _changing(planned: Sequence[Edit], true: Tensor) -> Iterator[_Replayed]:
 
 
 def _widened(region: Tensor, margin: int) -> Tensor:
-    """Widen ``(H, W)`` of 0 and 1 by as many pixels to each side; rows, then columns, which is a square's maximum."""
+    """Widen ``(H, W)`` of 0 and 1 by ``margin`` pixels to each side: a maximum over a square, by rows, then columns."""
     tall = F.max_pool2d(region[None], (2 * margin + 1, 1), stride=1, padding=(margin, 0))
     return F.max_pool2d(tall, (1, 2 * margin + 1), stride=1, padding=(0, margin))[0]
 

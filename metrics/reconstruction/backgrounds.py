@@ -1,7 +1,7 @@
-"""Scores of reconstructions over nine backgrounds: of a group of images, of all of them, and the mean over groups.
+"""Reconstruction scores over nine backgrounds: of a group of images, of all images, and the mean over groups.
 
-AlphaVAE's validation code measures each category of a data set, a sub-folder, by itself and takes the unweighted mean
-of the categories. Of a Fréchet distance this is another number than that of all images together.
+AlphaVAE's validation code measures each category (sub-folder) of a data set by itself and takes the unweighted mean
+over categories. For a Fréchet distance this differs from the distance over all images together.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
 SCORES = {"psnr": psnr, "ssim": ssim, "ssim_y": ssim_y}
-# A covariance takes two images.
+# A covariance needs two images.
 FRECHET_IMAGES = 2
 
 
 def stored(images: Tensor, blends: str) -> Tensor:
-    """Images ``(B, 3, H, W)`` in [0, 1] as they read back: unchanged, rounded to 8 bits, or through Pillow's JPEG."""
+    """Images ``(B, 3, H, W)`` in [0, 1] as stored in ``float`` (unchanged), ``png`` (8 bits) or Pillow's JPEG."""
     if blends == "float":
         return images
     pixels = images.mul(255.0).round().clamp(0, 255)
@@ -46,11 +46,11 @@ def stored(images: Tensor, blends: str) -> Tensor:
 
 
 class Scores:
-    """Gathers every metric over images, a column a background.
+    """Accumulator of every metric over images, with one column per background.
 
     Args:
         distance: LPIPS.
-        frechet: a Fréchet distance without images; each background gets statistics of its own, one network for all.
+        frechet: a Fréchet distance without images; backgrounds have their own statistics and share one network.
         blends: see :func:`stored`.
     """
 
@@ -59,7 +59,7 @@ class Scores:
         network = frechet.inception
         self.frechet = {name: copy.deepcopy(frechet, {id(network): network}) for name in BACKGROUNDS}
         for metric in self.frechet.values():
-            # Else a distance that was asked for stays what it was when more images are absorbed.
+            # With the cache, a distance computed once would not change when more images are absorbed.
             metric.compute_with_cache = False
         self.rows: dict[str, dict[str, list[float]]] = {
             name: {metric: [] for metric in (*SCORES, "lpips")} for name in BACKGROUNDS
@@ -68,7 +68,7 @@ class Scores:
 
     @torch.no_grad()
     def add(self, predicted: Tensor, target: Tensor) -> None:
-        """Take in reconstructions and images ``(B, 4, H, W)`` in [-1, 1]."""
+        """Add reconstructions and originals ``(B, 4, H, W)`` in [-1, 1]."""
         self.alpha += ((predicted.clamp(-1, 1) - target)[:, 3].abs().flatten(1).mean(1) / 2.0).tolist()
         for name, colour in BACKGROUNDS.items():
             pair = [stored(over_background(image, colour), self.blends) for image in (predicted, target)]
@@ -79,9 +79,9 @@ class Scores:
             self.frechet[name].update(pair[1], real=True)
 
     def absorb(self, other: Scores) -> Scores:
-        """Take in the images of another one, as if they had been added here; returns itself.
+        """Add the images of another accumulator, as if they had been added here; returns itself.
 
-        Both have to hold images: torchmetrics does not merge into statistics that nothing was added to.
+        Both have to hold images: torchmetrics does not merge into empty statistics.
         """
         self.alpha += other.alpha
         for name, row in other.rows.items():
@@ -91,7 +91,7 @@ class Scores:
         return self
 
     def result(self, frechet_name: str) -> dict:
-        """Means a background, and over them; a Fréchet distance of :data:`FRECHET_IMAGES` images or more."""
+        """Means per background and over all; a Fréchet distance from :data:`FRECHET_IMAGES` images on."""
         table = {name: {metric: float(np.mean(values)) for metric, values in row.items()}
                  for name, row in self.rows.items()}  # fmt: skip
         if len(self.alpha) >= FRECHET_IMAGES:
@@ -102,7 +102,7 @@ class Scores:
 
 
 def grouped(paths: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
-    """Images by the folder they lie in, named relative to ``folder``, which itself is ``.``; sorted by name."""
+    """Group images by their folder, named relative to ``folder``, which itself is ``.``; sorted by name."""
     groups: dict[str, list[Path]] = {}
     for path in sorted(paths):
         groups.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
@@ -110,21 +110,21 @@ def grouped(paths: Iterable[Path], folder: Path) -> dict[str, list[Path]]:
 
 
 def mean_over_groups(groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Unweighted mean of every figure over the groups that have it; ``images`` is a count and left out."""
+    """Unweighted mean of every metric over the groups that have it; ``images`` is a count and left out."""
     names = dict.fromkeys(name for row in groups.values() for name in row if name != "images")
     return {name: float(np.mean([row[name] for row in groups.values() if name in row])) for name in names}
 
 
 def left_out(name: str, found: int, scored: int) -> str | None:
-    """Say in a sentence what the mean over groups lacks of a group.
+    """One sentence on the part of a group that is missing from the mean over groups.
 
     Args:
-        name: of the group.
-        found: its images.
-        scored: those of them that were scored.
+        name: name of the group.
+        found: number of its images.
+        scored: number of scored ones.
 
     Returns:
-        The sentence, None if nothing is lacking.
+        The sentence; None if nothing is missing.
     """
     if not scored:
         return f"group {name}: none of its {found} images can be scored, so no mean over groups holds it"

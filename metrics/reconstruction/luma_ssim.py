@@ -1,4 +1,4 @@
-"""SSIM of the luma, which AlphaVAE reports through pyiqa and so does the paper's Table 3; ``ssim`` is of RGB."""
+"""SSIM of the luma, as in AlphaVAE (through pyiqa) and the paper's Table 3; the metric ``ssim`` is of RGB."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Y of ITU-R BT.601 over its full range, the Y of YIQ: pyiqa's default. Not that of video, which is 16 to 235.
+# Y of ITU-R BT.601 over its full range, the Y of YIQ: pyiqa's default. Video's Y has the range 16 to 235.
 LUMA = (0.299, 0.587, 0.114)
 RADIUS, SIGMA = 5, 1.5
 # Stabilising constants of Wang et al. 2004 for a data range of 255.
@@ -20,7 +20,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Gaussian window over ``(B, 1, H, W)``, only where it lies within: both sides lose 2 * :data:`RADIUS`."""
+    """Gaussian filter of ``(B, 1, H, W)`` without padding: both sides lose 2 * :data:`RADIUS`."""
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=images.dtype, device=images.device)
     window = torch.exp(-offsets.square() / (2.0 * SIGMA**2))
     window = window / window.sum()
@@ -30,8 +30,8 @@ def _blur(images: Tensor) -> Tensor:
 def ssim_y(predicted: Tensor, target: Tensor) -> Tensor:
     """SSIM of the luma of each image ``(B, 3, H, W)`` in [0, 1]: ``(B,)`` float64 in [0, 1].
 
-    As pyiqa's ``ssim`` has it: luma rounded to 8 bits, data range 255, 11 px Gaussian window of sigma 1.5 within the
-    image, no border cropped beyond that, no downsampling, contrast-structure below 0 taken for 0.
+    As pyiqa's ``ssim``: luma rounded to 8 bits, data range 255, 11 px Gaussian window of sigma 1.5, no padding. No
+    further border is cropped, nothing is downsampled, and contrast-structure below 0 counts as 0.
 
     Raises:
         ValueError: if the shapes differ, or a side is below 11 px.

@@ -1,8 +1,8 @@
-"""What a trained eye sees: LPIPS, and the Fréchet distance between sets of images.
+"""Perceptual metrics: LPIPS, and the Fréchet distance between sets of images.
 
-LPIPS is the ``lpips`` package; its AlexNet trunk and heads come from a file in the repository, so nothing is
-downloaded. Fréchet distances are torchmetrics': over Inception features they are rFID, over AlexNet features they are
-not, and are called ``fid_alexnet``.
+LPIPS is the ``lpips`` package's; its AlexNet trunk and heads come from a file in the repository, so nothing is
+downloaded. Fréchet distances are torchmetrics'. Over Inception features they are rFID; over AlexNet features they are
+called ``fid_alexnet``.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
 ALEXNET_FILE = Path(__file__).resolve().parents[2] / "models" / "pretrained" / "alexnet_features.safetensors"
-# Of the file that torch-fidelity names by its first digits, weights-inception-2015-12-05-6726825d.pth.
+# sha256 of torch-fidelity's file weights-inception-2015-12-05-6726825d.pth, whose name ends with its first digits.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-# What readers of weights raise of a file that is something else, or cut short.
+# Exceptions of weight readers for a truncated file or one of another kind.
 BROKEN = (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError)
 # First layer of each of the five slices of lpips' AlexNet, in torchvision's numbering.
 ALEXNET_SLICES = {"0": 1, "3": 2, "6": 3, "8": 4, "10": 5}
 Trunk = Literal["alex", "vgg", "squeeze"]
-# Below, the trunk's poolings have nothing left.
+# Shortest side in pixels; below, the trunk's pooling layers get empty inputs.
 SMALLEST_SIDE = {"alex": 31, "vgg": 16, "squeeze": 17}
 
 
 class TrunkError(UserError):
-    """Weights that have to be downloaded are not to be had."""
+    """Weights that have to be downloaded are not available."""
 
 
 class TooSmallError(UserError, ValueError):
-    """Images that the trunk cannot pool."""
+    """Images are too small for the trunk's pooling layers."""
 
 
 class Perceptual(nn.Module):
-    """LPIPS 0.1 (Zhang et al. 2018) as a frozen module, for the loss and for the metric alike.
+    """LPIPS 0.1 (Zhang et al. 2018) as a frozen module, for both the loss and the metric.
 
     Args:
         trunk: ``alex`` from the repository's file; ``vgg`` and ``squeeze`` through torchvision, which downloads them.
@@ -60,7 +60,7 @@ class Perceptual(nn.Module):
         self.lpips = (_packaged_alexnet() if trunk == "alex" else _downloaded(trunk)).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Perceptual:
-        """Stay in evaluation mode: the heads have dropout."""
+        """Stay in evaluation mode whatever ``mode`` is: the heads have dropout."""
         del mode
         return super().train(False)
 
@@ -76,13 +76,13 @@ class Perceptual(nn.Module):
                 f"LPIPS ({self.trunk}): got images of {size} px, expected sides of at least {least}; make "
                 "prepare_buckets.min_side or decode_scale larger, or the weight lpips 0"
             )
-        # Differences of unit vectors, squared, are too small for the mantissa of bfloat16.
+        # Squared differences of unit vectors are too small for the mantissa of bfloat16.
         with torch.autocast(predicted.device.type, enabled=False):
             return self.lpips(predicted.float(), target.float()).flatten()
 
 
 def _packaged_alexnet() -> lpips.LPIPS:
-    # torchvision would draw 61 million random weights, its classifier included, only for us to replace them.
+    # torchvision would first draw 61 million random weights, classifier included, which are then replaced.
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         model = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
@@ -105,19 +105,19 @@ def _downloaded(trunk: str) -> lpips.LPIPS:
             return lpips.LPIPS(net=trunk, verbose=False)
     except OSError as error:
         raise TrunkError(
-            f"LPIPS trunk {trunk} cannot be downloaded ({error}); expected a network, or the trunk alex, which is here"
+            f"LPIPS trunk {trunk} cannot be downloaded ({error}); expected internet access, or the local trunk alex"
         ) from error
     except BROKEN as error:
-        # torchvision compares what it downloads with a hash, but not what an earlier download has left.
+        # torchvision checks the hash of a new download, but not of a file that is already cached.
         kept = Path(torch.hub.get_dir()) / "checkpoints"
         raise TrunkError(f"LPIPS trunk {trunk} in {kept} is damaged ({first_line(error)}); delete it there") from error
 
 
 class AlexNetFeatures(nn.Module):
-    """Last convolutional features of AlexNet, averaged over positions; for Fréchet distances where Inception is absent.
+    """AlexNet's last convolutional features, averaged over positions; for Fréchet distances without Inception.
 
     Args:
-        perceptual: whose trunk, ``alex``, is used.
+        perceptual: LPIPS whose trunk, ``alex``, is used.
     """
 
     num_features = 256
@@ -137,7 +137,7 @@ class AlexNetFeatures(nn.Module):
 
 
 def alexnet_distance(perceptual: Perceptual) -> FrechetInceptionDistance:
-    """Fréchet distance over :class:`AlexNetFeatures`; images in [0, 1]. Never to be called rFID."""
+    """Fréchet distance over :class:`AlexNetFeatures`; images in [0, 1]. It is not rFID and must not be named so."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     return FrechetInceptionDistance(AlexNetFeatures(perceptual), normalize=True)
@@ -148,10 +148,10 @@ def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
 
     Args:
         weights: torch-fidelity's ``pt_inception-2015-12-05-6726825d.pth``, or the same as safetensors; None downloads
-            it. A .pth is read as plain tensors: what else it may hold is refused, not run.
+            it. A .pth is read as plain tensors: any code in it is refused, not run.
 
     Raises:
-        TrunkError: if the file or the download is not to be had, or is something else.
+        TrunkError: if the file or the download is not available, or is something else.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -165,7 +165,7 @@ def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
             state = read_weights(weights)
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-        # torch-fidelity unpickles whatever path it is given, so it is given a file of ours.
+        # torch-fidelity unpickles the path it is given, so it gets a file written here.
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder) / "inception.pth")
             return FrechetInceptionDistance(
@@ -177,7 +177,7 @@ def inception_distance(weights: Path | None) -> FrechetInceptionDistance:
 
 
 def _downloaded_inception(url: str) -> Path:
-    """Where torch keeps the download; it is compared with the known file each time, whoever has put it there."""
+    """Path of the download in torch's cache; its sha256 is checked each time, whatever its origin."""
     weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     weights.parent.mkdir(parents=True, exist_ok=True)
     if not weights.is_file():
@@ -185,7 +185,7 @@ def _downloaded_inception(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(weights), progress=False)
         except OSError as error:
             raise TrunkError(
-                f"Inception weights cannot be downloaded ({error}); expected a network, or a path to the file"
+                f"Inception weights cannot be downloaded ({error}); expected internet access, or a path to the file"
             ) from error
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

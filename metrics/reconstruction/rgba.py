@@ -1,7 +1,7 @@
-"""How well an image with alpha is reconstructed: PSNR, SSIM and LPIPS over solid backgrounds, error of alpha.
+"""Reconstruction metrics of RGBA images: PSNR, SSIM and LPIPS over solid backgrounds, and the error of alpha.
 
-Images are ``(B, 4, H, W)`` in [-1, 1]. An image's RGB hides under its alpha, so it is judged as people see it: over
-backgrounds. AlphaVAE (sec. 4) takes nine of them; the project's running figure is white.
+Images are ``(B, 4, H, W)`` in [-1, 1]. RGB under alpha 0 is invisible, so images are compared as people see them: over
+backgrounds. AlphaVAE (sec. 4) uses nine of them; during training the project measures over white.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
     "magenta": (1.0, 0.0, 1.0),
 }
 
-# Images over backgrounds that are compared together, in pixels. SSIM takes 300 bytes for each, so about 1.3 GiB.
+# Pixels of images over backgrounds that are compared at once. SSIM takes 300 bytes for each, so about 1.3 GiB.
 PIXELS_AT_ONCE = 2**22
 
-# Equal images have no finite PSNR; one 8-bit step in one of a million values gives 108 dB.
+# Upper bound of PSNR in dB, infinite for equal images; one 8-bit step in one of a million values gives 108 dB.
 PSNR_CEILING = 100.0
 
-# Two batches of images (B, 3, H, W) in [-1, 1] to a distance each; see metrics.reconstruction.perceptual.Perceptual.
+# Maps two batches (B, 3, H, W) in [-1, 1] to distances (B,); see metrics.reconstruction.perceptual.Perceptual.
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -44,7 +44,7 @@ def over_background(image: Tensor, background: Sequence[float]) -> Tensor:
 
 def psnr(predicted: Tensor, target: Tensor) -> Tensor:
     """PSNR in dB of each image ``(B, 3, H, W)`` in [0, 1]: ``(B,)``, at most :data:`PSNR_CEILING`."""
-    # Here and below: torchmetrics takes 4 s to import, and stages 3 and 4 do without it.
+    # Imported here and below, because torchmetrics takes 4 s to import and stages 3 and 4 do not need it.
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     values = peak_signal_noise_ratio(predicted, target, data_range=1.0, reduction="none", dim=(1, 2, 3))
@@ -67,13 +67,13 @@ def reconstruction_metrics(
     """Metrics of each image.
 
     Args:
-        predicted: ``(B, 4, H, W)`` in [-1, 1]; clipped to it.
+        predicted: ``(B, 4, H, W)`` in [-1, 1]; values beyond are clipped.
         target: the same shape.
         backgrounds: names from :data:`BACKGROUNDS`; ``psnr``, ``ssim`` and ``lpips`` are means over them.
         distance: LPIPS; without it there is no ``lpips``.
 
     Returns:
-        A mapping an image: ``psnr``, ``ssim``, ``lpips``, ``psnr_white`` and ``alpha_l1`` (mean |error| of alpha in
+        One mapping per image: ``psnr``, ``ssim``, ``lpips``, ``psnr_white`` and ``alpha_l1`` (mean |error| of alpha in
         [0, 1]).
     """
     flat = _over_backgrounds(predicted, target, backgrounds, distance)
@@ -88,7 +88,7 @@ def reconstruction_metrics(
 def _over_backgrounds(
     predicted: Tensor, target: Tensor, backgrounds: Sequence[str], distance: Distance | None
 ) -> dict[str, Tensor]:
-    """Each metric over each background, ``(backgrounds, B)``; as many at once as :data:`PIXELS_AT_ONCE` says."""
+    """Each metric over each background, ``(backgrounds, B)``; at most :data:`PIXELS_AT_ONCE` pixels at once."""
     step = max(1, PIXELS_AT_ONCE // (predicted.shape[0] * predicted.shape[-2] * predicted.shape[-1]))
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(backgrounds), step):

@@ -1,10 +1,10 @@
-"""Start a VLD-MMDiT from nothing as one that looks at its condition: every slot is taken to be the flat image.
+"""Initialisation of VLD-MMDiT that attends to the condition: every slot is predicted to be the flat image.
 
-With random weights most of a short training goes into finding out that a token's answer lies at the same place of the
-condition image. Here the first block knows it: attention of constant queries and keys, turned by the rotary positions,
-meets the condition's token at the same row and column, and the output is v = (x_sigma - condition) / sigma_0, which is
-right for slot 0 and the best guess for a background. All other branches are closed (adaLN-Zero, Peebles and Xie 2022,
-arXiv 2212.09748, sec. 3.2), so training begins there.
+From random weights, most of a short training is spent on learning that a token depends on the same position of the
+condition image. Here the first block starts with this. Attention with constant queries and keys, rotated by the rotary
+positions, selects the condition's token at the same row and column. The output is v = (x_sigma - condition) / sigma_0,
+which is right for slot 0 and the best guess for a background. All other branches start at zero (adaLN-Zero, Peebles and
+Xie 2022, arXiv 2212.09748, sec. 3.2).
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch import Tensor, nn
 
 from config.errors import UserError
 
-# What the scores of attention fall by, in nats: amplitudes of the cosines that make them up.
-ROW_COLUMN_AMPLITUDES = (8.0, 12.0)  # of an axis' two highest frequencies: the second covers the first one's period
-LAYER_AMPLITUDE = 24.0  # of a sine over layer indices, steepest at 0: prefers the condition, whose index -1 is lowest
-LAYER_FREQUENCY = 0.1  # rises over all offsets of up to 15 layers
+# Amplitudes, in nats, of the cosines whose sum is the attention score.
+ROW_COLUMN_AMPLITUDES = (8.0, 12.0)  # of an axis' two highest frequencies; the second resolves the first one's period
+LAYER_AMPLITUDE = 24.0  # of a sine over layer indices, steepest at 0; favours the condition, of lowest index -1
+LAYER_FREQUENCY = 0.1  # monotonic over all offsets of up to 15 layers
 THETA = 10000.0  # of diffusers' rotary positions
-# Two features of this size and opposite sign hold the LayerNorm's divisor nearly constant, so that it does not hide
-# how loud a token is.
+# Two features of this size and opposite sign keep the LayerNorm's divisor nearly constant, so that a token's magnitude
+# is preserved.
 CARRIER = 12.0
-# Where training's sigmas are densest; the time embedding learns the rest.
+# Sigma at which training samples are densest; the time embedding learns the rest.
 MEAN_SIGMA = 0.8
 NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class NarrowNetworkError(UserError, ValueError):
-    """The network has no room for this start."""
+    """The network is too narrow for this initialisation."""
 
 
 def _positions(axes: tuple[int, int, int], offset: tuple[int, int]) -> tuple[Tensor, Tensor, float]:
-    """Query and key ``(head_dim,)`` of unit root mean square that meet at a (row, column) offset, and their scale."""
+    """Query and key ``(head_dim,)`` of unit RMS whose score peaks at a (row, column) offset, and their scale."""
     amplitude, phase = [], []
     for axis, dim in enumerate(axes):
         frequency = THETA ** (-torch.arange(0, dim, 2) / dim)
@@ -60,10 +60,10 @@ def _positions(axes: tuple[int, int, int], offset: tuple[int, int]) -> tuple[Ten
 
 @torch.no_grad()
 def start_at_condition(transformer: QwenImageTransformer2DModel) -> None:
-    """Rewrite the weights of a freshly made transformer; see the module.
+    """Rewrite the weights of a newly built transformer; see the module docstring.
 
     Raises:
-        NarrowNetworkError: if it is too narrow to hold a noisy token, the condition's and the two carriers.
+        NarrowNetworkError: if it cannot hold a noisy token, the condition's token and the two constant features.
     """
     config = transformer.config
     features, head_dim = config.in_channels, config.attention_head_dim
@@ -106,7 +106,7 @@ def start_at_condition(transformer: QwenImageTransformer2DModel) -> None:
     attention.to_out[0].weight.zero_()
     attention.to_out[0].bias.zero_()
     attention.to_out[0].weight[copied, :features] = torch.eye(features)
-    # What neighbours say goes where it disturbs nothing.
+    # Tokens of neighbours are written to unused features.
     free = slice(2 * features, width - 2)
     nn.init.xavier_uniform_(attention.to_out[0].weight[free, copy:])
 

@@ -2,8 +2,8 @@
 
     x_sigma = (1 - sigma) x_0 + sigma noise,    v = noise - x_0,    sigma = 1 is noise.
 
-The paper (sec. 3.2) writes the same with t = 1 - sigma and v = x_0 - x_1, the opposite sign. One set of functions
-serves training, preview, evaluation and inference.
+The paper (sec. 3.2) has t = 1 - sigma and v = x_0 - x_1, of opposite sign. Training, preview, evaluation and inference
+use the same functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-# The condition image of 256 x 256 pixels has 256 tokens at 16 pixels a token side; released pipeline, `mu`.
+# A condition image of 256 x 256 pixels has 256 tokens of 16 x 16 pixels; `mu` of the released pipeline.
 REFERENCE_TOKENS = 256
 
 
@@ -23,18 +23,18 @@ def _spread(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """x_sigma of ``(B, ...)`` latents for sigmas ``(B,)`` in [0, 1]."""
+    """Noisy latents x_sigma of ``(B, ...)`` latents for sigmas ``(B,)`` in [0, 1]."""
     s = _spread(sigma, clean)
     return (1.0 - s) * clean + s * noise
 
 
 def velocity(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Regression target d x_sigma / d sigma."""
+    """Velocity target d x_sigma / d sigma."""
     return noise - clean
 
 
 def predict_clean(noisy: torch.Tensor, predicted_velocity: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """x_0 = x_sigma - sigma v, the one-step estimate of the clean latents."""
+    """One-step estimate of the clean latents: x_0 = x_sigma - sigma v."""
     return noisy - _spread(sigma, noisy) * predicted_velocity
 
 
@@ -57,21 +57,21 @@ def draw_sigmas(
     """Draw training sigmas ``(count,)`` in (0, 1), then shift them.
 
     Args:
-        count: how many.
+        count: number of sigmas.
         density: ``logit_normal`` (sigma = sigmoid(mean + std n), paper sec. 3.2) or ``uniform``.
         mean: of logit(sigma); unused by ``uniform``.
         std: of logit(sigma); unused by ``uniform``.
         stratified: one draw from each of ``count`` equally likely parts of the density, in random order: the same
-            density, with less noise in the loss of a batch.
+            density, with less variance in the loss of a batch.
         shift: see :func:`shift_sigmas`.
-        generator: of the draw; the global one if ``None``.
-        device: of the result.
+        generator: random generator; the global one if ``None``.
+        device: device of the result.
     """
     uniform = torch.rand(count, generator=generator, device=device)
     if stratified:
         uniform = (torch.randperm(count, generator=generator, device=device) + uniform) / count
     if density == "logit_normal":
-        # A draw of exactly 0 or 1 would be infinitely far out.
+        # A uniform draw of exactly 0 or 1 would map to infinity.
         sigma = torch.sigmoid(mean + std * torch.special.ndtri(uniform.clamp(1e-6, 1.0 - 1e-6)))
     elif density == "uniform":
         sigma = uniform
@@ -81,12 +81,12 @@ def draw_sigmas(
 
 
 def inference_shift(condition_tokens: int) -> float:
-    """The released pipeline's mu = sqrt(condition tokens / 256), used as a linear time shift."""
+    """Linear time shift of the released pipeline: mu = sqrt(condition tokens / 256)."""
     return math.sqrt(condition_tokens / REFERENCE_TOKENS)
 
 
 def inference_sigmas(steps: int, condition_tokens: int, shift: float | None = None) -> list[float]:
-    """Sigmas of a sampler from 1 to 0, ``steps + 1`` values; without a shift as the released pipeline shifts them."""
+    """Sigmas of a sampler from 1 to 0, ``steps + 1`` values; ``None`` shifts as the released pipeline does."""
     shift = inference_shift(condition_tokens) if shift is None else shift
     return [*shift_sigmas(torch.linspace(1.0, 0.0, steps + 1)[:-1], shift).tolist(), 0.0]
 
@@ -98,9 +98,9 @@ def sample(
     """Integrate from noise to clean latents with Euler steps.
 
     Args:
-        predict: (latents ``(B, ...)``, sigma ``(B,)``) to velocity.
-        noise: start ``(B, ...)``.
-        sigmas: descending, from :func:`inference_sigmas`.
+        predict: maps (latents ``(B, ...)``, sigma ``(B,)``) to velocity.
+        noise: start noise ``(B, ...)``.
+        sigmas: descending sigmas from :func:`inference_sigmas`.
     """
     latents = noise
     for now, then in itertools.pairwise(sigmas):

@@ -1,7 +1,7 @@
-"""Low-rank adaptation of the transformer (LoRA, arXiv 2106.09685) through peft, in files that diffusers loads.
+"""LoRA (low-rank adaptation, arXiv 2106.09685) of the transformer through peft, in files that diffusers loads.
 
 A layer ``W x + b`` becomes ``W x + b + alpha / rank * B A x`` with W and b frozen, A ``(rank, in)`` random and B
-``(out, rank)`` zero: a fresh LoRA changes nothing. peft is imported where it is used, so nothing else needs it.
+``(out, rank)`` zero: a new LoRA changes nothing. peft is imported where it is used, so nothing else requires it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
 FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 
-# DiffSynth-Studio's for Qwen-Image-Layered: attention, outputs of the MLPs and modulations, each of both streams.
+# DiffSynth-Studio's targets for Qwen-Image-Layered: attention, MLP outputs and modulations of both streams.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 TARGETS += ("img_mlp.net.2", "txt_mlp.net.2", "img_mod.1", "txt_mod.1")
 
@@ -32,10 +32,10 @@ class LoRAError(UserError, ValueError):
 
 
 def target_modules(transformer: nn.Module, targets: Sequence[str] = TARGETS) -> dict[str, nn.Linear]:
-    """Linear layers that ``targets`` name, by peft's rule: a full name, or the end of one after a dot.
+    """Linear layers that match ``targets`` by peft's rule: a full name, or its end after a dot.
 
     Raises:
-        LoRAError: if a target names nothing, or something that is no linear layer.
+        LoRAError: if a target matches nothing, or a layer that is not linear.
     """
     found: dict[str, nn.Linear] = {}
     for target in targets:
@@ -47,16 +47,16 @@ def target_modules(transformer: nn.Module, targets: Sequence[str] = TARGETS) -> 
 
 
 def add_lora(transformer: Transformer, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> int:
-    """Freeze the transformer and put float32 adapters on its layers; returns the number of trainable parameters.
+    """Freeze the transformer and add float32 adapters to its layers; return the number of trainable parameters.
 
     Args:
-        transformer: in any dtype; torch's generator draws A.
-        rank: of the update, at least 1.
-        alpha: the update counts by ``alpha / rank``. None is ``rank``, what readers assume that know no metadata.
+        transformer: transformer in any dtype; A is drawn from torch's global generator.
+        rank: rank of the update, at least 1.
+        alpha: the update is scaled by ``alpha / rank``. None is ``rank``, as readers without metadata assume.
         targets: names of linear layers, see :func:`target_modules`.
 
     Raises:
-        LoRAError: without peft, for numbers or targets out of bounds, or if there is a LoRA already.
+        LoRAError: without peft, for invalid numbers or targets, or if there is a LoRA already.
     """
     _require(transformer, adapted=False)
     if rank < 1 or (alpha is not None and alpha <= 0):
@@ -72,10 +72,10 @@ def save_lora(transformer: Transformer, folder: str | Path, base: str | None = N
     """Write ``pytorch_lora_weights.safetensors`` for ``QwenImageLayeredPipeline.load_lora_weights``, in one rename.
 
     Args:
-        transformer: with a LoRA.
-        folder: where to.
-        base: folder or repository of the weights it is added to, written into the file's metadata for
-            :func:`adapted_base`; ``None`` if they are nowhere.
+        transformer: transformer with a LoRA.
+        folder: folder to write to.
+        base: folder or repository of the base weights, written into the file's metadata for :func:`adapted_base`;
+            ``None`` if they are not stored anywhere.
 
     Raises:
         LoRAError: without peft, or if the transformer has no LoRA.
@@ -85,7 +85,7 @@ def save_lora(transformer: Transformer, folder: str | Path, base: str | None = N
     from peft import get_peft_model_state_dict
 
     config = transformer.peft_config[ADAPTER]
-    # Few of dozens of fields: a reader whose peft does not know one cannot read the file. Sorted: sets have no order.
+    # Only a few of dozens of fields: a reader whose peft lacks one cannot read the file. Sorted: sets have no order.
     metadata = {key: getattr(config, key) for key in FIELDS} | {"target_modules": sorted(config.target_modules)}
     if base is not None:
         metadata["base_model_name_or_path"] = base
@@ -95,7 +95,7 @@ def save_lora(transformer: Transformer, folder: str | Path, base: str | None = N
 
 
 def adapted_base(folder: str | Path, rank: int, alpha: float) -> str | None:
-    """What the LoRA of ``folder`` is added to, if it has this rank and alpha; ``None`` if it has not, or says nothing.
+    """Base weights of the LoRA in ``folder``; ``None`` if rank or alpha differ or no base is recorded.
 
     Raises:
         LoRAError: if the file cannot be read.
@@ -116,11 +116,11 @@ def adapted_base(folder: str | Path, rank: int, alpha: float) -> str | None:
 
 
 def load_lora(transformer: Transformer, folder: str | Path) -> int:
-    """Put the LoRA of ``folder`` on a transformer that has none, freeze the rest; returns the trainable parameters.
+    """Add the LoRA of ``folder`` to a transformer without one, freeze the rest; return the trainable parameters.
 
     Raises:
         FileNotFoundError: if there is no ``pytorch_lora_weights.safetensors``; a ``.bin`` is never read.
-        LoRAError: without peft, if the file is of another model or format, or if there is a LoRA already.
+        LoRAError: without peft, if the file is for another model or format, or if there is a LoRA already.
     """
     _require(transformer, adapted=False)
     path = Path(folder) / LORA_FILE
@@ -132,19 +132,19 @@ def load_lora(transformer: Transformer, folder: str | Path) -> int:
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise LoRAError(f"{path}: its metadata do not fit its tensors: {' '.join(str(error).split())}") from error
     count = _train_adapters(transformer)
-    set_peft_model_state_dict(transformer, tensors, ADAPTER)  # again: they had been rounded to the frozen layers' dtype
+    set_peft_model_state_dict(transformer, tensors, ADAPTER)  # again: they were rounded to the frozen layers' dtype
     return count
 
 
 def merge_lora(transformer: Transformer) -> None:
-    """Add the update to the weights: a plain transformer again, frozen; :class:`LoRAError` without peft or a LoRA."""
+    """Merge the LoRA into the weights of a plain, frozen transformer; :class:`LoRAError` without peft or a LoRA."""
     _require(transformer, adapted=True)
     transformer.fuse_lora()
     transformer.unload_lora()
 
 
 def _read(path: Path, transformer: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a LoRA file, all of them adapters of linear layers of this transformer."""
+    """Tensors of a LoRA file, checked to be adapters of linear layers of this transformer."""
     try:
         tensors = read_weights(path)
     except WeightsFileError as error:
@@ -166,7 +166,7 @@ def _train_adapters(transformer: nn.Module) -> int:
     transformer.requires_grad_(False)
     adapters = [parameter for name, parameter in transformer.named_parameters() if ".lora_" in name]
     for parameter in adapters:
-        # peft takes the dtype of the frozen layer; bfloat16 loses updates that are small beside the weight.
+        # peft uses the dtype of the frozen layer; bfloat16 loses updates that are small relative to the weight.
         parameter.requires_grad_().data = parameter.data.float()
     return sum(parameter.numel() for parameter in adapters)
 

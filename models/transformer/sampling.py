@@ -1,4 +1,4 @@
-"""Decomposing images with a trained network: the same code for preview, evaluation and inference."""
+"""Sampler of layer stacks from a trained network, shared by preview, evaluation and inference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.vae.latents import decode_layers
 
 
 def start_noise(ids: Sequence[str], shape: Sequence[int], seed: int) -> Tensor:
-    """Start noise ``(B, *shape)`` on the CPU; a sample's noise depends on (seed, id), never on its batch or device."""
+    """Start noise ``(B, *shape)`` on the CPU; a sample's noise depends only on (seed, id), not on batch or device."""
     draws = []
     for name in ids:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
@@ -25,18 +25,18 @@ def start_noise(ids: Sequence[str], shape: Sequence[int], seed: int) -> Tensor:
 
 
 def slots_noise(condition: Tensor, layer_count: int, ids: Sequence[str], seed: int) -> Tensor:
-    """Start noise ``(B, L + 1, C, h, w)`` of all slots for flat images' latents ``(B, C, h, w)`` named ``ids``."""
+    """Start noise ``(B, L + 1, C, h, w)`` of all slots, for flat images' latents ``(B, C, h, w)`` named ``ids``."""
     return start_noise(ids, (layer_count + 1, *condition.shape[1:]), seed)
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance by the caption, as the released pipeline does it.
+    """Classifier-free guidance by the caption, as in the released pipeline.
 
     Attributes:
         scale: ``true_cfg_scale``, above 1; the condition image stays in both branches.
-        negative: text of the other branch, one row a sample.
-        normalise: ``cfg_normalize``: each token keeps the length that it has without guidance.
+        negative: text of the negative branch, one row per sample.
+        normalise: ``cfg_normalize``: each token keeps the norm that it has without guidance.
     """
 
     scale: float
@@ -45,7 +45,7 @@ class Guidance:
 
 
 def guided_velocity(positive: Tensor, negative: Tensor, scale: float, normalise: bool) -> Tensor:
-    """Velocity away from the negative branch (Ho and Salimans 2022, eq. 6), over tokens ``(..., features)``."""
+    """Guided velocity, away from the negative branch (Ho and Salimans 2022, eq. 6), of tokens ``(..., features)``."""
     guided = negative + scale * (positive - negative)
     if normalise:
         guided = guided * (positive.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
@@ -68,14 +68,14 @@ def decompose_latents(
     Args:
         network: predicts velocities.
         condition: ``(B, C, h, w)``.
-        noise: ``(B, L + 1, C, h, w)`` to start from, see :func:`slots_noise`.
-        steps: of the Euler sampler.
+        noise: start noise ``(B, L + 1, C, h, w)``, see :func:`slots_noise`.
+        steps: steps of the Euler sampler.
         shift: linear time shift of the sigmas; ``None`` for the released pipeline's.
-        text: captions, one row a sample.
-        guidance: by the caption; ``None`` is none.
+        text: captions, one row per sample.
+        guidance: guidance by the caption; ``None`` for none.
 
     Returns:
-        ``(B, L + 1, C, h, w)``, slot 0 the repainted composite, then layers bottom to top.
+        ``(B, L + 1, C, h, w)``: slot 0 is the generated composite, then layers bottom to top.
     """
     size = tuple(condition.shape[-2:])
 
@@ -106,8 +106,8 @@ def decompose_images(
 ) -> Tensor:
     """Decompose images into ``(B, L, 4, H, W)`` layers, bottom to top, in [-1, 1].
 
-    ``condition`` are the images' latents, see :func:`models.vae.latents.encode_images`. What lies between the steps
-    is float32, whatever the network computes in. The other arguments are those of :func:`decompose_latents`.
+    ``condition`` are the images' latents, see :func:`models.vae.latents.encode_images`. Latents between steps are
+    float32, whatever the network computes in. The other arguments are those of :func:`decompose_latents`.
     """
     latents = decompose_latents(network, condition, noise, steps=steps, shift=shift, text=text, guidance=guidance)
     return decode_layers(vae, latents[:, 1:])

@@ -1,4 +1,4 @@
-"""Which text encoder a decomposition network was trained with, in a file beside its weights."""
+"""Text condition of a decomposition network: the encoder it was trained with, in a file beside its weights."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ TEXT_FILE = "text.json"
 def open_text_encoder(
     settings: TextCondition, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> TextEncoder | None:
-    """The encoder that a network was or will be trained with; ``None`` for a network without text."""
+    """Load the text encoder of a network; ``None`` for a network without text."""
     return load_text_encoder(
         settings.encoder, settings.source, device=device, dtype=dtype, max_sequence_length=settings.max_tokens
     )
 
 
 def save_text_condition(settings: TextCondition, folder: str | Path) -> None:
-    """Say beside a network's weights which text it was trained with: ``text.json``."""
+    """Write ``text.json`` beside a network's weights: the text encoder it was trained with."""
     (Path(folder) / TEXT_FILE).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_text_condition(folder: str | Path) -> TextCondition:
-    """What text the network of ``folder`` was trained with.
+    """Read the text encoder settings that the network of ``folder`` was trained with.
 
-    Without ``text.json`` a folder with ``text_encoder/``, or a hub repository, is taken for the released layout, any
-    other folder for a network without text.
+    Without ``text.json``, a folder with ``text_encoder/`` or a hub repository counts as the released layout, and any
+    other folder as a network without text.
     """
     path = Path(folder) / TEXT_FILE
     if path.is_file():

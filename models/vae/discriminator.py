@@ -1,4 +1,4 @@
-"""PatchGAN: says of every patch of an RGBA image whether it is real (Isola et al. 2017, sec. 3.2.2)."""
+"""PatchGAN discriminator of RGBA images: a real-or-fake logit for every patch (Isola et al. 2017, sec. 3.2.2)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ GROUPS = 8
 
 
 class PatchDiscriminator(MixedPrecision):
-    """Strided 4x4 convolutions; with three of them a logit sees 70x70 pixels, as in AlphaVAE's train/losses.py.
+    """Discriminator of strided 4x4 convolutions; with three a logit sees 70x70 pixels (as AlphaVAE's train/losses.py).
 
-    Group norm stands where pix2pix has batch norm: real and reconstructed images pass separately, and statistics of
-    a batch would tell them apart without a look at the images.
+    It has group norm in place of pix2pix's batch norm: real and reconstructed images pass separately, and batch
+    statistics alone would tell them apart.
 
     Args:
         width: channels after the first convolution, a multiple of 8; doubled by each of the next ones, up to 8 times.
-        layers: strided convolutions.
-        channels: of the images.
+        layers: number of strided convolutions.
+        channels: channels of the images.
     """
 
     def __init__(self, width: int = 64, layers: int = 3, channels: int = 4) -> None:
@@ -42,7 +42,7 @@ class PatchDiscriminator(MixedPrecision):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, 1, h, w)`` of images ``(B, 4, H, W)`` in [-1, 1]; above 0 says real."""
+        """Logits ``(B, 1, h, w)`` of images ``(B, 4, H, W)`` in [-1, 1]; above 0 means real."""
         with self.autocast(images.device):
             logits = self.blocks(images)
         return at_least_float32(logits)

@@ -1,4 +1,4 @@
-"""Images and layer stacks to latents of the RGBA-VAE and back, as many at once as memory allows."""
+"""Latents of the RGBA-VAE: encoding and decoding images and layer stacks, in batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from models.vae.autoencoder import RGBAVAE
 STACKS_AT_ONCE = 16
 
 
-# Ten images of 640x640. Qwen-Image's VAE takes 1.9 GiB a million pixels in float32, so less than 8 GiB.
+# Ten images of 640x640. Qwen-Image's VAE takes 1.9 GiB per million pixels in float32, so less than 8 GiB.
 PIXELS_AT_ONCE = 2**22
 
 
 def at_once(pixels: int) -> int:
-    """How many images, or stacks, of so many pixels go through a network together where no gradient is kept."""
+    """Batch size without gradients for images, or stacks, of ``pixels`` pixels each."""
     return max(1, PIXELS_AT_ONCE // pixels)
 
 
 def stacks_at_once(key: tuple[int, int, int], most: int) -> int:
-    """Stacks of a bucket (H, W, L), composite included, that go through a network together; no more than ``most``."""
+    """Batch size without gradients for stacks of a bucket (H, W, L), composite included; at most ``most``."""
     height, width, layers = key
     return min(most, at_once(height * width * (layers + 1)))
 
@@ -59,7 +59,7 @@ def decode_layers(vae: RGBAVAE, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def empty_latents(vae: RGBAVAE, size: tuple[int, int]) -> Tensor:
-    """Normalised latents ``(C, h, w)`` of an image of which nothing is visible, ``size`` being (h, w)."""
+    """Normalised latents ``(C, h, w)`` of a fully transparent image, ``size`` being (h, w)."""
     sides = [side * vae.spatial_factor for side in size]
     image = torch.full((1, 4, *sides), -1.0, device=vae.latents_mean.device)
     return encode_images(vae, image)[0]

@@ -1,19 +1,18 @@
-"""A start from nothing that already reconstructs: the RGBA-VAE as a linear code of its patches.
+"""Linear-code initialisation: an RGBA-VAE that reconstructs patches by principal components before training.
 
-A network from random weights spends most of a short training on finding what principal components give at once: 16
-numbers for 4x4 pixels of RGBA reconstruct composed designs at 27 dB (docs/log.md). So the convolutions start as that
-code, and training only has to improve on it:
+From random weights, most of a short training is spent on learning what principal components give at once: 16 numbers
+for 4x4 pixels of RGBA reconstruct composed designs at 27 dB (docs/log.md). So the convolutions start as that code, and
+training only has to improve on it:
 
 * residual blocks start as their shortcuts (last convolution 0) and attention adds nothing (projection 0);
-* the strided convolutions of the encoder gather 2x2 pixels into channels, the last one projects them on the space of
-  the patch's principal components; the upsampling convolutions of the decoder spread them out again;
-* RMSNorm and SiLU before the last convolution of either half are linear where it matters: SiLU(v) - SiLU(-v) = v, so
-  every number travels as the pair (v, -v), and large constants in the spare channels keep the norm nearly the same for
-  every pixel.
+* the strided convolutions of the encoder gather 2x2 pixels into channels, and the last one projects them on the space
+  of the patch's principal components; the upsampling convolutions of the decoder spread them out again;
+* RMSNorm and SiLU before the last convolution of either half act linearly: SiLU(v) - SiLU(-v) = v, so every number is
+  passed as the pair (v, -v), and large constants in the spare channels keep the norm nearly equal for every pixel.
 
-Nearest doubling followed by a convolution cannot tell even pixels from odd ones, so the decoder's spreading is not
-exact: it lacks the highest frequency. ``training.vae.linear_start`` fits the linear path to what it can do, which takes
-seconds, because without the residual branches a step is seven times shorter.
+Nearest doubling followed by a convolution cannot distinguish even and odd pixels, so the decoder's spreading is not
+exact: it lacks the highest frequency. ``training.vae.linear_start`` therefore fits the linear path. This takes seconds,
+because a step without residual branches is seven times shorter.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ from torch import Tensor, nn
 from models.vae.autoencoder import RGBAVAE
 from models.vae.blocks import AttentionBlock, Resample, ResidualBlock, UpsampleConv
 
-# Pairs travel at half the deviation of a latent, so that they stay small beside the constants in the norm.
+# Pairs are scaled to half the deviation of a latent, so that they stay small relative to the constants in the norm.
 PAIR_SCALE = 0.5
-# Of the posterior's noise, small beside the weakest components, whose deviation is about a tenth of a latent's.
+# Log-variance of the posterior, small relative to the weakest components, whose deviation is a tenth of a latent's.
 LOGVAR = -8.0
 CONSTANT = 4.0
-# Taps of a convolution after nearest doubling, for the even pixel of each pair; the odd one has the mirror image. They
-# keep a constant, and otherwise err by a quarter of the differences of neighbours.
+# Taps of a convolution after nearest doubling, for the even pixel of each pair; the odd one has them mirrored. They
+# reproduce constants, and otherwise err by a quarter of the differences of neighbours.
 EVEN = (-0.25, 0.5, 0.25)
 
 
 def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int], channels: int = 4) -> str | None:
-    """Why a network of these widths, for images of 3 or 4 channels, cannot hold the code, or None if it can."""
+    """Reason why a network of these widths, for 3 or 4 image channels, cannot hold the code; None if it can."""
     dims = [base_dim * factor for factor in dim_mult]
-    # Pairs, and at least one constant, before the norms at both ends.
+    # Pairs and at least one constant channel before the norms at both ends.
     needs = [("level 0", 2 * channels + 1, dims[0]), ("the last level", 2 * z_dim + 1, dims[-1])]
     needs.append(("the last strided convolution", 2 * z_dim, dims[-2]))
     for level in range(1, len(dims) - 1):
@@ -56,21 +55,21 @@ def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int], channels: i
 
 
 def patch_axes(batches: Iterable[Tensor], levels: int, count: int, channels: int = 4) -> Tensor:
-    """Axes of the space of a patch's strongest principal components, equally long and mixed.
+    """Axes of the space of a patch's strongest principal components, of equal length and mixed.
 
-    Mixed, because the latents will be normalised channel by channel for diffusion: a channel for each component would
-    make the finest detail as loud as shape and colour, and the transformer would spend itself on it (docs/log.md). An
-    orthonormal cosine transform gives every channel the same share of the strongest component.
+    Mixed, because the latents are normalised per channel for diffusion: one channel per component would scale the
+    finest detail up to shape and colour, and waste the transformer's capacity on it (docs/log.md). An orthonormal
+    cosine transform gives every channel the same share of the strongest component.
 
     Args:
         batches: images ``(B, channels, H, W)`` in [-1, 1].
         levels: halvings of the encoder; patches have ``2^levels`` pixels a side.
-        count: axes.
-        channels: of the images.
+        count: number of axes.
+        channels: channels of the images.
 
     Returns:
-        ``(channels 4^levels, count)``, orthogonal, as long as makes the code's mean square 1. The code of a patch p is
-        ``pinv(axes) @ p``, the patch of a code z is ``axes @ z``. Moments are about 0, so the code holds the mean.
+        ``(channels 4^levels, count)``, orthogonal, scaled so that the code's mean square is 1. The code of a patch p is
+        ``pinv(axes) @ p``, the patch of a code z is ``axes @ z``. Moments are about 0, so the code includes the mean.
     """
     size = channels * 4**levels
     moment, number = torch.zeros(size, size, dtype=torch.float64), 0
@@ -87,11 +86,11 @@ def patch_axes(batches: Iterable[Tensor], levels: int, count: int, channels: int
 
 @torch.no_grad()
 def init_as_linear_code(vae: RGBAVAE, axes: Tensor) -> RGBAVAE:
-    """Set the weights of a VAE to the code of ``axes``; returns it.
+    """Set the weights of a VAE to the code of ``axes``; return the VAE.
 
     Args:
         vae: a network for which :func:`lack_of_room` is None. The first halves of residual blocks and attention keep
-            their random weights; they act when training moves the second halves.
+            their random weights; they take effect once training changes the second halves.
         axes: from :func:`patch_axes`, ``(channels 4^levels, z_dim)``.
     """
     levels, z_dim, channels = len(vae.config.dim_mult) - 1, vae.config.z_dim, vae.config.input_channels
@@ -111,7 +110,7 @@ def init_as_linear_code(vae: RGBAVAE, axes: Tensor) -> RGBAVAE:
     for level, down in enumerate(downs):
         width = channels * 4**level
         _gather(down.resample[1], torch.cat([analysis, -analysis]) if level == levels - 1 else torch.eye(4 * width))
-    # The constants: in what the strided convolution has to spare, and in what the block after it adds.
+    # Constants in the spare channels of the strided convolution and of the block after it.
     narrow = downs[-1].resample[1].bias
     narrow[2 * z_dim :] = CONSTANT
     widening = vae.encoder.down_blocks[list(vae.encoder.down_blocks).index(downs[-1]) + 1].conv_shortcut
@@ -134,21 +133,21 @@ def _zero(conv: nn.Conv2d) -> None:
 
 
 def _identity(conv: nn.Conv2d) -> None:
-    """Pass the channels both sides have; further outputs are 0."""
+    """Set a convolution to the identity on common channels; further outputs are 0."""
     nn.init.dirac_(conv.weight)
     nn.init.zeros_(conv.bias)
 
 
 def _gather(conv: nn.Conv2d, rows: Tensor) -> None:
-    """2x2 pixels of ``rows.shape[1] / 4`` channels, ordered as in ``pixel_unshuffle``, to ``rows @ pixels``."""
+    """Map 2x2 pixels of ``rows.shape[1] / 4`` channels, ordered as in ``pixel_unshuffle``, to ``rows @ pixels``."""
     _zero(conv)
     count, width = len(rows), rows.shape[1] // 4
-    # The padding is at the right and bottom: the kernel's first two rows and columns are the 2x2 pixels.
+    # Padding is at the right and bottom, so the kernel's first two rows and columns cover the 2x2 pixels.
     conv.weight[:count, :width, :2, :2] = rows.view(count, width, 2, 2)
 
 
 def _spread(conv: nn.Conv2d, synthesis: Tensor, width: int, pairs: bool) -> None:
-    """``synthesis @ channels`` to 2x2 pixels of ``width`` channels; with ``pairs`` as (v, -v)."""
+    """Map channels to ``synthesis @ channels``, as 2x2 pixels of ``width`` channels; with ``pairs`` as (v, -v)."""
     _zero(conv)
     even = torch.tensor(EVEN)
     phases = torch.stack([even, even.flip(0)])
@@ -161,7 +160,7 @@ def _spread(conv: nn.Conv2d, synthesis: Tensor, width: int, pairs: bool) -> None
 
 
 def _read_pairs(conv: nn.Conv2d, count: int, scale: float) -> None:
-    """``count`` numbers from their normalised pairs; the norm has divided by the constants' root mean square."""
+    """Read ``count`` numbers from their normalised pairs; the norm has divided by the constants' root mean square."""
     _zero(conv)
     channels = conv.in_channels
     gain = scale * CONSTANT * math.sqrt((channels - 2 * count) / channels)

@@ -1,4 +1,4 @@
-"""An RGB VAE where an RGBA-VAE is expected: it reads the colours, and all it paints is opaque."""
+"""Adapter of an RGB VAE to the RGBA-VAE's interface: it encodes the colours and decodes opaque images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from models.vae.config import VAEConfig
 
 
 class OpaqueVAE(nn.Module):
-    """A VAE of three channels that answers as one of four (paper sec. 3.1 starts from such a network).
+    """VAE of three channels with the interface of one of four (paper sec. 3.1 starts from such a network).
 
     Args:
-        vae: the network; what is done to it shows here.
+        vae: the wrapped network, which is not copied.
     """
 
     def __init__(self, vae: RGBAVAE) -> None:
@@ -27,7 +27,7 @@ class OpaqueVAE(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """That the network computes in, see :mod:`models.precision`."""
+        """Dtype of the network's computation, see :mod:`models.precision`."""
         return self.vae.compute_dtype
 
     @property
@@ -36,11 +36,11 @@ class OpaqueVAE(nn.Module):
         return self.vae.decoder
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """Posterior of opaque images ``(B, 4, H, W)`` in [-1, 1]; alpha is not looked at."""
+        """Posterior of opaque images ``(B, 4, H, W)`` in [-1, 1]; alpha is ignored."""
         return self.vae.encode(x[:, :3])
 
     def decode(self, z: Tensor, clamp: bool = False) -> Tensor:
-        """Images ``(B, 4, H, W)`` of latents, alpha 1."""
+        """Decode latents to images ``(B, 4, H, W)`` with alpha 1."""
         colours = self.vae.decode(z, clamp=clamp)
         return torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
 
@@ -50,5 +50,5 @@ class OpaqueVAE(nn.Module):
 
 
 def as_rgba(vae: RGBAVAE) -> RGBAVAE | OpaqueVAE:
-    """What encodes and decodes images of four channels with ``vae``, which has three or four."""
+    """Wrap ``vae``, of three or four channels, to encode and decode images of four channels."""
     return vae if vae.config.input_channels == 4 else OpaqueVAE(vae)

@@ -63,7 +63,7 @@ CASES = [
     ),
     (
         lambda p: p["evaluate"].update(guidance=4.0, captions="none"),
-        r"evaluate: expected captions told or both where guidance, which is by the caption, is not 1\.0; got none",
+        r"evaluate: expected captions told or both where guidance, which needs captions, is not 1\.0; got none",
     ),
     (
         lambda p: p["evaluate"].update(captions="both", baselines={"a": {"model": "b", "guidance": 4.0}}),

@@ -81,7 +81,7 @@ def test_lists_of_ids_are_the_validation_and_the_test_set(rendered_root, tmp_pat
     failed = run(stage("prepare_buckets"), root, check=False)
     assert (
         failed.returncode == 2
-        and "sample 'sample03', or another of its kind, is named for val and for test" in failed.stderr
+        and "sample 'sample03', or another of its split key, is named for val and for test" in failed.stderr
     )
 
 
@@ -135,7 +135,7 @@ def test_test_designs_of_the_composer_are_a_stream_of_their_own(tmp_path):
         ({"source": "rendered", "rendered_root": "nowhere"}, "prepare_buckets.rendered_root: nowhere is no folder"),
         ({"source": "psd"}, "location the folder or URL of the dataset that source psd reads, got null"),
         ({"source": "psd", "location": "nope://x"}, "prepare_buckets.location: nope://x cannot be opened"),
-        ({"jobs": 0}, "jobs 1 or more, or -1 for one a core, got 0"),
+        ({"jobs": 0}, "jobs 1 or more, or -1 for one per core, got 0"),
         ({"val_share": 0.0}, "val_share between 0 and 1 to fill both counts, got 0.0"),
         ({"cluster": "slurm", "source": "composer"}, "cluster: got 'slurm', expected local"),
     ],

@@ -1,1 +1,1 @@
-"""Training of VLD-MMDiT: latents, captions, objectives, alignment loss, validation."""
+"""VLD-MMDiT training: latents, captions, objectives, alignment loss, validation."""

@@ -1,13 +1,11 @@
-"""The decomposition metric as a loss: order-aware alignment of two layer stacks with merges (LayerD protocol).
+"""Alignment loss: the decomposition metric (LayerD protocol: ordered alignment of stacks, with merges) as a loss.
 
 The same quantity as :mod:`metrics.decomposition.alignment` (sec. 1.4 and 1.5 of the protocol), differentiable in the
-predicted
-layers: soft-DTW in the place of DTW, and a soft minimum over the merge levels in the place of one score per level.
-Choices (the weights of the alignment, which layers to merge) pass no gradient; costs and the compositing of merged
-layers do.
+predicted layers. Soft-DTW replaces DTW, and a soft minimum over the merge levels replaces one score per level. Choices
+(the weights of the alignment, which layers to merge) pass no gradient; costs and the compositing of merged layers do.
 
-Stacks are ``(B, L, 4, H, W)``, straight alpha, bottom to top, in [-1, 1] outside and in [0, 1] inside. The metric
-groups layers into peels before all this (sec. 1.2); here layers are taken as they come.
+Stacks are ``(B, L, 4, H, W)``, straight alpha, bottom to top; in [-1, 1] as arguments and in [0, 1] internally. The
+metric first groups layers into peels (sec. 1.2); the loss takes layers as they are.
 """
 
 from __future__ import annotations
@@ -34,31 +32,31 @@ def alignment_loss(
     predicted_counts: torch.Tensor | None = None,
     true_counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean cost of the aligned layers, at the best number of merges up to a soft minimum.
+    """Mean cost of the aligned layers, as a soft minimum over the number of merges.
 
         loss = -tau log sum_k exp(-(cost_k + k penalty) / tau),    k = 0 .. merges that the sample takes
 
-    cost_k is :func:`level_costs`, tau the merge temperature. The loss is cost_0 if no merge is taken, never above any
-    cost_k + k penalty, and below the least of them by at most tau log(levels); so a perfect stack may score slightly
-    below 0.
+    cost_k is :func:`level_costs`, tau the merge temperature. The loss is cost_0 if no merge is possible. It is never
+    above any cost_k + k penalty, and below the least of them by at most tau log(levels). So a perfect stack may score
+    slightly below 0.
 
     Args:
-        predicted: ``(B, L, 4, H, W)`` in [-1, 1]; what is beyond the range is clipped by
+        predicted: ``(B, L, 4, H, W)`` in [-1, 1]; values beyond the range are clipped by
             :func:`training.decompose.layer_costs.clamp_inward`.
         true: ``(B, M, 4, H, W)`` in [-1, 1]; no gradient.
         gamma: temperature of the alignment, above 0, in the unit of a pair's cost, which is in [0, 1].
-        max_merges: how many merges to take at most; 0 for the alignment alone.
-        merge_penalty: what a merge costs, at least 0.
+        max_merges: maximum number of merges; 0 for the alignment alone.
+        merge_penalty: penalty per merge, at least 0.
         merge_temperature: tau, above 0.
-        weight: ``(B,)`` factor of each sample, as 1 - sigma.
-        predicted_counts: ``(B,)`` how many of the L layers a sample has, the others being padding; all if None.
-        true_counts: likewise, of M.
+        weight: ``(B,)`` factor of each sample, such as 1 - sigma.
+        predicted_counts: ``(B,)`` number of real layers among the L, the rest being padding; all if None.
+        true_counts: likewise, among the M.
 
     Returns:
         ``(B,)``.
 
     Raises:
-        ValueError: for stacks that do not fit each other or parameters out of range.
+        ValueError: for stacks of mismatching shapes or parameters out of range.
     """
     if merge_penalty < 0 or merge_temperature <= 0:
         raise ValueError(f"want merge_penalty >= 0 and merge_temperature > 0: {merge_penalty}, {merge_temperature}")
@@ -85,18 +83,18 @@ def level_costs(
     predicted_counts: torch.Tensor | None = None,
     true_counts: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cost of the alignment before the first merge and after each: ``metrics.decomposition.alignment.align``, batched.
+    """Cost of the alignment after 0, 1, ... merges: ``metrics.decomposition.alignment.align``, batched.
 
-    A level's cost is the mean over the soft path, sum(E c) / sum(E) with E of :func:`.soft_dtw.soft_alignment`
-    taken as a constant. As gamma falls to 0 it is the metric's mean over the pairs of the path. Its gradient E / sum(E)
-    is that of soft-DTW over the expected path length, never negative; differentiating through E as well would reward
+    A level's cost is the mean over the soft path, sum(E c) / sum(E) with E of :func:`.soft_dtw.soft_alignment` as a
+    constant. As gamma falls to 0 it becomes the metric's mean over the pairs of the path. Its gradient E / sum(E) is
+    that of soft-DTW over the expected path length, never negative. Differentiating through E as well would reward
     making a bad alignment worse. Unlike D / sum(E) the value stays in [0, 1] and is comparable between levels.
 
     Arguments as of :func:`alignment_loss`.
 
     Returns:
-        Costs ``(B, K + 1)`` in [0, 1], K the most merges that the two lengths allow up to max_merges, and a mask
-        ``(B, K + 1)`` of the levels that a sample reached; beyond it costs repeat its last level.
+        Costs ``(B, K + 1)`` in [0, 1], K being the most merges that the two lengths allow, up to max_merges; and a mask
+        ``(B, K + 1)`` of the levels that a sample reached. Beyond those, costs repeat its last level.
     """
     fits = predicted.ndim == true.ndim == 5 and predicted.shape[2] == 4 and predicted.shape[1] > 0 < true.shape[1]
     if not fits or (predicted.shape[0], *predicted.shape[2:]) != (true.shape[0], *true.shape[2:]):
@@ -123,16 +121,16 @@ def level_costs(
 
 @dataclass(frozen=True)
 class _State:
-    """Two stacks on their way through the merges; each sample has its own counts, the rest of a stack is padding.
+    """State of two stacks during merging; each sample has its own layer counts, the rest of a stack is padding.
 
     Attributes:
         predicted: ``(B, L, 4, H, W)`` in [0, 1].
         true: ``(B, M, 4, H, W)`` in [0, 1].
-        rows: ``(B,)`` predicted layers of each sample.
-        columns: ``(B,)`` true layers.
-        cost: ``(B, L, M)`` of predicted layers against true ones.
-        reverse: ``(B, M, L)`` of true layers against predicted ones, which merges of true layers are judged by (sec.
-            1.5); no gradient. None if nothing will be merged.
+        rows: ``(B,)`` number of predicted layers of each sample.
+        columns: ``(B,)`` number of true layers.
+        cost: ``(B, L, M)`` cost of predicted layers against true ones.
+        reverse: ``(B, M, L)`` cost of true layers against predicted ones, by which merges of true layers are chosen
+            (sec. 1.5); no gradient. None if nothing will be merged.
     """
 
     predicted: torch.Tensor
@@ -153,10 +151,11 @@ def _best_merge(state: _State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     """The merge with the largest gain on either side (sec. 1.5).
 
     Returns:
-        The lower layer's index, and on which side it is: predicted, true, or neither if nothing gains; all ``(B,)``.
+        Index of the lower layer, and masks of the samples that merge on the predicted and on the true side (neither if
+        there is no gain); all ``(B,)``.
     """
     path = hard_path(state.cost, state.rows, state.columns)
-    # On equal gains the true side goes first, and on one side the lower index.
+    # Ties: the true side wins, and within a side the lower index.
     on_true = _gains(state.true, state.predicted, state.reverse, path.transpose(1, 2), state.columns)
     on_predicted = _gains(state.predicted, state.true, state.cost, path, state.rows)
     gains = torch.cat([on_true, on_predicted], 1)
@@ -168,9 +167,9 @@ def _best_merge(state: _State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 def _gains(
     layers: torch.Tensor, others: torch.Tensor, cost: torch.Tensor, path: torch.Tensor, count: torch.Tensor
 ) -> torch.Tensor:
-    """Gain ``(B, N - 1)`` of merging neighbours of ``(B, N, 4, H, W)`` (sec. 1.5); minus infinity if not allowed.
+    """Gain ``(B, N - 1)`` of merging neighbours of ``(B, N, 4, H, W)`` (sec. 1.5); minus infinity if disallowed.
 
-    ``cost`` and ``path`` are ``(B, N, K)``: of the layers against the others, and who is aligned to whom.
+    ``cost`` and ``path`` are ``(B, N, K)``: cost of the layers against the others, and the aligned pairs.
     """
     if layers.shape[1] <= MIN_LAYERS:
         return cost.new_full((len(cost), layers.shape[1] - 1), -torch.inf)
@@ -178,7 +177,7 @@ def _gains(
     mates = path.to(cost.dtype)
     own = (mates * similarity).sum(2)
     lower, upper = mates[:, :-1], mates[:, 1:]
-    # The layer above standing in for the merged one looks odd, but the reference does it.
+    # Taking the layer above in place of the merged one looks odd, but the reference implementation does it.
     above = torch.maximum((lower[:, :-1] * similarity[:, 2:]).sum(2), (upper[:, :-1] * similarity[:, 2:]).sum(2))
     index = torch.arange(layers.shape[1] - 1, device=cost.device)
     above = F.pad(above, (0, 1)).masked_fill(index + 2 >= count[:, None], -torch.inf)
@@ -188,7 +187,7 @@ def _gains(
 
 
 def _merge(state: _State, index: torch.Tensor, on_predicted: torch.Tensor, on_true: torch.Tensor) -> _State:
-    """Merge layers ``index`` and ``index + 1`` on the side that each sample says; only new pairs are measured."""
+    """Merge layers ``index`` and ``index + 1`` on the side chosen per sample; only costs of new pairs are computed."""
     predicted, true, cost, reverse = state.predicted, state.true, state.cost, state.reverse
     if predicted.shape[1] > MIN_LAYERS:
         layer = _merged_layer(predicted, index)
@@ -199,7 +198,7 @@ def _merge(state: _State, index: torch.Tensor, on_predicted: torch.Tensor, on_tr
         predicted = _splice(predicted, layer, index, on_predicted)
     if true.shape[1] > MIN_LAYERS:
         layer = _merged_layer(true, index)
-        # Samples that merged a predicted layer above do not merge here, so the stacks of before or after do as well.
+        # Samples that merged a predicted layer above do not merge here, so predicted stacks before or after do equally.
         column = unit_pair_cost(predicted, layer).transpose(1, 2)
         cost = _splice(cost.transpose(1, 2), column, index, on_true).transpose(1, 2)
         with torch.no_grad():
@@ -209,15 +208,15 @@ def _merge(state: _State, index: torch.Tensor, on_predicted: torch.Tensor, on_tr
 
 
 def _merged_layer(layers: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The layer ``(B, 1, 4, H, W)`` of ``index + 1`` over ``index``; any if the index belongs to the other side."""
+    """Composite ``(B, 1, 4, H, W)`` of layer ``index + 1`` over ``index``; arbitrary if the other side merges."""
     sample, index = torch.arange(len(layers), device=layers.device), index.clamp_max(layers.shape[1] - 2)
     return over(layers[sample, index], layers[sample, index + 1])[:, None]
 
 
 def _splice(items: torch.Tensor, merged: torch.Tensor, index: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Put ``merged`` ``(B, 1, ...)`` in the place of entries ``index`` and ``index + 1`` of ``(B, N, ...)``.
+    """Replace entries ``index`` and ``index + 1`` of ``(B, N, ...)`` by ``merged`` ``(B, 1, ...)``.
 
-    Only in the chosen samples; there the rest moves up and the last entry stays twice, as padding.
+    Only in the chosen samples; there the following entries move up and the last one is duplicated as padding.
     """
     size = items.shape[1]
     position = torch.arange(size, device=items.device)

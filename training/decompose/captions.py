@@ -1,4 +1,4 @@
-"""Token states of captions by text, from the cache, with captions left out at random."""
+"""Caption token states by text, from the cache, with caption dropout."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from training.engine.processes import done_once, share, wait
 
 
 class Captions:
-    """What a network reads of a caption.
+    """Token states of captions, as the network reads them.
 
     Args:
-        cache: with an entry of every text that will be asked for, and of the null text.
+        cache: holds an entry for every text that will be requested, and for the null text.
         width: D of the token states.
     """
 
@@ -50,14 +50,14 @@ def embed_captions(
     accelerator: Accelerator,
     dtype: torch.dtype = torch.float32,
 ) -> Captions | None:
-    """Encode what is not in the cache yet, then let the encoder go; ``None`` for a network without text.
+    """Encode captions missing from the cache, then release the encoder; ``None`` for a network without text.
 
     Args:
-        settings: which encoder.
-        texts: of each sample all that will be asked for; the null text is added.
-        cache_dir: of caches of all encoders.
-        accelerator: device and processes, each of which encodes its part; an encoder is loaded only for that.
-        dtype: of the encoder and of what is kept.
+        settings: the text encoder.
+        texts: all texts of each sample that will be requested; the null text is added.
+        cache_dir: folder with the caches of all encoders.
+        accelerator: device and processes, each of which encodes its part; the encoder is loaded only for that.
+        dtype: dtype of the encoder and of the cached states.
     """
     source = find_text_encoder(settings.encoder, settings.source, dtype=dtype, max_sequence_length=settings.max_tokens)
     if source is None:
@@ -66,7 +66,7 @@ def embed_captions(
     cache = TensorCache(cache_dir, identity)
     by_key = {text_digest(text): text for text in [NULL_TEXT, *sorted(set(chain.from_iterable(texts)))]}
     missing = [by_key[key] for key in cache.missing(by_key)]
-    # None may write before all have looked: they would share out different lists.
+    # No process may write before all have listed what is missing, or they would split different lists.
     wait(accelerator)
     if mine := share(missing, accelerator):
         encoder = source.load(accelerator.device)
@@ -78,7 +78,7 @@ def embed_captions(
 
 
 def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on a device; to a GPU it travels while the host goes on."""
+    """Copy a tensor to a device; to a GPU asynchronously."""
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

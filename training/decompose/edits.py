@@ -1,4 +1,4 @@
-"""Edits of one layer of a true stack: what somebody does to a decomposed image (paper sec. 1 and fig. 1)."""
+"""Edits of one layer of a true stack, as users edit a decomposed image (paper sec. 1 and fig. 1)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from training.decompose.layer_costs import HALF_STEP
 Edit = Literal["move", "resize", "recolour", "delete"]
 EDITS: tuple[Edit, ...] = ("move", "resize", "recolour", "delete")
 
-MAX_SHIFT = 0.25  # of a side, each way
+MAX_SHIFT = 0.25  # share of a side, in each direction
 SIZES = (0.6, 1.4)
-GAINS, OFFSET = (0.3, 1.0), 0.5  # of colours in [-1, 1]
+GAINS, OFFSET = (0.3, 1.0), 0.5  # of recolouring, for colours in [-1, 1]
 
 
 def all_but(index: Tensor, count: int) -> Tensor:
-    """``(B, count - 1)``: of each row of ``index`` ``(B,)`` the numbers 0 to ``count - 1`` without it, in order."""
+    """Numbers 0 to ``count - 1`` without the entry of ``index`` ``(B,)``, in order: ``(B, count - 1)``."""
     rest = torch.arange(count - 1, device=index.device).expand(len(index), -1)
-    # Picking by a mask would make the host wait for a GPU to count.
+    # Indexing by a mask would make the host wait for the GPU.
     return rest + (rest >= index[:, None])
 
 
 def edit_layers(layers: Tensor, index: Tensor, edit: Edit) -> Tensor:
-    """Edit one layer of each stack; how far, is drawn from torch's global generator.
+    """Edit one layer of each stack; amounts are drawn from torch's global generator.
 
     Args:
         layers: ``(B, L, 4, H, W)`` in [-1, 1], bottom to top.
-        index: ``(B,)`` which layer of each.
-        edit: ``move`` it, ``resize`` it about its centre, ``recolour`` it by a gain and an offset a colour, or
-            ``delete`` it.
+        index: ``(B,)`` index of the layer to edit.
+        edit: ``move``, ``resize`` about its centre, ``recolour`` by a gain and an offset per channel, or ``delete``.
 
     Returns:
         ``(B, L, 4, H, W)``, or ``(B, L - 1, 4, H, W)`` after ``delete``.
@@ -58,7 +57,7 @@ def edit_layers(layers: Tensor, index: Tensor, edit: Edit) -> Tensor:
 
 
 def _warped(layer: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Move ``(B, 4, H, W)`` by shares of half a side and scale it about the centre of what is visible."""
+    """Move ``(B, 4, H, W)`` by shares of half a side and scale it about the centre of its visible part."""
     alpha = (layer[:, 3:] + 1.0) / 2.0
     height, width = layer.shape[-2:]
     weight = alpha.flatten(1) / alpha.flatten(1).sum(1, keepdim=True).clamp(min=1e-6)
@@ -68,7 +67,7 @@ def _warped(layer: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         indexing="ij",
     )
     centre = torch.stack([(weight * x.flatten()).sum(1), (weight * y.flatten()).sum(1)], dim=1)
-    # A pixel of the result at p shows the layer at centre + (p - centre - shift) / scale.
+    # Pixel p of the result samples the layer at centre + (p - centre - shift) / scale.
     diagonal = torch.diag_embed((1.0 / scale)[:, None].expand(-1, 2))
     moved = centre - (centre + shift) / scale[:, None]
     grid = F.affine_grid(torch.cat([diagonal, moved[..., None]], dim=2), list(layer.shape), align_corners=False)

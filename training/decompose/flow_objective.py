@@ -1,4 +1,4 @@
-"""What VLD-MMDiT is trained to do: flow matching over all slots, phase by phase (paper sec. 3.2 and 3.3)."""
+"""Flow-matching objective of VLD-MMDiT over all slots, with a curriculum of phases (paper sec. 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SIGMA_BINS = 4
 
 
 def phase_at(curriculum: Curriculum, seen: int) -> Phase:
-    """Phase of a run after ``seen`` samples (paper sec. 3.3: three stages; here phases of one run)."""
+    """Curriculum phase after ``seen`` samples (the three stages of paper sec. 3.3, here phases of one run)."""
     if seen < curriculum.text_to_rgba:
         return "text_to_rgba"
     return "text_to_layers" if seen < curriculum.text_to_rgba + curriculum.text_to_layers else "image_to_layers"
 
 
 def with_surplus(clean: Tensor, empty: Tensor, settings: Surplus) -> Tensor:
-    """A batch of stacks, with probability ``share`` with empty layers on top.
+    """Append empty layers on top of a batch of stacks with probability ``share``.
 
     Args:
         clean: ``(B, L + 1, C, h, w)``.
         empty: ``(C, h, w)``.
-        settings: ``max_layers`` bounds how many layers there are then; the number of empty ones is drawn evenly.
+        settings: ``max_layers`` bounds the resulting number of layers; the number of empty ones is drawn uniformly.
 
     Returns:
         ``(B, L + 1 + k, C, h, w)``; drawn from torch's global generator.
@@ -45,7 +45,7 @@ def with_surplus(clean: Tensor, empty: Tensor, settings: Surplus) -> Tensor:
 
 
 def error_curves(errors: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """What the velocity error is made of: per layer and per part of [0, 1] that sigma lies in.
+    """Velocity error split by layer and by the quarter of [0, 1] that sigma lies in.
 
     Args:
         errors: ``(B, L + 1)`` from :func:`training.losses.slot_errors`, slot 0 the composite.
@@ -53,7 +53,8 @@ def error_curves(errors: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
     Returns:
         ``velocity_composite``, ``velocity_layers``, ``velocity_layer_<1..L>`` bottom to top, and
-        ``velocity_sigma_<k>_of_4``: of all slots of those samples whose sigma is in the k-th quarter; NaN if none is.
+        ``velocity_sigma_<k>_of_4``: the error of all slots of the samples whose sigma is in the k-th quarter; NaN if
+        there is none.
     """
     curves = {"velocity_composite": errors[:, 0].mean(), "velocity_layers": errors[:, 1:].mean()}
     curves |= {f"velocity_layer_{layer}": column.mean() for layer, column in enumerate(errors[:, 1:].unbind(1), 1)}
@@ -65,15 +66,14 @@ def error_curves(errors: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
 
 class FlowObjective(nn.Module):
-    """Velocity error with slot weights, and the terms of predicted images that have a weight.
+    """Slot-weighted velocity error, plus the terms of predicted images whose weight is above 0.
 
     Args:
         network: predicts velocities.
-        settings: of the stage.
+        settings: the stage's parameters.
         captions: token states by text; ``None`` for a network without text.
         pixels: terms of predicted images; ``None`` for none.
-        empty: latents ``(C, h, w)`` of an image without a visible pixel, by (h, w); needed where ``surplus`` has a
-            share.
+        empty: latents ``(C, h, w)`` of a fully transparent image, by (h, w); needed if ``surplus.share`` is above 0.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class FlowObjective(nn.Module):
         """Loss terms of a batch.
 
         Args:
-            batch: ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite; ``texts``, of each sample the caption and
-                what is said of each layer; ``seen``, samples before this step.
+            batch: ``latents`` ``(B, L + 1, C, h, w)``, slot 0 the composite; ``texts``, per sample the caption and the
+                description of each layer; ``seen``, samples before this step.
         """
         clean = batch["latents"].to(next(self.network.parameters()).device, non_blocking=True)
         phase = phase_at(self.settings.curriculum, batch["seen"])
@@ -116,7 +116,7 @@ class FlowObjective(nn.Module):
         loss = weighted_slot_error(errors, composite=weights.composite, layers=weights.layers)
         terms = error_curves(errors, sigma)
         if self.pixels is not None and phase == "image_to_layers":
-            # Alignment with a layer that is empty would cost the same whatever is predicted.
+            # Alignment with an empty layer would cost the same for every prediction.
             estimate = predict_clean(noisy, predicted, sigma)[:, :slot_count]
             shown = self.pixels(estimate, clean[:, :slot_count], sigma)
             loss = loss + sum(getattr(weights, name) * term for name, term in shown.items())
@@ -124,7 +124,7 @@ class FlowObjective(nn.Module):
         return {"loss": loss, **terms}
 
     def _text(self, batch: Mapping[str, Any], slots: Tensor, device: torch.device) -> Text | None:
-        """Token states of what is said of one slot of each sample, some left out for guidance."""
+        """Token states of the text of one slot of each sample, with dropout for classifier-free guidance."""
         if self.captions is None:
             return None
         texts = [said[slot] for said, slot in zip(batch["texts"], slots.tolist(), strict=True)]

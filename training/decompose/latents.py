@@ -1,4 +1,4 @@
-"""Latents of whole stacks, encoded once and kept by content: VAE weights and images decide where."""
+"""Latents of layer stacks, encoded once and cached under a digest of VAE weights and images."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class LatentStacks(Dataset):
     """The latents of a split, read from the cache batch by batch.
 
     Attributes:
-        cache: where they lie.
-        numbers: of the samples in the split, of which some may lack a readable image.
+        cache: the cache of latents.
+        numbers: indices of the samples in the split; samples with unreadable images are missing.
         contents: digest of each sample's pixels, its key in the cache.
-        ids: of the samples.
-        keys: buckets (H, W, L).
-        texts: of each sample the caption, then what is said of each layer, bottom to top.
+        ids: names of the samples.
+        keys: bucket (H, W, L) of each sample.
+        texts: per sample the caption, then the description of each layer, bottom to top.
     """
 
     cache: TensorCache
@@ -49,7 +49,7 @@ class LatentStacks(Dataset):
     texts: list[list[str]]
 
     def stack(self, index: int) -> Tensor:
-        """``(L + 1, C, h, w)`` of one sample, slot 0 the composite."""
+        """Latents ``(L + 1, C, h, w)`` of one sample, slot 0 the composite."""
         return self.cache.get(self.contents[index])["latents"]
 
     def __len__(self) -> int:
@@ -59,17 +59,17 @@ class LatentStacks(Dataset):
         return {"latents": self.stack(index), "id": self.ids[index], "texts": self.texts[index]}
 
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> dict:
-        """A homogeneous batch: ``latents`` ``(B, L + 1, C, h, w)``, ``id`` and ``texts``."""
+        """Batch of one bucket: ``latents`` ``(B, L + 1, C, h, w)``, ``id`` and ``texts``."""
         batch = collate_latents([self[index] for index in indices])
         return {**batch, "latents": batch["latents"].to(device)}
 
     def endless(self, order: BucketBatches, start: int, num_workers: int) -> Iterator[dict]:
-        """Batches without end, from batch number ``start`` of the stream on, read by ``num_workers`` processes."""
+        """Endless batches from batch number ``start`` of the stream on, read by ``num_workers`` processes."""
         return endless_batches(self, order, start, num_workers, collate_latents)
 
 
 def collate_latents(items: Sequence[dict]) -> dict:
-    """Samples of one bucket as a batch; latents become float32, whatever they are kept in."""
+    """Collate samples of one bucket into a batch; latents become float32, whatever their dtype in the cache."""
     return {
         "latents": torch.stack([item["latents"] for item in items]).float(),
         "id": [item["id"] for item in items],
@@ -78,7 +78,7 @@ def collate_latents(items: Sequence[dict]) -> dict:
 
 
 def open_cache(vae_digest: str, cache_dir: str | Path, dtype: torch.dtype = torch.float32) -> TensorCache:
-    """The cache of latents of one network: its weights, how images were resized and the dtype decide which."""
+    """Cache of latents of one VAE, identified by its weights, the resize policy and the dtype."""
     identity = {
         "what": "normalised posterior modes, composite first",
         "vae": vae_digest,
@@ -91,21 +91,20 @@ def open_cache(vae_digest: str, cache_dir: str | Path, dtype: torch.dtype = torc
 def encode_missing(
     vae: RGBAVAE, dataset: StackDataset, cache: TensorCache, accelerator: Accelerator, dtype: torch.dtype
 ) -> list[str]:
-    """Encode what of a split is not in the cache yet; every process does its part.
+    """Encode the samples of a split that the cache lacks; every process encodes its part.
 
     Args:
-        vae: the network, in evaluation mode.
+        vae: the VAE, in evaluation mode.
         dataset: the split.
-        cache: where latents go, by the digest of a sample's pixels; opened anew by every process, and since then
-            written by none.
-        accelerator: of the processes; the VAE is on its device.
-        dtype: of what is kept.
+        cache: latents by the digest of a sample's pixels; freshly opened by every process and not written since.
+        accelerator: processes; the VAE is on its device.
+        dtype: dtype of the cached latents.
 
     Returns:
-        Samples of this process's part whose images could not be read, with the reason.
+        Samples of this process's part whose images could not be read, each with the reason.
     """
     absent = [i for i in range(len(dataset)) if dataset.record(i).pixels not in cache]
-    # None may write before all have looked: they would share out different lists.
+    # No process may write before all have listed what is missing, or they would split different lists.
     wait(accelerator)
     batches = whole_pass([dataset.keys[i] for i in absent], lambda key: stacks_at_once(key, STACKS_AT_ONCE))
     skipped: list[str] = []
@@ -135,10 +134,10 @@ def encode_missing(
 
 
 def cached_stacks(dataset: StackDataset, cache: TensorCache) -> LatentStacks:
-    """All samples of a split that are in the cache.
+    """Cached samples of a split.
 
     Raises:
-        DatasetError: if none is.
+        DatasetError: if there is none.
     """
     stacks = LatentStacks(cache, [], [], [], [], [])
     for index in range(len(dataset)):
@@ -163,12 +162,12 @@ def both_splits(
     accelerator: Accelerator,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[LatentStacks, LatentStacks]:
-    """Training and validation latents, kept in ``dtype``; every process encodes its part of what is missing."""
+    """Training and validation latents, cached in ``dtype``; every process encodes its part of what is missing."""
     datasets = [StackDataset(root_dir, split) for split in ("train", "val")]
     name = done_once(lambda: digest(vae_folder), accelerator)
     for dataset in datasets:
         encode_missing(vae, dataset, open_cache(name, cache_dir, dtype), accelerator, dtype)
-    # Opened again, to see what the other processes wrote.
+    # Reopened, to see what the other processes wrote.
     cache = open_cache(name, cache_dir, dtype)
     train, held_out = (cached_stacks(dataset, cache) for dataset in datasets)
     return train, held_out

@@ -1,10 +1,10 @@
-"""The pixels' part of the decomposition metric, differentiable: pair costs and ``over`` (LayerD protocol, 1.1 and 1.3).
+"""Pixel costs of the decomposition metric, differentiable: pair costs and ``over`` (LayerD protocol, 1.1 and 1.3).
 
 Layers are float, straight alpha in channel 3. :func:`pair_cost` takes them in [-1, 1]; :func:`unit_pair_cost` and
 :func:`over` in [0, 1], where :func:`unit_range` puts them.
 
-Memory: pixels of pairs are never held together. A pair cost runs over one layer of the second stack at a time and is
-computed again for the backward pass: what stays is the two stacks, the transient is one stack.
+Memory: pixels of all pairs are never held together. A pair cost runs over one layer of the second stack at a time and
+is recomputed for the backward pass. So the two stacks stay in memory, plus one stack temporarily.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch.utils.checkpoint import checkpoint
 
 from metrics.decomposition.pairs import EPSILON
 
-# An alpha below this is 0 once it has 8 bits.
+# An alpha below this rounds to 0 in 8 bits.
 HALF_STEP = 0.5 / 255.0
 
 
 def pair_cost(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Cost of every pair of layers (protocol sec. 1.1): c_ij = (L1_ij + 1 - IoU_ij) / 2.
 
-    L1 is the mean |difference| of R, G and B in [0, 1] where the true layer's alpha would not round to 0 in 8 bits, IoU
+    L1 is the mean |difference| of R, G and B in [0, 1] where the true layer's alpha would not round to 0 in 8 bits. IoU
     is sum(min) / sum(max) of the alphas, 0 if both layers are empty. Not symmetric: colour hidden under predicted alpha
-    0 counts where the true alpha is above 0. Where two values are equal the subgradient 0 is taken.
+    0 counts where the true alpha is above 0. Where two values are equal the subgradient is 0.
 
     Args:
         predicted: ``(B, L, 4, H, W)`` in [-1, 1].
@@ -36,11 +36,11 @@ def pair_cost(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 
 def clamp_inward(values: torch.Tensor) -> torch.Tensor:
-    """Clamp to [-1, 1], but let a gradient through where descent along it leads back into the range.
+    """Clamp to [-1, 1], but pass gradients whose descent leads back into the range.
 
-    The value is what the metric sees in the 8-bit file. Plain clamp would give a layer whose alpha is predicted at -1.1
-    where it should be opaque no gradient at all; no clamp would let the IoU run out of [0, 1]. What is beyond the range
-    on the right side is left alone.
+    The value is what the metric sees in the 8-bit file. Plain clamping would give no gradient to an alpha predicted at
+    -1.1 that should be opaque. No clamping would let the IoU leave [0, 1]. A value beyond the correct end of the range
+    gets no gradient that pushes it further out.
     """
     return _ClampInward.apply(values)
 
@@ -59,7 +59,7 @@ class _ClampInward(torch.autograd.Function):
 
 
 def unit_range(layers: torch.Tensor) -> torch.Tensor:
-    """From [-1, 1] to [0, 1], in float32 or better: sums over pixels need it."""
+    """Map [-1, 1] to [0, 1], in at least float32, which sums over pixels need."""
     return (clamp_inward(layers.to(torch.promote_types(layers.dtype, torch.float32))) + 1.0) / 2.0
 
 
@@ -72,17 +72,17 @@ def unit_pair_cost(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _cost_to(layers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Costs ``(B, N)`` of ``(B, N, 4, H, W)`` against one layer ``(B, 4, H, W)`` that says where colour counts."""
+    """Costs ``(B, N)`` of ``(B, N, 4, H, W)`` against one layer ``(B, 4, H, W)``, whose alpha masks the colour term."""
     other = other[:, None]
     alpha, alpha_o = layers[:, :, 3], other[:, :, 3]
     mask = (alpha_o >= HALF_STEP).to(layers.dtype)
     difference = (layers[:, :, :3] - other[:, :, :3]).abs().mean(2)
     rgb_l1 = (difference * mask).sum((2, 3)) / (mask.sum((2, 3)) + EPSILON)
-    # At equal alphas both take the other's. torch.minimum and torch.maximum halve the gradient there, which pulls on
-    # every pixel that is rightly transparent or opaque.
+    # At equal alphas both take the other's: torch.minimum and torch.maximum would pass half the gradient, which
+    # disturbs every pixel that is correctly transparent or opaque.
     shared = torch.where(alpha < alpha_o, alpha, alpha_o).sum((2, 3))
     union = torch.where(alpha > alpha_o, alpha, alpha_o).sum((2, 3))
-    some = union >= HALF_STEP  # else every alpha is 0 in 8 bits
+    some = union >= HALF_STEP  # otherwise every alpha is 0 in 8 bits
     iou = torch.where(some, shared / torch.where(some, union, 1.0), 0.0)
     return (rgb_l1 + 1.0 - iou) / 2.0
 
@@ -90,8 +90,8 @@ def _cost_to(layers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def over(bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
     """Straight-alpha ``over`` of ``(..., 4, H, W)`` in [0, 1] (protocol sec. 1.3, in float).
 
-    Where the top's alpha would be 0 in 8 bits the colour is the bottom's, hidden colour included. That also bounds the
-    colour's gradient in alpha, which is like 1 / alpha, by 1 / HALF_STEP.
+    Where the top's alpha would round to 0 in 8 bits the colour is the bottom's, hidden colour included. This also
+    bounds the gradient of colour with respect to alpha, which grows as 1 / alpha, by 1 / HALF_STEP.
     """
     below, above = bottom[..., 3:, :, :], top[..., 3:, :, :]
     alpha = above + below * (1.0 - above)

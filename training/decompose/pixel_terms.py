@@ -1,4 +1,4 @@
-"""Loss terms that look at images: predicted clean latents, decoded by the frozen VAE (design: refine)."""
+"""Pixel loss terms: predicted clean latents are decoded by the frozen VAE and compared as images (design: refine)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from training.losses import abmse, alpha_colour
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 NAMES = ("recomposition", "layer_pixels", "alpha_colour", "alignment", "lpips")
-# With a gradient a decoded pixel takes eight times the memory of one without, its residual blocks checkpointed.
+# A pixel decoded with gradient takes eight times the memory of one without, even with residual blocks checkpointed.
 GRADIENT_SHARE = 8
 
 
 class PixelTerms(nn.Module):
-    """The terms whose weight is above 0, each a mean over the batch, a sample counting by (1 - sigma)^trust.
+    """Terms with a weight above 0, each a mean over the batch with samples weighted by (1 - sigma)^trust.
 
-    Near pure noise the one-step estimate is a blur of all possible stacks, and a pixel loss asks it to be one of them:
-    what a sampler of many steps should be spared, and what one of few steps has to learn.
+    Near pure noise the one-step estimate is a blur of all possible stacks, and a pixel loss pulls it towards one of
+    them. A sampler of many steps should not learn this; one of few steps has to.
 
     Args:
-        vae: frozen.
-        weights: by name, of :data:`NAMES`; others are ignored.
-        alignment: of the alignment loss.
-        decode_scale: latents are resized by it before they are decoded, which costs its square.
-        trust: exponent of 1 - sigma; 0 lets every sigma count alike.
-        distance: LPIPS of images ``(B, 3, H, W)`` in [-1, 1]; needed where its weight is above 0.
+        vae: the frozen VAE.
+        weights: weights of the terms in :data:`NAMES`; others are ignored.
+        alignment: parameters of the alignment loss.
+        decode_scale: factor by which latents are resized before decoding, whose cost grows with its square.
+        trust: exponent of 1 - sigma; 0 weights all sigmas equally.
+        distance: LPIPS of images ``(B, 3, H, W)`` in [-1, 1]; needed if its weight is above 0.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class PixelTerms(nn.Module):
         self.alignment, self.decode_scale, self.trust, self.distance = alignment, decode_scale, trust, distance
 
     def train(self, mode: bool = True) -> PixelTerms:
-        """Stay in evaluation mode: nothing in here is trained."""
+        """Stay in evaluation mode: nothing in this module is trained."""
         del mode
         return super().train(False)
 
     def forward(self, estimate: Tensor, clean: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-        """Terms of predicted clean latents.
+        """Loss terms of predicted clean latents.
 
         Args:
-            estimate: ``(B, L + 1, C, h, w)``, slot 0 the composite, of which nothing is asked here.
+            estimate: ``(B, L + 1, C, h, w)``, slot 0 the composite, which is not used here.
             clean: the true latents, the same shape.
-            sigma: ``(B,)`` that the estimate was made at.
+            sigma: ``(B,)`` noise levels of the estimate.
 
         Returns:
             Scalars by name: ``recomposition``, the mean absolute difference of the flattened layers to the image over
@@ -90,12 +90,12 @@ class PixelTerms(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents ``(B, S, C, h, w)`` to images ``(B, S, 4, H, W)``, unclamped.
 
-        A few at a time, so that memory is bounded. With a gradient that takes a VAE with gradient checkpointing, of
-        which each part is then decoded a second time in the backward pass.
+        Decodes a few at a time, so that memory is bounded. With gradients this requires a VAE with gradient
+        checkpointing; each part is then decoded a second time in the backward pass.
         """
         flat = latents.flatten(0, 1)
         if self.decode_scale != 1.0:
-            # The network halves sides a few times; any whole number of latents decodes.
+            # Any whole number of latents can be decoded.
             size = [max(1, round(side * self.decode_scale)) for side in flat.shape[-2:]]
             flat = F.interpolate(flat, size=size, mode="area")
         count = at_once(flat.shape[-2] * flat.shape[-1] * self.vae.spatial_factor**2)

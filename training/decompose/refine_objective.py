@@ -1,4 +1,4 @@
-"""What refinement asks of a trained VLD-MMDiT: that its layers look right, and stay right under edits."""
+"""Refinement objective of a trained VLD-MMDiT: flow matching, pixel terms, and consistency under edits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from training.losses import slot_errors
 
 
 class RefineObjective(nn.Module):
-    """Flow matching goes on; predicted images count, and so does what becomes of them when a layer is edited.
+    """Flow matching, plus terms of predicted images, plus terms of the stack after an edit of one layer.
 
     Args:
         network: predicts velocities.
-        vae: frozen.
-        settings: of the stage.
+        vae: the frozen VAE.
+        settings: the stage's parameters.
         captions: token states by text; ``None`` for a network without text.
-        distance: LPIPS, needed where its weight is above 0.
+        distance: LPIPS; needed if its weight is above 0.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RefineObjective(nn.Module):
         noise = torch.randn_like(clean)
         sigma = draw_sigmas(len(clean), **self.settings.timestep.model_dump(), device=clean.device)
         edit = EDITS[int(torch.randint(len(EDITS), ()))]
-        # The background has nowhere to move to, and nothing is left of a stack without its only layer.
+        # The background is not edited, as it cannot move; a single layer is recoloured (see ``terms``).
         index = torch.randint(1, max(clean.shape[1] - 1, 2), (len(clean),)).clamp(max=clean.shape[1] - 2)
         index = index.to(clean.device)
         return self.terms(clean, noise, sigma, edit=edit, index=index, texts=batch.get("texts"))
@@ -66,30 +66,30 @@ class RefineObjective(nn.Module):
     def terms(
         self, clean: Tensor, noise: Tensor, sigma: Tensor, *, edit: Edit, index: Tensor, texts: list | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms for given draws.
+        """Loss terms for given noise, sigma and edit.
 
         Args:
             clean: ``(B, L + 1, C, h, w)``.
             noise: the same shape.
             sigma: ``(B,)``.
-            edit: what is done to one layer of each sample.
-            index: ``(B,)`` which layer, from 0, bottom to top.
-            texts: of each sample the caption first.
+            edit: the edit applied to one layer of each sample.
+            index: ``(B,)`` index of that layer, from 0, bottom to top.
+            texts: texts of each sample, the caption first.
         """
         text = caption_text(self.captions, {"texts": texts}, clean.device)
         noisy = interpolate(clean, noise, sigma)
         edits = self.weights["edit_velocity"] + self.weights["edit_kept"] > 0.0
         ask: Callable[..., Tensor] = self.network
         if edits and self.settings.gradient_checkpointing and torch.is_grad_enabled():
-            # The backward pass goes through the edited image first. Until then the first pass keeps nothing of its
-            # blocks: an eighth more time, and half of what two passes would keep.
+            # The backward pass visits the edited image first. Until then the first pass stores no activations of its
+            # blocks: this takes an eighth more time and half the activations of two passes.
             ask = functools.partial(checkpoint, self.network, use_reentrant=False, preserve_rng_state=False)
         predicted = ask(noisy, clean[:, 0], sigma, text)
         estimate = predict_clean(noisy, predicted, sigma)
         terms = {"velocity": slot_errors(predicted, velocity(clean, noise)).mean()}
         terms |= self.pixels(estimate, clean, sigma)
         if edits:
-            # Of a stack of one, nothing would be left. Not skipped: sharded ranks call the network equally often.
+            # A stack of one cannot lose its layer. Not skipped: sharded ranks have to call the network equally often.
             edit = edit if clean.shape[1] > 2 else "recolour"
             terms |= self._edit_terms(clean, noise, sigma, edit=edit, index=index, estimate=estimate, text=text)
         return {"loss": sum(self.weights[name] * term for name, term in terms.items()), **terms}
@@ -107,9 +107,9 @@ class RefineObjective(nn.Module):
     ) -> dict[str, Tensor]:
         """Decompose the image of the edited stack from the same noise.
 
-        ``edit_velocity`` is the velocity error there: the edited layer follows. ``edit_kept`` is the mean squared
-        difference of the estimates of all other layers before and after, times 1 - sigma: they stay. A stack of one
-        has no others.
+        ``edit_velocity`` is the velocity error there: the edited layer has to follow. ``edit_kept`` is the mean squared
+        difference of the estimates of all other layers before and after, times 1 - sigma: they have to stay. A stack of
+        one has no other layers.
         """
         rows, slots = torch.arange(len(clean), device=clean.device), clean.shape[1]
         with torch.no_grad():
@@ -130,7 +130,7 @@ class RefineObjective(nn.Module):
     def edited_latents(self, clean: Tensor, edit: Edit, index: Tensor) -> Tensor:
         """Latents of the edited stack, composite first: ``(B, L + 1, C, h, w)``, or L slots after ``delete``.
 
-        Only what the edit changes is encoded anew, so that all other layers keep their latents to the last bit.
+        Only what the edit changes is encoded again, so that all other layers keep bit-equal latents.
         """
         vae, rows = self.pixels.vae, torch.arange(len(clean), device=clean.device)
         latents = clean[:, 1:]
@@ -149,9 +149,9 @@ class RefineObjective(nn.Module):
 
 
 def held_out_terms(objective: RefineObjective, data: LatentStacks, accelerator: Accelerator) -> dict[str, float]:
-    """Mean of every refinement term over samples and :data:`SIGMAS`; each level has an edit of its own.
+    """Mean of every refinement term over validation samples and :data:`SIGMAS`; each noise level has its own edit.
 
-    Edits draw from torch's global generators, which are left as they were.
+    Edits draw from torch's global generators, whose states are restored afterwards.
     """
     edits = dict(zip(SIGMAS, ("move", "recolour", "delete"), strict=True))
 

@@ -1,8 +1,8 @@
 """Dynamic time warping of two short sequences in torch: soft (Cuturi and Blondel 2017, arXiv 1703.01541) and hard.
 
-A cost matrix is ``(B, n, m)``; a sample may use only its first ``rows <= n`` and ``columns <= m`` entries, the rest is
-padding (finite, of no influence). Paths keep the order, take the steps (1, 0), (0, 1) and (1, 1), and are pinned at
-(0, 0) and (rows - 1, columns - 1). The recursion runs along the n + m - 1 antidiagonals, whose cells are independent.
+A cost matrix is ``(B, n, m)``. A sample may use only its first ``rows <= n`` and ``columns <= m`` entries; the rest is
+padding (finite, without influence). Paths are monotonic, take the steps (1, 0), (0, 1) and (1, 1), and run from (0, 0)
+to (rows - 1, columns - 1). The recursion runs along the n + m - 1 antidiagonals, whose cells are independent.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-# Sums closer than this are ties: float32 sums over pixels err by about 1e-7, and rounding must not choose a path.
+# Sums closer than this are ties: float32 sums over pixels err by about 1e-7, and rounding must not decide a path.
 TIE = 1e-6
 
 
 def full_counts(cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns ``(B,)`` of a matrix ``(B, n, m)`` without padding."""
+    """Numbers of rows and columns ``(B,)`` of a cost matrix ``(B, n, m)`` without padding."""
     batch, rows, columns = cost.shape
     return torch.full((batch,), rows, device=cost.device), torch.full((batch,), columns, device=cost.device)
 
@@ -29,13 +29,13 @@ def soft_dtw(
 
         D_ij = c_ij + softmin(D_{i-1,j-1}, D_{i-1,j}, D_{i,j-1}),    softmin(x) = -gamma log sum exp(-x / gamma)
 
-    which is -gamma log sum_paths exp(-cost(path) / gamma): at most the cheapest path's cost, below it by at most
-    gamma log(number of paths), and below zero if gamma is large. As gamma falls to 0 it becomes classic DTW.
+    which is -gamma log sum_paths exp(-cost(path) / gamma). It is at most the cheapest path's cost, below it by at most
+    gamma log(number of paths), and negative if gamma is large. As gamma falls to 0 it becomes classic DTW.
 
     Args:
         cost: ``(B, n, m)``.
         gamma: temperature above 0, in the unit of cost.
-        rows: ``(B,)`` how many rows each sample has; all n if None.
+        rows: ``(B,)`` number of rows of each sample; all n if None.
         columns: likewise, of m.
 
     Returns:
@@ -49,14 +49,14 @@ def soft_dtw(
 def soft_alignment(
     cost: torch.Tensor, gamma: float, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How likely each pair is on the path: E = dD / dc (arXiv 1703.01541, eq. 3 and Algorithm 2).
+    """Probability of each pair to be on the path: E = dD / dc (arXiv 1703.01541, eq. 3 and Algorithm 2).
 
-    E_ij is the probability that a path drawn with p(path) ~ exp(-cost(path) / gamma) holds the pair, so that the sum
-    of E is the expected path length. As gamma falls to 0, E is 1 on the cheapest path; paths that cost the same share
-    it, where the metric would take the diagonal.
+    E_ij is the probability that a path drawn with p(path) ~ exp(-cost(path) / gamma) contains the pair, so the sum of E
+    is the expected path length. As gamma falls to 0, E is 1 on the cheapest path; paths of equal cost share it, where
+    the metric would take the diagonal.
 
     Returns:
-        ``(B, n, m)`` in [0, 1], 0 on padding, detached: a constant for what follows.
+        ``(B, n, m)`` in [0, 1], 0 on padding, detached.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = cost.detach().clone().requires_grad_()
@@ -70,14 +70,14 @@ def hard_path(
 ) -> torch.Tensor:
     """Pairs on the cheapest path: the batched :func:`metrics.decomposition.alignment.dtw_path`. No gradient.
 
-    Among equally cheap steps back the metric's order decides: diagonal, row above, column before.
+    Ties between steps back are broken in the metric's order: diagonal, row above, column before.
 
     Returns:
         ``(B, n, m)`` bool.
     """
     cost = cost.detach()
     rows, columns = _counts(cost, rows, columns)
-    # Padded at the top and the left: what stands at [i + 1, j + 1] belongs to (i, j).
+    # Padded at the top and the left: entry [i + 1, j + 1] belongs to (i, j).
     table = F.pad(_accumulate(cost, lambda steps: steps.amin(0)), (1, 0, 1, 0), value=torch.inf)
     path = torch.zeros_like(cost, dtype=torch.bool)
     sample, i, j = torch.arange(len(cost), device=cost.device), rows - 1, columns - 1
@@ -85,7 +85,7 @@ def hard_path(
         path[sample, i, j] = True
         back = torch.stack([table[sample, i, j], table[sample, i, j + 1], table[sample, i + 1, j]])
         step = first_within_tie(-back, 0)
-        # At (0, 0) all three are infinite and the first is taken; clamping makes that a stay.
+        # At (0, 0) all three are infinite and the first is taken; clamping then stays at (0, 0).
         i, j = (i - (step != 2).long()).clamp_min(0), (j - (step != 1).long()).clamp_min(0)
     return path
 
@@ -106,8 +106,8 @@ def _accumulate(cost: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tenso
     """The table D ``(B, n, m)`` with D_ij = c_ij + reduce(diagonal, above, before), stacked in dimension 0."""
     batch, rows, columns = cost.shape
     index = torch.arange(max(rows, columns), device=cost.device)
-    # A diagonal is stored by row, one row -1 before the first; cells that do not exist cost infinitely much. Every cell
-    # but (0, 0) has a finite one behind it, so reduce never sees infinities alone (logsumexp's gradient would be NaN).
+    # A diagonal is stored by row, with a row -1 before the first; missing cells have infinite cost. Every cell but (0,
+    # 0) has a finite predecessor, so reduce never sees only infinities (logsumexp's gradient would be NaN).
     last = before = cost.new_full((batch, rows + 1), torch.inf)
     diagonals = []
     for d in range(rows + columns - 1):

@@ -1,4 +1,4 @@
-"""Held-out figures with fixed noise and fixed sigmas, comparable from epoch to epoch and from run to run."""
+"""Validation metrics with fixed noise and fixed sigmas, comparable between epochs and between runs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ Measure = Callable[[Mapping[str, Any], Tensor, float], Mapping[str, Tensor]]
 
 @torch.no_grad()
 def averages(data: LatentStacks, measure: Measure, accelerator: Accelerator) -> dict[str, float]:
-    """Means over samples and :data:`SIGMAS` of what ``measure(batch, noise, level)`` says; processes share the batches.
+    """Means of ``measure(batch, noise, level)`` over samples and :data:`SIGMAS`; processes share the batches.
 
-    A term that only some samples have, such as of an upper layer, is the mean over those.
+    A term that only some samples have, such as that of an upper layer, is the mean over those.
     """
 
     def of_batch(indices: list[int]) -> list[dict[str, float]]:
@@ -101,18 +101,18 @@ def sampled_scores(
     steps: int,
     shift: float | None = None,
 ) -> dict[str, float]:
-    """Decompose held-out images from fixed noise and score their layers by the protocol at 0 merges.
+    """Decompose validation images from fixed noise and score their layers by the protocol at 0 merges.
 
     Args:
         network: predicts velocities.
-        vae: decodes.
+        vae: decodes the predicted latents.
         data: latents of the split.
-        truth: its images.
+        truth: images of the split.
         accelerator: device of the networks, and processes, which share the work.
-        captions: of a network with text.
-        samples: so many, from the split's first on; 0 for none.
-        steps: of the Euler sampler.
-        shift: of its sigmas, see :func:`models.transformer.sampling.decompose_latents`.
+        captions: token states of captions, for a network with text.
+        samples: number of samples, from the first of the split; 0 for none.
+        steps: steps of the Euler sampler.
+        shift: shift of its sigmas, see :func:`models.transformer.sampling.decompose_latents`.
 
     Returns:
         ``rgb_l1``, ``alpha_iou`` and ``cost`` (docs/evaluation.md); nothing if ``samples`` is 0.
@@ -144,7 +144,7 @@ def preview(
     accelerator: Accelerator,
     captions: Captions | None = None,
 ) -> np.ndarray:
-    """The first held-out samples: input and true layers, below them the predicted ones; ``(H, W, 3)`` uint8."""
+    """Preview of the first validation samples: input and true layers above predicted ones; ``(H, W, 3)`` uint8."""
 
     def rows_of(index: int) -> list[list[np.ndarray]]:
         batch = data.batch([index], accelerator.device)

@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: resume points, EMA, schedule, processes, sharding."""
+"""Training loop and its parts: resume points, EMA, schedule, processes, sharding."""

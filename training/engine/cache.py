@@ -1,4 +1,4 @@
-"""Tensors by content: safetensors shards under the digest of all that decides them, so a cache is never stale."""
+"""Tensor cache: safetensors shards keyed by a digest of everything that determines them, so it is never stale."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Entry = dict[str, Tensor]
 
 
 class DamagedCacheError(UserError):
-    """What was read is not what was written; the shard has been removed."""
+    """A cached tensor differs from its checksum; its shard has been removed."""
 
 
 class UnreadableError(UserError):
-    """A file cannot be read now, for want of handles, rights or a healthy disk; it is left alone."""
+    """A file cannot be read now (file handles, permissions or a faulty disk); it is not removed."""
 
 
 def _checksum(tensor: Tensor) -> str:
@@ -40,18 +40,18 @@ def _checksum(tensor: Tensor) -> str:
 
 
 class TensorCache:
-    """Entries of named tensors, each under a key that stands for its input.
+    """Cached entries of named tensors, each under a key derived from its input.
 
     Args:
-        root: folder of caches of all identities.
-        identity: what besides the input decides the tensors, such as the digest of a network's weights, a prompt
-            template, a resize policy, a dtype. It is hashed to the folder's name and written into the folder.
+        root: folder with the caches of all identities.
+        identity: everything besides the input that determines the tensors, such as the digest of a network's weights, a
+            prompt template, a resize policy, a dtype. Its hash names the folder; its text is written into it.
 
     Raises:
         UnreadableError: if the folder or a shard cannot be read now.
 
-    A shard is written whole or not at all; a damaged one counts as absent when the cache is opened, and every tensor's
-    checksum is compared when it is read. Only what is proven damaged is removed.
+    Shards are written atomically. A damaged shard counts as absent when the cache is opened, and each tensor's checksum
+    is compared when it is read. Only shards proven damaged are removed.
     """
 
     def __init__(self, root: str | Path, identity: Mapping[str, str]) -> None:
@@ -61,7 +61,7 @@ class TensorCache:
         if not (self.folder / "identity.json").is_file():
             write_whole(self.folder / "identity.json", described.encode())
         self._shards: dict[str, Path] = {}
-        # Of this object, so that a cache opened again sees files written anew.
+        # Per object, so that a cache opened again sees rewritten files.
         self._opened = lru_cache(maxsize=256)(_opened)
         try:
             paths = sorted(self.folder.glob("*.safetensors"))
@@ -84,7 +84,7 @@ class TensorCache:
         self._shards.update(dict.fromkeys(keys, path))
 
     def __getstate__(self) -> dict[str, Any]:
-        # To a loader's process that is not forked; it opens files itself.
+        # Pickled for a spawned loader process, which opens the files itself.
         return {name: value for name, value in vars(self).items() if name != "_opened"}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -94,11 +94,11 @@ class TensorCache:
         return key in self._shards
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those keys that have no entry, each once, in order."""
+        """Keys without an entry, in order, without duplicates."""
         return [key for key in dict.fromkeys(keys) if key not in self._shards]
 
     def put(self, entries: Mapping[str, Entry]) -> None:
-        """Write a shard of entries; keys hold no ``/``."""
+        """Write entries as one shard; keys must not contain ``/``."""
         tensors = {
             f"{key}/{name}": tensor.detach().cpu().contiguous()
             for key, entry in entries.items()
@@ -115,14 +115,14 @@ class TensorCache:
         """The entry of a key.
 
         Raises:
-            KeyError: if there is none.
-            DamagedCacheError: if a checksum differs; the shard is removed, so that the same command makes it anew.
+            KeyError: if the key has no entry.
+            DamagedCacheError: if a checksum differs; the shard is removed, so that the same command encodes it again.
             UnreadableError: if the shard cannot be opened.
         """
         path = self._shards[key]
         entry, damaged = self._read(path, key)
         if damaged:
-            # What is there now may be whole: another process met the same damage and has written it anew.
+            # The file may be intact by now: another process may have met the same damage and rewritten it.
             self._opened.cache_clear()
             entry, damaged = self._read(path, key)
         if damaged:
@@ -131,7 +131,7 @@ class TensorCache:
         return entry
 
     def _read(self, path: Path, key: str) -> tuple[Entry, str | None]:
-        """An entry, and the name of a tensor of it that is not what was written."""
+        """An entry, and the name of its first damaged part, or ``None``."""
         try:
             file, checksums, names = self._opened(str(path), os.getpid())
         except SafetensorError:
@@ -144,18 +144,18 @@ class TensorCache:
 
 
 def open_tensors(path: Path) -> safe_open:
-    """Open a safetensors file, and tell a broken one from one that does not open now.
+    """Open a safetensors file; distinguish a corrupt file from one that cannot be opened now.
 
     Raises:
-        SafetensorError: if it is proven broken.
-        FileNotFoundError: if it is not there.
-        UnreadableError: if that cannot be said now.
+        SafetensorError: if it is proven corrupt.
+        FileNotFoundError: if it does not exist.
+        UnreadableError: if it cannot be opened for another reason.
     """
     try:
         return safe_open(path, "pt")
     except OSError:
         try:
-            # safetensors calls every file that does not open "no such file".
+            # safetensors reports every file that does not open as "no such file".
             with path.open("rb"):
                 pass
         except FileNotFoundError:
@@ -163,7 +163,7 @@ def open_tensors(path: Path) -> safe_open:
         except OSError as error:
             reason = error.strerror
         else:
-            reason = "it does not map"
+            reason = "memory mapping fails"
         raise UnreadableError(f"{path}: cannot be read now ({reason}); nothing was removed") from None
 
 
@@ -185,17 +185,17 @@ def embed_texts(
     batch_size: int = 32,
     progress: bool = True,
 ) -> None:
-    """Make sure the cache holds embedding and mask of every text.
+    """Encode and cache the embedding and mask of every text that the cache lacks.
 
     Args:
-        encode: texts to embeddings ``(B, T, D)`` and masks ``(B, T)``, 1 where a token is real.
+        encode: maps texts to embeddings ``(B, T, D)`` and masks ``(B, T)``, 1 where a token is real.
         texts: any order, repetitions allowed.
         cache: with an identity of encoder weights, template and dtype.
-        batch_size: texts at once.
+        batch_size: texts per call of ``encode``.
         progress: whether to show a bar.
 
-    Each entry holds ``embedding`` ``(T, D)`` and ``mask`` ``(T,)`` of the real tokens only: what padding a text got
-    depends on its batch, and must not be remembered.
+    Each entry holds ``embedding`` ``(T, D)`` and ``mask`` ``(T,)`` of the real tokens only: padding depends on the
+    batch and must not be cached.
     """
     by_key = {text_digest(text): text for text in texts}
     left = iter(cache.missing(by_key))

@@ -1,13 +1,13 @@
-"""Resume points: everything a killed run needs to go on exactly (design contract 8).
+"""Resume points: everything that a killed run needs to continue exactly (design contract 8).
 
     .checkpoints/<stage>/<fingerprint>/state.json + tensors_<rank>.safetensors + best_<rank>.safetensors
 
-Rank 0 writes the tensors; of a sharded network each rank writes its part, in a folder that all of them see.
-They lie outside DVC's outs, which DVC deletes before a stage runs, and are keyed by a fingerprint of the parameters
-and inputs that matter. Tensors are safetensors, the rest JSON: no pickle is read. A resume point is written beside
-the old one and renamed, so a kill at any moment leaves one that is whole. The one before stays until the next is begun,
-for a disk that breaks one. The best weights so far change once an epoch at most: between that the new resume point
-links the file of the old one.
+Rank 0 writes the tensors; of a sharded network each rank writes its part, in a folder that all ranks share. Resume
+points lie outside DVC's outs, which DVC deletes before a stage runs. Their key is a fingerprint of the parameters and
+inputs that matter. Tensors are safetensors, the rest is JSON: no pickle is read. A resume point is written beside the
+old one and renamed, so a kill at any moment leaves a complete one. The previous one stays until the next is begun, in
+case the disk damages one. The best weights so far change at most once an epoch; in between, a new resume point
+hard-links the old one's file.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from training.engine.cache import UnreadableError, open_tensors
 from training.engine.processes import done_once
 from training.engine.sharding import as_part_of, is_sharded, local_part
 
-# Their name on disk, from before they were called auxiliary parameters: resume points that lie there can be read.
+# Prefix of auxiliary parameters on disk, from before they had that name: existing resume points stay readable.
 AUXILIARY = "companion."
 
 
 class ResumePointError(UserError):
-    """A resume point is broken, and there is none before it; the message says what to delete."""
+    """A resume point is damaged and there is no earlier one; the message names what to delete."""
 
 
 def fingerprint(block: Mapping[str, Any], inputs: Mapping[str, str], world_size: int) -> str:
@@ -80,13 +80,13 @@ def _frozen(network: torch.nn.Module) -> set[str]:
 
 
 def _numbered(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> list[torch.Tensor]:
-    """Those whose names are ``prefix`` and a number, in its order."""
+    """Tensors named ``prefix`` plus a number, ordered by the number."""
     numbers = sorted(int(name.removeprefix(prefix)) for name in tensors if name.startswith(prefix))
     return [tensors[f"{prefix}{number}"] for number in numbers]
 
 
 def _on_the_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What this process has of each tensor, with memory of its own."""
+    """CPU copies of this process's part of each tensor."""
     return {name: local_part(v).detach().cpu().contiguous().clone() for name, v in tensors.items()}
 
 
@@ -104,7 +104,7 @@ class CheckpointStore:
         root: the folder ``.checkpoints``.
         stage: name of the stage.
         key: from :func:`fingerprint`.
-        accelerator: of the processes that save and load together.
+        accelerator: the processes that save and load together.
     """
 
     def __init__(self, root: Path, stage: str, key: str, accelerator: Accelerator) -> None:
@@ -118,14 +118,14 @@ class CheckpointStore:
         self._file, self._best = f"tensors_{part}.safetensors", f"best_{part}.safetensors"
 
     def others(self) -> list[str]:
-        """Fingerprints of resume points that other parameters or inputs left behind."""
+        """Fingerprints of the stage's resume points with other parameters or inputs."""
         if not self.home.is_dir():
             return []
         found = (path for path in self.home.iterdir() if path != self.folder and not path.suffix)
         return sorted(path.name for path in found if (path / "state.json").is_file())
 
     def read_state(self) -> dict[str, Any] | None:
-        """What was saved beside the tensors, or ``None`` where there is nothing to resume."""
+        """The state saved beside the tensors, or ``None`` if there is nothing to resume."""
         path = self.folder / "state.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -139,13 +139,13 @@ class CheckpointStore:
         optimizer: torch.optim.Optimizer,
         state: Mapping[str, Any],
     ) -> None:
-        """Write a resume point; it replaces the last one only when complete. Frozen weights are not in it.
+        """Write a resume point, without frozen weights; it replaces the last one only when complete.
 
-        Called by every rank. ``best`` is not written again if ``best_epoch`` of ``state`` is still the same.
+        Called by every rank. ``best`` is not written again while ``best_epoch`` in ``state`` is unchanged.
         """
         main, fresh = self.accelerator.is_main_process, self._fresh
         if main:
-            # The one before goes first: there never are more than two on the disk.
+            # The previous one is removed first: there are never more than two on disk.
             for folder in (fresh, self._old):
                 shutil.rmtree(folder, ignore_errors=True)
             fresh.mkdir(parents=True)
@@ -175,13 +175,13 @@ class CheckpointStore:
         self.accelerator.wait_for_everyone()
 
     def recover(self) -> None:
-        """Go on from the one before if the last resume point is broken, or gone by a kill between two renames.
+        """Fall back to the previous resume point if the last is damaged, or missing after a kill between two renames.
 
         Called by every rank.
 
         Raises:
-            ResumePointError: if none is whole.
-            UnreadableError: if that cannot be said now.
+            ResumePointError: if none is complete.
+            UnreadableError: if a file cannot be read now.
         """
         faults: dict[Path, str] = {}
         for folder in done_once(lambda: [f for f in (self.folder, self._old) if f.is_dir()], self.accelerator):
@@ -204,11 +204,11 @@ class CheckpointStore:
         self.accelerator.wait_for_everyone()
 
     def _fault(self, folder: Path) -> str | UnreadableError | None:
-        """Why this rank cannot go on from a folder; ``None`` if it can."""
+        """Reason why this rank cannot resume from a folder; ``None`` if it can."""
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             if not isinstance(state, dict) or "optimizer" not in state:
-                return "state.json: not what was written"
+                return "state.json: unexpected content"
         except FileNotFoundError:
             return "state.json: is gone"
         except ValueError as error:
@@ -229,12 +229,12 @@ class CheckpointStore:
 
     def _broken(self, why: str) -> ResumePointError:
         return ResumePointError(
-            f"{self.folder}: this resume point cannot be gone on from ({why}); delete {self.folder}* to start afresh"
+            f"{self.folder}: this resume point cannot be resumed ({why}); delete {self.folder}* to start afresh"
         )
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Around what is made of a resume point: one that holds something else, as of other code, is one sentence.
+        """Report a resume point with unexpected content, such as one of other code, in one sentence.
 
         Raises:
             ResumePointError: naming what to delete.
@@ -249,7 +249,7 @@ class CheckpointStore:
     def load(
         self, *, network: torch.nn.Module, auxiliary: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Restore network, auxiliary parameters and optimizer in place; returns the EMA's tensors and the best ones."""
+        """Restore network, auxiliary parameters and optimizer in place; return the EMA and the best weights."""
         tensors = load_file(self.folder / self._file)
         frozen = _frozen(network)
         for name, value in network.state_dict().items():
@@ -262,7 +262,7 @@ class CheckpointStore:
         return _numbered(tensors, "ema."), _numbered(load_file(self.folder / self._best)) or None
 
     def clear(self) -> None:
-        """Remove this resume point, not those of other runs: the stage is done, and its weights are written."""
+        """Remove this resume point after the stage has written its weights; those of other runs stay."""
         for folder in (self.folder, self._fresh, self._old):
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):

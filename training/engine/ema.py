@@ -1,4 +1,4 @@
-"""The moving average of the weights (EMA), and putting it in their place; of a sharded network, part by part."""
+"""EMA (exponential moving average) of the weights: update, and swap with the weights; of shards, part by part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.engine.sharding import local_part
 
 @torch.no_grad()
 def copied_weights(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Copies of what this process has of the parameters."""
+    """Copies of this process's part of the parameters."""
     return [local_part(p).clone() for p in parameters]
 
 
@@ -27,13 +27,13 @@ def load_weights(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
 
 @torch.no_grad()
 def update_ema(ema: list[Tensor], parameters: list[nn.Parameter], decay: float, step: int) -> None:
-    """Move the EMA towards the weights after ``step`` steps; at first its decay is smaller: the start is forgotten."""
+    """Update the EMA after ``step`` steps; the decay starts smaller, so that the initial weights are forgotten."""
     get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(ema, [local_part(p) for p in parameters], step)
 
 
 @contextlib.contextmanager
 def ema_weights(ema: list[Tensor], parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Run a block with the EMA in the place of the weights."""
+    """Run a block with the EMA in place of the weights."""
     kept = copied_weights(parameters)
     load_weights(parameters, ema)
     try:

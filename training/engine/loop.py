@@ -1,7 +1,7 @@
-"""The training loop of all stages: one step counter, from which rate, data order, noise and logging derive.
+"""Training loop of all stages: one step counter determines rate, data order, noise and logging.
 
-Everything random in a step is drawn from a seed that is a function of (seed, step, micro-batch, rank), and batches come
-from a stream that starts at any step, so a killed run goes on with bit-equal losses.
+Everything random in a step is drawn from a seed that is a function of (seed, step, micro-batch, rank). Batches come
+from a stream that can start at any step. So a resumed run has bit-equal losses.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
 
 
 def fit(task: Task, settings: Optimisation, plan: Plan, *, seed: int, session: Session) -> tuple[Progress, nn.Module]:
-    """Train a task's network; what comes back has the EMA weights that validated best.
+    """Train a task's network; the returned network has the EMA weights with the best validation metric.
 
-    Which epoch that was goes to the run as ``best_epoch``. A start that was measured is epoch 0: it is kept, to the
-    last bit, unless an epoch is better.
+    The epoch is logged as ``best_epoch``. If the start was validated, it is epoch 0: it is kept bit for bit unless an
+    epoch is better.
 
     Args:
-        task: what is trained, on what, and how it is validated.
+        task: network, objective, data and validation.
         settings: rates, sizes, intervals.
         plan: from :func:`.progress.make_plan`.
-        seed: of noise; data order has its own.
-        session: processes, MLflow run and resume points; a run goes on from the point that it finds.
+        seed: seed of the noise; data order has its own.
+        session: processes, MLflow run and resume points; an existing resume point is continued.
 
     Returns:
-        What happened, and the trained network: the task's, or if that is sharded its copy on the CPU of rank 0.
+        The progress, and the trained network: the task's, or if that is sharded its copy on the CPU of rank 0.
 
     Raises:
         NonFiniteLossError: naming step and files.

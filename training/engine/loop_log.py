@@ -1,4 +1,4 @@
-"""What the training loop says: a progress bar, curves in MLflow, a line for every epoch, images it had to skip."""
+"""Log of the training loop: progress bar, MLflow curves, a line per epoch, skipped images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from training.engine.session import Session
 
 
 class LoopLog:
-    """The log of one run; on ranks other than 0 it says nothing.
+    """Log of one run; silent on ranks other than 0.
 
     Args:
-        title: of the bar and of the lines.
-        plan: how long the run is.
-        step: steps done before, of a run that goes on.
+        title: prefix of the bar and of the lines.
+        plan: length of the run.
+        step: steps done before, if the run is resumed.
         session: processes and MLflow run.
     """
 
@@ -35,7 +35,7 @@ class LoopLog:
         )
 
     def watched(self, batches: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Pass batches on; images that the loader had to skip are gathered, and each is named once."""
+        """Pass batches on; collect the images that the loader had to skip, and name each once."""
         for batch in batches:
             for name in batch.get("skipped", ()):
                 if name not in self.skipped:
@@ -44,18 +44,18 @@ class LoopLog:
             yield batch
 
     def advance(self) -> None:
-        """Move the bar on by a step."""
+        """Advance the bar by one step."""
         self.bar.update(self.plan.samples_per_step)
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         self.bar.close()
 
     def terms(self, progress: Progress, rate: float) -> None:
-        """Log the means of all terms since this was last called, under ``train/``, with rate and samples.
+        """Log the means of all terms since the last call under ``train/``, with rate and samples.
 
         Args:
-            progress: whose running sums are logged, and begin anew.
+            progress: its running sums are logged and reset.
             rate: learning rate of the last step.
         """
         run, step = self.session.run, progress.step
@@ -71,13 +71,13 @@ class LoopLog:
         progress.running = {}
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, float], raw: Mapping[str, float]) -> None:
-        """Log a validation, tell it a tuner that watches, and print it.
+        """Log a validation, report it to a watching tuner, and print it.
 
         Args:
-            epoch: from 1 on.
+            epoch: from 1.
             step: optimizer steps done.
-            metrics: of the EMA weights, logged under ``val/``.
-            raw: of the weights themselves, logged under ``val_raw/``; may be empty.
+            metrics: metrics of the EMA weights, logged under ``val/``.
+            raw: metrics of the weights themselves, logged under ``val_raw/``; may be empty.
         """
         self.session.run.metrics(
             {f"val/{k}": v for k, v in metrics.items()} | {f"val_raw/{k}": v for k, v in raw.items()}, step

@@ -1,8 +1,8 @@
-"""Work that processes share, and how they wait for each other.
+"""Processes of a run: sharing work, and waiting without a time limit.
 
-A collective ends the run when a process waits in it for longer than params.yaml's ``collective_timeout``. So nothing
-long is done by one process while others wait in a collective: it is shared out in equal parts, and where one alone has
-to work (hashing, saving), the others wait at :func:`wait`, which has no such limit.
+A collective ends the run when a process waits in it for longer than params.yaml's ``collective_timeout``. So no process
+works for long while others wait in a collective: work is split into equal parts. Where one process has to work alone
+(hashing, saving), the others wait at :func:`wait`, which has no such limit.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ PATIENCE = timedelta(days=30)
 
 @lru_cache(maxsize=1)
 def _patient_group() -> dist.ProcessGroup:
-    # On the CPU: a GPU that waits would spin, and its watchdog would end the run.
+    # On the CPU: a waiting GPU would spin, and its watchdog would end the run.
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def wait(accelerator: Accelerator) -> None:
-    """Wait until every process is here, however long one of them works alone."""
+    """Wait until every process arrives, without a time limit."""
     if accelerator.num_processes > 1:
         dist.barrier(_patient_group())
 
 
 def done_once(work: Callable[[], Result], accelerator: Accelerator) -> Result:
-    """What ``work`` gives on rank 0, in every process; for what reads gigabytes, such as a digest."""
+    """Run ``work`` on rank 0 and return its result in every process; for reading gigabytes, such as a digest."""
     result = work() if accelerator.is_main_process else None
     wait(accelerator)
     return broadcast_object_list([result])[0]
 
 
 def share(items: Sequence[Item], accelerator: Accelerator) -> Sequence[Item]:
-    """This process's part of a list that all processes have."""
+    """This process's part of a list that is the same in all processes."""
     return items[accelerator.process_index :: accelerator.num_processes]
 
 
 def shared_out(items: Sequence[Item], work: Callable[[Item], Result], accelerator: Accelerator) -> list[Result]:
-    """What ``work`` gives for every item, in their order, in every process; each item is worked on by one.
+    """Results of ``work`` for all items, in order, in every process; each item is computed by one process.
 
-    All processes call ``work`` equally often, because a sharded network computes only when all of them call it; one
-    that has no item left repeats the last.
+    All processes call ``work`` equally often, because a sharded network computes only when all of them call it. A
+    process with no item left repeats its last.
 
     Args:
-        items: the same in every process.
-        work: gives what can be pickled, on the CPU.
-        accelerator: of the processes.
+        items: list that is the same in every process.
+        work: returns a picklable result on the CPU.
+        accelerator: the processes.
     """
     world, found = accelerator.num_processes, []
     for first in range(0, len(items), world):

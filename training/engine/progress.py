@@ -1,4 +1,4 @@
-"""How long a run is, and how far it has come."""
+"""Plan (length) and progress of a training run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ THE_START = "epoch 0 (the start)"
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is.
+    """Length of a run in epochs, steps and samples.
 
     Attributes:
-        epochs: validations.
-        steps_per_epoch: optimizer steps between them.
-        samples_per_step: items of all processes and micro-batches of one step.
+        epochs: number of validations.
+        steps_per_epoch: optimizer steps between validations.
+        samples_per_step: samples of one step, over all processes and micro-batches.
     """
 
     epochs: int
@@ -40,7 +40,7 @@ class Plan:
 
 
 def make_plan(settings: Optimisation, batches_per_pass: int, world_size: int) -> Plan:
-    """Turn epochs and samples into steps.
+    """Convert epochs and samples into steps.
 
     Args:
         settings: the stage's optimisation block.
@@ -57,14 +57,14 @@ def make_plan(settings: Optimisation, batches_per_pass: int, world_size: int) ->
 
 @dataclass
 class Progress:
-    """What the loop knows beside tensors; it is saved as JSON and given to the stage at the end.
+    """State of the loop other than tensors; saved as JSON and returned to the stage at the end.
 
     Attributes:
         step: optimizer steps done.
-        start: validation results before the first step, where they were asked for.
-        history: validation results, one mapping an epoch.
-        best_epoch: whose weights validated best so far; 0: those before the first step, where they were measured.
-        running: sum of each term since it was last logged, and over how many steps.
+        start: validation metrics before the first step, if requested.
+        history: validation metrics, one mapping per epoch.
+        best_epoch: epoch with the best validation metric so far; 0: the weights before the first step, if validated.
+        running: sum of each term since it was last logged, and the number of steps summed.
     """
 
     step: int = 0
@@ -74,7 +74,7 @@ class Progress:
     running: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, steps: Iterable[Mapping[str, float]]) -> None:
-        """Take in the terms of steps."""
+        """Add the loss terms of steps to the running sums."""
         for terms in steps:
             for name, value in terms.items():
                 total, count = self.running.get(name, (0.0, 0))
@@ -82,18 +82,18 @@ class Progress:
 
     @property
     def best(self) -> dict[str, float]:
-        """What was measured of the weights that are kept."""
+        """Validation metrics of the selected weights."""
         entry = self.start if self.best_epoch == 0 else self.history[self.best_epoch - 1]
         return {name: value for name, value in entry.items() if name not in ("epoch", "samples")}
 
     @property
     def kept(self) -> dict[str, str]:
-        """For a report: that the start was kept, under ``kept``; nothing if an epoch was better."""
+        """Report entry ``kept``: that the start was kept; empty if an epoch was better."""
         return {"kept": THE_START} if self.best_epoch == 0 else {}
 
 
 def announce(epoch: int, samples: int, metrics: Mapping[str, float]) -> None:
-    """Append a validation to the file that the environment names, one JSON line each: how a tuner watches a trial."""
+    """Append a validation as a JSON line to the file named by the environment, which a tuner watches."""
     if path := os.environ.get(VALIDATION_LOG):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "samples": samples, "metrics": metrics}) + "\n")

@@ -1,4 +1,4 @@
-"""What training steps measured, left on the device until somebody reads it: a number read makes the host wait."""
+"""Loss terms of training steps, kept on the device until they are read, since every read makes the host wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from config.errors import UserError
 
 
 class NonFiniteLossError(UserError, FloatingPointError):
-    """The loss or its gradient is no number any more; the message names step and files."""
+    """The loss or its gradient is not finite; the message names step and files."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class _Step:
 
 
 class Readings:
-    """Terms of some steps, to be read together.
+    """Loss terms of several steps, read together.
 
-    Between two readings a step costs the host no look at the device. So a loss that is no number is noticed some
+    Between two reads a step causes no synchronisation with the device. So a loss that is not finite is noticed some
     steps late; nothing is saved or validated without reading first.
     """
 
@@ -35,16 +35,16 @@ class Readings:
         self._steps: list[_Step] = []
 
     def add(self, step: int, files: Sequence[str], micro: Sequence[Mapping[str, Tensor]], norm: Tensor) -> None:
-        """Take in a step: the files of its batches, the terms of each micro-batch, and the gradient's norm."""
+        """Add a step: the files of its batches, the terms of each micro-batch, and the gradient's norm."""
         names = [name for terms in micro for name in terms]
         values = [value.detach().float() for terms in micro for value in terms.values()]
         self._steps.append(_Step(step, files, [*names, "grad_norm"], [*values, norm.detach().float()]))
 
     def read(self) -> list[dict[str, float]]:
-        """Of each step since the last reading the means over its micro-batches; a term that is NaN is left out.
+        """Means over micro-batches of each step since the last read; terms that are NaN are left out.
 
         Raises:
-            NonFiniteLossError: naming the first step whose loss or gradient is no number, and its files.
+            NonFiniteLossError: naming the first step whose loss or gradient is not finite, and its files.
         """
         steps, self._steps = self._steps, []
         if not steps:

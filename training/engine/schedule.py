@@ -1,4 +1,4 @@
-"""Learning rate and exponential moving average as functions of samples seen."""
+"""Learning-rate schedules over samples seen."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 
 def learning_rate(seen: int, *, base: float, total: int, warmup: int, kind: str) -> float:
-    """Rate after ``seen`` samples: linear from 0 over ``warmup`` samples, then constant or a half cosine to 0.
+    """Learning rate after ``seen`` samples: linear warm-up from 0, then constant or a half cosine to 0.
 
     Args:
         seen: samples before this step, at least 0.
-        base: the peak.
+        base: peak rate.
         total: samples of the whole run.
-        warmup: samples of the rise; the first step of a run already moves a little.
+        warmup: samples of the linear warm-up; the first step's rate is already above 0.
         kind: ``cosine`` or ``constant``.
     """
     if seen < warmup:

@@ -1,4 +1,4 @@
-"""What every training stage opens first: processes and precision, resume point, MLflow run."""
+"""Training session of a stage: processes, precision, resume point, MLflow run."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Session:
 
     Attributes:
         accelerator: device and processes.
-        compute_dtype: that networks compute in where it is not their weights', see :mod:`models.precision`.
+        compute_dtype: dtype of computation; ``None`` for that of the weights, see :mod:`models.precision`.
         run: the MLflow run.
         store: resume points.
-        inputs: path to md5 of what the stage reads.
+        inputs: md5 by path of what the stage reads.
     """
 
     accelerator: Accelerator
@@ -43,12 +43,12 @@ class Session:
 
     @property
     def rank(self) -> int:
-        """This process among all."""
+        """Index of this process."""
         return self.accelerator.process_index
 
     @property
     def world_size(self) -> int:
-        """All processes."""
+        """Number of processes."""
         return self.accelerator.num_processes
 
 
@@ -60,17 +60,17 @@ def precision(choice: str) -> str:
 
 
 def with_checkpoint(paths: Sequence[str], checkpoint: str | None, key: str) -> list[str]:
-    """What a stage reads, its start among it if that is a folder here.
+    """Input paths of a stage, including its checkpoint if that is a local folder.
 
-    A checkpoint on the hub has no content here to stand for it; its name is in the parameters.
+    A checkpoint on the hub has no local content to hash; its name is in the parameters.
 
     Args:
-        paths: what else is read.
-        checkpoint: folder or repository, or nothing.
-        key: of the parameter that names it.
+        paths: the other inputs.
+        checkpoint: folder or hub repository, or ``None``.
+        key: name of the parameter that holds it.
 
     Raises:
-        FileNotFoundError: if it is neither; naming the parameter, before anything is encoded or loaded.
+        FileNotFoundError: if it is neither; names the parameter, before anything is encoded or loaded.
     """
     if checkpoint is None:
         return [*paths]
@@ -83,7 +83,7 @@ def with_checkpoint(paths: Sequence[str], checkpoint: str | None, key: str) -> l
 
 @contextlib.contextmanager
 def _alone(stage: str, store: CheckpointStore, output: Path) -> Iterator[None]:
-    """Rank 0 holds the locks of a resume point and of an output; every rank is told if another run has one."""
+    """Hold the locks of a resume point and of an output on rank 0; every rank raises if another run has one."""
     with contextlib.ExitStack() as held:
 
         def take() -> LockedError | None:
@@ -103,16 +103,16 @@ def _alone(stage: str, store: CheckpointStore, output: Path) -> Iterator[None]:
 def training_session(
     stage: str, params: Params, input_paths: Sequence[str], output: Path, *, shard: bool = True
 ) -> Iterator[Session]:
-    """Open a training stage; on success its resume point is removed, after a kill the same call finds it.
+    """Open a training stage; its resume point is removed on success, and found by the same call after a kill.
 
-    No other run with the same parameters and inputs, and none into the same output, can be open at the same time.
+    Runs with the same parameters and inputs, or with the same output, cannot be open at the same time.
 
     Args:
         stage: name of the params block.
         params: all parameters.
         input_paths: what the stage reads; its md5s become tags, dataset inputs and part of the fingerprint.
         output: folder of the weights that the stage writes.
-        shard: whether FSDP is used where accelerate was told to; if not, every process has the whole network (DDP).
+        shard: whether FSDP is used if accelerate was started with it; else every process has the whole network (DDP).
 
     Raises:
         LockedError: if another run is under way.
@@ -121,12 +121,12 @@ def training_session(
     if not shard:
         os.environ.pop("ACCELERATE_USE_FSDP", None)
     block = getattr(params, stage)
-    # The last block's text branch feeds nothing: its parameters never get a gradient, which plain DDP refuses.
+    # The last block's text branch has no consumer: its parameters never get a gradient, which plain DDP refuses.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(
-        # accelerate would open autocast around losses too: networks do it for themselves.
+        # accelerate would open autocast around losses too; networks open it themselves.
         mixed_precision="no",
-        # Said outright: without it, ranks that torchrun starts on a machine without GPU do not find each other.
+        # Explicit: without it, ranks that torchrun starts on a machine without GPU do not find each other.
         cpu=not torch.accelerator.is_available(),
         kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=timedelta(seconds=params.collective_timeout))],
     )

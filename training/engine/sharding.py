@@ -1,8 +1,8 @@
-"""FSDP2: each process keeps its part of every trained matrix, of its gradient, moments and average.
+"""FSDP2 sharding: each process keeps its part of every trained matrix, its gradient, moments and EMA.
 
-Started by ``accelerate launch --config_file presets/accelerate/fsdp2.yaml``. The network is the root that is sharded;
-what stands around it (VAE, text, LPIPS) is small beside it and whole in every process. Averages, resume points and the
-best weights are kept part by part: element-wise arithmetic needs no other process.
+Started by ``accelerate launch --config_file presets/accelerate/fsdp2.yaml``. The network is the sharded root. The other
+modules (VAE, text, LPIPS) are small in comparison and whole in every process. EMA, resume points and the best weights
+are sharded too: element-wise arithmetic needs no other process.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from models.precision import MixedPrecision
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether :meth:`Accelerator.prepare` shards."""
+    """True if :meth:`Accelerator.prepare` shards."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 @torch.no_grad()
 def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory; a tensor that is not sharded is its own part."""
+    """This process's part of a tensor, sharing its memory; an unsharded tensor is returned as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def as_part_of(tensor: Tensor, part: Tensor) -> Tensor:
-    """Lay out ``part``, of which this process has as much as of ``tensor``, as that: device, memory format, shards.
+    """Give ``part``, this process's part of a tensor, the device, memory format and shards of ``tensor``.
 
-    What has another shape, such as a counter of steps, is left alone.
+    A ``part`` of another shape, such as a step counter, is returned unchanged.
     """
     own = local_part(tensor)
     if part.shape != own.shape:
         return part
-    # Fused kernels walk weights and moments as flat memory.
+    # Fused kernels treat weights and moments as flat memory.
     part = torch.empty_like(own, dtype=part.dtype).copy_(part)
     if not isinstance(tensor, DTensor):
         return part
@@ -63,13 +63,13 @@ def prepare_sharded(
     """Shard ``network`` in place, block by block, each moved to its device only as shards.
 
     Args:
-        module: what the network is trained in; its other parts move to the device whole.
+        module: the module that contains the network; its other parts move to the device whole.
         network: on the CPU.
-        optimizer: of the network's parameters; its wrapped form has their parts.
+        optimizer: optimizer of the network's parameters; its wrapped form has their shards.
         accelerator: started under FSDP2.
 
     Returns:
-        A copy without weights for :func:`gather`, and the optimizer.
+        A copy without weights for :func:`gather`, and the wrapped optimizer.
     """
     empty = without_weights(network)
     for part in module.children():
@@ -84,12 +84,12 @@ def prepare_sharded(
 
 @torch.no_grad()
 def gather(network: nn.Module, empty: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Put a sharded network together on the CPU of rank 0; every rank has to call it.
+    """Gather a sharded network on the CPU of rank 0; every rank has to call it.
 
     Args:
-        network: sharded.
-        empty: of :func:`without_weights`, made before it was sharded.
-        accelerator: of the processes.
+        network: the sharded network.
+        empty: its copy of :func:`without_weights`, made before it was sharded.
+        accelerator: the processes.
 
     Returns:
         ``empty``, which on rank 0 now has the weights.

@@ -1,4 +1,4 @@
-"""What training changes: weights, optimizer, EMA, the best weights so far, progress; saved and restored together."""
+"""Training state: weights, optimizer, EMA, best weights, progress; saved and restored together."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ BETAS = (0.9, 0.99)
 
 
 class TrainingState:
-    """The state of a run, on this process's device, in DDP or in shards as accelerate was told.
+    """State of a run on this process's device, under DDP or FSDP as accelerate was started.
 
     Args:
-        task: what is trained; its objective is moved to the device, its network sharded in place.
-        settings: of optimizer and EMA.
+        task: its objective is moved to the device, its network sharded in place.
+        settings: parameters of optimizer and EMA.
         session: processes, MLflow run and resume points.
 
     Attributes:
-        objective: the task's objective, in a form that synchronises gradients.
-        parameters: of the network, those that are trained; under FSDP this process's shards.
+        objective: the task's objective, wrapped so that gradients are synchronised.
+        parameters: trained parameters of the network; under FSDP this process's shards.
         auxiliary: parameters that the objective trains beside the network, such as a discriminator's.
-        optimizer: AdamW of both.
-        ema: moving average of ``parameters``, in their order and shapes.
-        best: copies of those that validated best so far, on the CPU; ``None`` before anything was validated.
-        progress: steps done, and what was validated.
+        optimizer: AdamW over both.
+        ema: EMA of ``parameters``, in their order and shapes.
+        best: CPU copy of the EMA with the best validation metric so far; ``None`` before the first validation.
+        progress: steps done and validation metrics.
     """
 
     def __init__(self, task: Task, settings: Optimisation, session: Session) -> None:
@@ -65,10 +65,10 @@ class TrainingState:
         self.progress = Progress()
 
     def restore(self) -> bool:
-        """Go on from the stage's resume point; whether there was one.
+        """Restore the stage's resume point; return whether there was one.
 
         Raises:
-            ResumePointError: if it holds something else, as of other code.
+            ResumePointError: if it has unexpected content, such as one of other code.
         """
         store, accelerator = self._session.store, self._session.accelerator
         saved = store.read_state()
@@ -94,14 +94,14 @@ class TrainingState:
         )
 
     def backward(self, batch: Mapping[str, Any], micro: int) -> dict[str, Tensor]:
-        """Add the gradients of a micro-batch; processes exchange theirs after the last one of a step only.
+        """Accumulate the gradients of a micro-batch; processes exchange gradients only after the last one of a step.
 
         Args:
-            batch: of this process.
-            micro: its number within the step, from 0 on.
+            batch: micro-batch of this process.
+            micro: its number within the step, from 0.
 
         Returns:
-            The objective's terms, scalars on the device without gradients.
+            The objective's terms: scalars on the device, without gradients.
         """
         accelerator, count = self._session.accelerator, self._settings.gradient_accumulation
         last = micro == count - 1
@@ -111,7 +111,7 @@ class TrainingState:
         return {name: value.detach() for name, value in terms.items()}
 
     def update(self, rate: float) -> Tensor:
-        """End a step: clip the gradients, move weights and EMA, count.
+        """End a step: clip the gradients, update weights and EMA, count the step.
 
         Args:
             rate: learning rate of the step.
@@ -132,19 +132,19 @@ class TrainingState:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def ema_weights(self) -> contextlib.AbstractContextManager[None]:
-        """Run a block with the EMA in the place of the weights."""
+        """Run a block with the EMA in place of the weights."""
         return ema_weights(self.ema, self.parameters)
 
     def keep(self, epoch: int) -> None:
-        """Keep the weights that are in place as the best so far, those of ``epoch``."""
+        """Save the current weights as the best so far, from ``epoch``."""
         self.progress.best_epoch = epoch
         self.best = [value.cpu() for value in copied_weights(self.parameters)]
 
     def finish(self) -> nn.Module:
-        """Put the best weights in place, and say which epoch's they are: MLflow's ``best_epoch``.
+        """Load the best weights into the network, and log their epoch as MLflow's ``best_epoch``.
 
         Returns:
-            The task's network, or if that is sharded its copy on the CPU, with weights on rank 0; every rank calls it.
+            The task's network, or if sharded its CPU copy, with weights on rank 0 only; every rank has to call it.
         """
         task, accelerator, progress = self._task, self._session.accelerator, self.progress
         if self.best is not None:

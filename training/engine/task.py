@@ -1,4 +1,4 @@
-"""What a stage gives the training loop: a network, its objective, its batches, and how its weights are chosen."""
+"""Training task of a stage: network, objective, batches, validation, and the metric that selects weights."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is trained.
+    """A network with its objective, data and validation.
 
     Attributes:
-        title: of the progress bar and of what is printed.
-        objective: forward(batch) gives a dict of scalar terms with the weighted sum under ``loss``. Everything that
-            needs gradients happens inside its forward, so that DDP synchronises them. A term of which the batch holds
-            nothing is NaN, and left out of its curve. The batch has a further entry ``seen``: samples before this step.
-        network: the part of ``objective`` that is trained, averaged (EMA) and saved, and under FSDP sharded. What else
-            of ``objective`` asks for gradients (a discriminator) is trained beside it, with a clipping of its own, and
-            resumed, but not kept; not under FSDP.
-        batches: micro-batches of this rank without end, from a given number on; each has an entry ``id``.
-        validate: called on every rank with the epoch, EMA weights in place; returns the same metrics on each, as
-            :func:`training.engine.processes.shared_out` makes it easy to.
-        select: key of the validation metric that decides which weights are kept.
+        title: name in the progress bar and in printed lines.
+        objective: forward(batch) returns a dict of scalar terms, with the weighted sum under ``loss``. Everything that
+            needs gradients happens inside its forward, so that DDP synchronises them. A term that does not apply to a
+            batch is NaN and left out of its curve. The batch has a further entry ``seen``: samples before this step.
+        network: the part of ``objective`` that is trained, averaged (EMA) and saved, and under FSDP sharded. Other
+            trainable parts of ``objective`` (auxiliary parameters, such as a discriminator's) have their own gradient
+            clipping. They are resumed but not written at the end; not supported under FSDP.
+        batches: endless micro-batches of this rank from a given number on; each has an entry ``id``.
+        validate: called on every rank with the epoch, EMA weights in place; returns the same metrics on every rank (see
+            :func:`training.engine.processes.shared_out`).
+        select: key of the validation metric that selects the weights to save.
         largest: whether larger is better.
-        validate_raw: called likewise with the weights as they are, to show what the EMA gives; ``None`` for never.
-        measure_start: whether to validate before the first step, as epoch 0, whose weights are kept if none is better.
+        validate_raw: called likewise with the raw weights, to show the effect of the EMA; ``None`` for never.
+        measure_start: whether to validate before the first step, as epoch 0; it is kept if no epoch is better.
     """
 
     title: str
@@ -43,19 +43,19 @@ class Task:
     measure_start: bool = False
 
     def metrics(self, epoch: int) -> dict[str, float]:
-        """Validate the weights that are in place, in evaluation mode."""
+        """Validate the current weights in evaluation mode."""
         with _evaluating(self.objective):
             return self.validate(epoch)
 
     def raw_metrics(self) -> dict[str, float]:
-        """What ``validate_raw`` gives, in evaluation mode; nothing where there is none."""
+        """Metrics of ``validate_raw`` in evaluation mode; empty without one."""
         if self.validate_raw is None:
             return {}
         with _evaluating(self.objective):
             return self.validate_raw()
 
     def prefers(self, metrics: Mapping[str, float], best: Mapping[str, float]) -> bool:
-        """Whether weights with these metrics are better than those that were best so far."""
+        """True if weights with these metrics are better than the best so far."""
         return is_better(metrics[self.select], best[self.select], self.largest)
 
 
@@ -69,7 +69,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def is_better(value: float, best: float, largest: bool) -> bool:
-    """Whether a score beats another; one that is no finite number is worse than any, and an equal one no better."""
+    """True if a score beats another; a non-finite score is worse than any, an equal one is not better."""
     if not (math.isfinite(value) and math.isfinite(best)):
         return math.isfinite(value)
     return value > best if largest else value < best

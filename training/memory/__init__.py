@@ -1,1 +1,1 @@
-"""How much memory each stage takes, before anything starts."""
+"""Memory plans: estimated memory of each stage, before it starts."""

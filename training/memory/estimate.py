@@ -1,10 +1,10 @@
-"""How much memory a training step of the transformer takes on one GPU, from its shapes alone.
+"""Memory estimate of a training step of the transformer on one GPU, from its shapes alone.
 
-Activations are the tensors that a block of diffusers 0.42.1 keeps for the backward pass, one by one; attention is a
-fused kernel (flash), so nothing grows with the square of the tokens. The peak has gradients and activations together,
-as gradient checkpointing and accumulation do; without either it is an upper bound.
-tests/training/memory/test_estimate.py compares with tensors that torch really keeps. The VAE, and what a loss on
-images keeps of it, is not in here.
+Activations are the tensors that a block of diffusers 0.42.1 saves for the backward pass, one by one. Attention is a
+fused kernel (flash), so nothing grows with the square of the tokens. The peak holds gradients and activations together,
+as with gradient checkpointing and accumulation; without either it is an upper bound.
+tests/training/memory/test_estimate.py compares with the tensors that torch saves. The VAE, and its activations in a
+loss on images, are not included.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from config.errors import UserError
 from models.transformer.lora import TARGETS, target_modules
 from models.transformer.vld_mmdit import build_transformer
 
-# Bytes of a trained parameter: weight, gradient, AdamW's two moments, moving average. training.engine.loop does the
-# first; in pure bfloat16 all are bfloat16, because torch takes the dtype of the weight.
+# Bytes per trained parameter: weight, gradient, AdamW's two moments, EMA. training.engine.loop uses the first entry; in
+# pure bfloat16 all are bfloat16, because torch takes the dtype of the weight.
 TRAINED = {"float32": (4, 4, 8, 4), "bfloat16+master": (6, 2, 8, 4), "bfloat16": (2, 2, 4, 2)}
 
 # Per stream: modulation; query, key, value; output of attention; first and second layer of the MLP.
@@ -43,18 +43,18 @@ class PlanError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Outline:
-    """What memory depends on in a transformer.
+    """Sizes of a transformer on which memory depends.
 
     Attributes:
-        parameters: of all of it.
-        block_parameters: of one block.
+        parameters: number of all parameters.
+        block_parameters: parameters of one block.
         lora_width: parameters of a LoRA of rank 1.
-        lora_layers: layers of a block that LoRA adapts, by their names in it.
-        blocks: how many.
-        heads: of attention.
-        head_dim: channels of one; the width is ``heads * head_dim``.
-        in_channels: of an image token.
-        text_width: of a text token.
+        lora_layers: names of the layers in a block that LoRA adapts.
+        blocks: number of blocks.
+        heads: attention heads.
+        head_dim: channels of a head; the width is ``heads * head_dim``.
+        in_channels: channels of an image token.
+        text_width: channels of a text token.
         patch_size: latents per token side.
     """
 
@@ -77,14 +77,14 @@ class Outline:
 
 @dataclass(frozen=True)
 class Setup:
-    """How to train.
+    """Training configuration that determines memory.
 
     Attributes:
         lora_rank: 0 trains every weight.
-        weights: a key of ``TRAINED``; with LoRA the dtype of the frozen weights, adapters are float32.
-        gradient_checkpointing: blocks keep their inputs and are computed a second time.
-        gpus: processes, one a GPU.
-        fsdp: FSDP2 shards weights, gradients, moments and average over them; otherwise each has all (DDP).
+        weights: a key of ``TRAINED``; with LoRA the dtype of the frozen weights, adapters being float32.
+        gradient_checkpointing: blocks save only their inputs and are recomputed.
+        gpus: number of processes, one per GPU.
+        fsdp: FSDP2 shards weights, gradients, moments and EMA over the GPUs; otherwise each has all (DDP).
     """
 
     lora_rank: int = 0
@@ -101,7 +101,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU. The step of AdamW and that of the average change tensors in place, so they need nothing."""
+    """Bytes on one GPU. AdamW and the EMA update tensors in place, so they need no further memory."""
 
     weights: int
     gradients: int
@@ -111,23 +111,23 @@ class Memory:
 
     @property
     def trained(self) -> int:
-        """What each trained weight has beside it; in validation the weights themselves are in the gradients' place."""
+        """Bytes beside the trained weights; in validation a copy of the weights takes the gradients' place."""
         return self.gradients + self.moments + self.average
 
     @property
     def peak(self) -> int:
-        """The most bytes at any moment."""
+        """Peak bytes."""
         return self.weights + self.trained + self.activations
 
 
 def meta_transformer(**shape) -> QwenImageTransformer2DModel:
-    """Build a transformer without memory, on the meta device; arguments of ``build_transformer``."""
+    """Build a transformer on the meta device, without memory; takes the arguments of ``build_transformer``."""
     with torch.device("meta"):
         return build_transformer(**shape)
 
 
 def outline(transformer: nn.Module, targets: Collection[str] = TARGETS) -> Outline:
-    """Count a transformer, real or on the meta device; ``targets`` are those of LoRA.
+    """Measure the sizes of a transformer, real or on the meta device; ``targets`` are those of LoRA.
 
     Raises:
         LoRAError: if a target names no linear layer.
@@ -148,33 +148,33 @@ def outline(transformer: nn.Module, targets: Collection[str] = TARGETS) -> Outli
 
 
 def _widths(setup: Setup, autocast: bool) -> tuple[int, int, int]:
-    """Bytes of a weight, of what linear layers and attention compute in, and of what layer norms do."""
+    """Bytes of a weight, of a number in linear layers and attention, and of a number in layer norms."""
     weight = 4 if setup.weights == "float32" else 2
     return (weight, 2, 4) if autocast else (weight, weight, weight)
 
 
 def block_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, *, autocast: bool = True) -> int:
-    """Bytes that one block keeps for the backward pass.
+    """Bytes that one block saves for the backward pass.
 
     Args:
         net: the transformer.
         image: image tokens of a sample, noisy and condition.
         text: text tokens of a sample.
-        batch: samples of a process.
-        setup: its LoRA and dtype count here.
-        autocast: to bfloat16 on a GPU, as the networks do themselves; else all is in the dtype of the weights.
+        batch: batch size of a process.
+        setup: its LoRA and dtype are used.
+        autocast: whether the networks autocast to bfloat16 on a GPU; else everything has the dtype of the weights.
     """
     lora, (weight, low, high) = setup.lora_rank > 0, _widths(setup, autocast)
-    total = 18 * batch * net.width * low  # modulations, one a sample
+    total = 18 * batch * net.width * low  # modulations, one per sample
     for tokens, (modulation, projections, out, up, down) in zip((image, text), STREAMS, strict=True):
         keeps = {name: not lora or name in net.lora_layers for name in (modulation, *projections, out, up, down)}
         inputs = sum(keeps[name] for name in projections)
         recast = batch > 1 or (autocast and (lora or weight == 4))
         kept = 2 * high  # inputs of both layer norms
-        kept += keeps[modulation] * 2 * (high + low)  # what scales and gates multiply
+        kept += keeps[modulation] * 2 * (high + low)  # factors of scales and gates
         kept += (inputs if autocast else min(inputs, 1)) * low  # under autocast each projection casts for itself
         kept += 2 * (low + (low == 2) * 4)  # query and key before their norm, and in float32 for it
-        kept += (not lora) * 2 * weight  # and after it, for its weights
+        kept += (not lora) * 2 * weight  # and after the norm, for its weights
         kept += (4 + (keeps[out] and recast)) * low  # attention: query, key, value, output
         kept += (keeps[up] + 4 + 4 * keeps[down]) * low  # MLP: input, and four times as wide before and after GELU
         adapters = setup.lora_rank * low * (sum(keeps.values()) - keeps[modulation])
@@ -185,7 +185,7 @@ def block_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, *
 
 
 def activation_bytes(net: Outline, image: int, text: int, batch: int, setup: Setup, *, autocast: bool = True) -> int:
-    """Bytes that the network keeps from forward to backward; arguments of :func:`block_bytes`."""
+    """Bytes that the network saves for the backward pass; arguments of :func:`block_bytes`."""
     weight, low, high = _widths(setup, autocast)
     if setup.gradient_checkpointing:
         block = batch * (image + text) * net.width * low  # its inputs
@@ -199,10 +199,10 @@ def activation_bytes(net: Outline, image: int, text: int, batch: int, setup: Set
 
 
 def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, *, autocast: bool = True) -> Memory:
-    """Memory of a training step with AdamW and a moving average; arguments of :func:`block_bytes`.
+    """Memory of a training step with AdamW and EMA; arguments of :func:`block_bytes`.
 
     Raises:
-        PlanError: for dtypes that do not exist.
+        PlanError: for unknown dtypes.
     """
     lora, shards = setup.lora_rank > 0, setup.gpus if setup.fsdp else 1
     if setup.weights not in TRAINED or (lora and setup.weights == "bfloat16+master"):
@@ -213,18 +213,18 @@ def estimate(net: Outline, image: int, text: int, batch: int, setup: Setup, *, a
     held = activation_bytes(net, image, text, batch, setup, autocast=autocast)
     if setup.gradient_checkpointing:
         held += block_bytes(net, image, text, batch, setup, autocast=autocast)
-    # By torch's memory tracker (see the tests): gradients on their way through a block, six times the width of a token,
-    # or where that is more what a block has in hand while it is computed, with LoRA four times the width in float32.
+    # By torch's memory tracker (see the tests): gradients inside a block, six times the width of a token. Or, if
+    # larger, a block's temporary tensors during computation; with LoRA four times the width in float32.
     held += (9 if lora and autocast else 6) * batch * (image + text) * net.width * high
     if setup.fsdp:
-        # The block at work and the next one, gathered in bfloat16, and float32 gradients before they are scattered.
+        # The current block and the next one, gathered in bfloat16, and float32 gradients before they are scattered.
         held += net.block_parameters * (2 * 2 + 4 * (not lora))
     elif autocast and base == 4:
-        # bfloat16 copies of weights: without checkpointing all are kept for the backward pass.
+        # bfloat16 copies of weights: without checkpointing all are saved for the backward pass.
         held += 2 * (net.block_parameters if setup.gradient_checkpointing else net.parameters)
     return Memory(
         weights=(weights + lora * base * net.parameters) // shards,
-        # The buckets of DDP hold gradients a second time.
+        # DDP's communication buckets hold gradients a second time.
         gradients=gradients * (2 if setup.gpus > shards else 1) // shards,
         moments=moments // shards,
         average=average // shards,

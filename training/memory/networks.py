@@ -1,4 +1,4 @@
-"""What a model is made of, as far as memory depends on it: sizes of transformer, VAE and text encoder, no weights."""
+"""Network sizes of a model (transformer, VAE, text encoder) on which memory depends, without weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHAPE = (
     "patch_size",
     "joint_attention_dim",
 )
-# Of Qwen/Qwen-Image-Layered.
+# Shape of the transformer of Qwen/Qwen-Image-Layered.
 RELEASED = {
     "latent_channels": 16,
     "patch_size": 2,
@@ -41,7 +41,7 @@ RELEASED_TOKENS = 512
 
 
 class TextSize(NamedTuple):
-    """Parameters of a text encoder, of one of its blocks, of what is around them; numbers that a token has at once."""
+    """Parameters of a text encoder, of one block, of the rest; peak count of numbers per token."""
 
     parameters: int
     block: int
@@ -49,7 +49,7 @@ class TextSize(NamedTuple):
     token: int
 
 
-# MiniLM-L6, and the language model of Qwen2.5-VL-7B. Of a token: the products of an MLP, and some hidden states.
+# MiniLM-L6, and the language model of Qwen2.5-VL-7B. Per token: products of an MLP, and some hidden states.
 TEXTS = {
     "none": TextSize(0, 0, 0, 0),
     "minilm": TextSize(22_713_216, 1_774_464, 12_066_432, 2 * 1536 + 4 * 384),
@@ -59,13 +59,13 @@ TEXTS = {
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """A model.
+    """Networks of a model.
 
     Attributes:
         shape: arguments of :func:`models.transformer.vld_mmdit.build_transformer`.
         vae: shape of the VAE.
         text: kind of the text encoder.
-        text_tokens: of a caption; a network without text sees one.
+        text_tokens: tokens of a caption; a network without text sees one.
     """
 
     shape: Mapping[str, Any]
@@ -75,7 +75,7 @@ class Networks:
 
     @cached_property
     def net(self) -> Outline:
-        """The transformer."""
+        """Sizes of the transformer."""
         return outline(meta_transformer(**self.shape))
 
     @property
@@ -85,17 +85,17 @@ class Networks:
 
     @cached_property
     def vae_bytes(self) -> int:
-        """Of the VAE, which is always in float32."""
+        """Bytes of the VAE, which is always in float32."""
         with torch.device("meta"):
             return 4 * sum(p.numel() for p in RGBAVAE(self.vae).parameters())
 
     @property
     def text_size(self) -> TextSize:
-        """Of the text encoder."""
+        """Size of the text encoder."""
         return TEXTS[self.text]
 
     def text_work(self, texts: int, width: int) -> int:
-        """Bytes that so many captions take in the text encoder, where numbers have ``width`` bytes."""
+        """Bytes that ``texts`` captions take in the text encoder, with ``width`` bytes per number."""
         return texts * self.text_tokens * self.text_size.token * width
 
     def tokens(self, key: Key) -> int:
@@ -119,21 +119,21 @@ class Networks:
 
 
 def networks_of(params: Params) -> Networks:
-    """The model that the parameters train."""
+    """Networks that the parameters train."""
     settings = params.train_decompose
     tokens = 1 if settings.text.encoder == "none" else settings.text.max_tokens
     shape = settings.model_dump(include=set(SHAPE)) | {"latent_channels": params.train_vae.z_dim}
-    vae = replace(vae_config(params.train_vae), input_channels=4)  # one of three is trained for itself
+    vae = replace(vae_config(params.train_vae), input_channels=4)  # a VAE of three channels is trained on its own
     return Networks(shape, vae, settings.text.encoder, tokens)
 
 
 def networks_in(folder: Path) -> Networks:
-    """The model of a folder, from its files ``config.json``.
+    """Networks of a model folder, from its ``config.json`` files.
 
     Raises:
         FileNotFoundError: if one of them is missing.
-        PlanError: if one of them is of something else.
-        WeightsFileError: if one is no config.
+        PlanError: if one of them describes another kind of network.
+        WeightsFileError: if one is not a config.
     """
     found = {}
     for part in ("transformer", "vae"):
@@ -152,5 +152,5 @@ def networks_in(folder: Path) -> Networks:
 
 
 def released() -> Networks:
-    """Qwen/Qwen-Image-Layered."""
+    """Networks of Qwen/Qwen-Image-Layered."""
     return Networks(RELEASED, VAEConfig(), "qwen", RELEASED_TOKENS)

@@ -1,6 +1,6 @@
-"""What every stage will take before anything starts: parameters, tokens, memory, and what to switch on.
+"""Memory plan of every stage before it starts: parameters, tokens, peak bytes, and options that fit.
 
-    python -m stages.train_decompose --plan        # any stage prints it; stages.plan says for which sizes
+    python -m stages.train_decompose --plan        # any stage prints it; stages.plan chooses the sizes
 
 Estimates, for the bucket with the most tokens.
 """
@@ -17,7 +17,7 @@ from training.memory.stages import DEFAULT_RANK, Stage
 from training.memory.work import Key
 
 GIB = 2**30
-# Assumed, not measured: CUDA context, workspaces of kernels, fragments.
+# Assumed, not measured: CUDA context, kernel workspaces, fragmentation.
 RESERVE = 2 * GIB
 # (GPUs, GiB of each)
 BUDGETS = ((1, 24), (1, 48), (1, 80), (8, 80))
@@ -26,17 +26,17 @@ SHOWN_BUCKETS = 12
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to switch on with ``gpus`` of ``gib`` GiB.
+    """Recommended options on ``gpus`` GPUs of ``gib`` GiB each.
 
     Attributes:
-        stage: its name.
-        gpus: how many.
-        gib: memory of each.
-        label: the first option that fits, ``None`` if none does.
-        as_set: whether that is what the parameters say.
-        layers: where none fits, the most layers of this size that would with the last option; 0 if not even one.
-        last: label of that option.
-        enough_gpus: where none fits, how many of these GPUs would do, up to 64; ``None`` if none, or of no use.
+        stage: name of the stage.
+        gpus: number of GPUs.
+        gib: memory of each GPU.
+        label: label of the first option that fits, ``None`` if none does.
+        as_set: whether that option is the one in the parameters.
+        layers: if none fits, the most layers of this size that fit with the last option; 0 if not even one.
+        last: label of the last option.
+        enough_gpus: if none fits, the number of such GPUs that suffices, up to 64; ``None`` if none, or if unneeded.
     """
 
     stage: str
@@ -50,10 +50,10 @@ class Recommendation:
 
 
 def largest_first(networks: Networks, keys: Iterable[Key]) -> list[Key]:
-    """Buckets (H, W, L), each once, those of most tokens first.
+    """Buckets (H, W, L) without duplicates, sorted by descending number of tokens.
 
     Raises:
-        PlanError: without buckets, or if one does not split into tokens.
+        PlanError: without buckets, or if one cannot be split into tokens.
     """
     found = sorted(set(keys), key=lambda key: (-networks.tokens(key), key))
     if not found:
@@ -62,13 +62,13 @@ def largest_first(networks: Networks, keys: Iterable[Key]) -> list[Key]:
 
 
 def recommend(stage: Stage, layers: int, gpus: int, gib: int) -> Recommendation:
-    """Choose for ``gpus`` of ``gib`` GiB, ``RESERVE`` kept free.
+    """Choose the first option that fits on ``gpus`` GPUs of ``gib`` GiB, with ``RESERVE`` left free.
 
     Args:
-        stage: to run.
-        layers: of its stacks.
-        gpus: how many.
-        gib: memory of each.
+        stage: the stage.
+        layers: layers of its stacks.
+        gpus: number of GPUs.
+        gib: memory of each GPU.
     """
     room = gib * GIB - RESERVE
     options = list(stage.options(gpus))
@@ -83,7 +83,7 @@ def recommend(stage: Stage, layers: int, gpus: int, gib: int) -> Recommendation:
 
 
 def setup_rows(networks: Networks, key: Key, batch_size: int, lora_rank: int) -> list[tuple[Setup, Memory]]:
-    """What a step of the transformer alone takes on one GPU in the setups that one thinks of."""
+    """Memory of a training step of the transformer alone on one GPU, for the usual setups."""
     rank = lora_rank or DEFAULT_RANK
     sharded = {"gradient_checkpointing": True, "gpus": 8, "fsdp": True}
     setups = [
@@ -102,7 +102,7 @@ def setup_rows(networks: Networks, key: Key, batch_size: int, lora_rank: int) ->
 
 
 def describe_training(networks: Networks, keys: Sequence[Key], batch_size: int, lora_rank: int) -> Iterator[str]:
-    """Lines about the transformer and its buckets, of which the first one is planned for."""
+    """Lines about the transformer and its buckets; memory is planned for the first bucket."""
     net, rank = networks.net, lora_rank or DEFAULT_RANK
     adapters = rank * net.lora_width
     yield f"transformer  {net.parameters:,} parameters in {net.blocks} blocks of width {net.width}"
@@ -116,7 +116,7 @@ def describe_training(networks: Networks, keys: Sequence[Key], batch_size: int, 
         yield f"{'':>11} and {len(keys) - SHOWN_BUCKETS} buckets of fewer tokens"
     yield ""
     yield f"GiB on one GPU, estimated: the transformer's step, {_named(keys[0])}, batch {batch_size}, bfloat16 autocast"
-    yield f"{'':<55}" + "".join(f"{name:>9}" for name in ("weights", "grads", "AdamW", "average", "activ.", "peak"))
+    yield f"{'':<55}" + "".join(f"{name:>9}" for name in ("weights", "grads", "AdamW", "EMA", "activ.", "peak"))
     for setup, memory in setup_rows(networks, keys[0], batch_size, lora_rank):
         parts = (memory.weights, memory.gradients, memory.moments, memory.average, memory.activations, memory.peak)
         yield f"{setup!s:<55}" + "".join(f"{part / GIB:>9.1f}" for part in parts)
@@ -124,8 +124,8 @@ def describe_training(networks: Networks, keys: Sequence[Key], batch_size: int, 
 
 
 def describe_stages(stages: Sequence[Stage], key: Key, budgets: Sequence[tuple[int, int]] = BUDGETS) -> Iterator[str]:
-    """Lines about the moments of stages as they are set, and what to switch on for each budget (GPUs, GiB)."""
-    yield f"GiB on one GPU, estimated: fullest moments as it is set, {_named(key)}"
+    """Lines about the peak moments of stages as set, and recommended options for each budget (GPUs, GiB)."""
+    yield f"GiB on one GPU, estimated: peak moments of each stage as set, {_named(key)}"
     yield f"{'':<28}" + "".join(f"{name:>9}" for name in ("weights", "trained", "work", "peak"))
     for stage in stages:
         for moment in stage.as_set.moments(key[2]):

@@ -1,4 +1,4 @@
-"""The most memory that a computation has at once, at sizes no machine here holds: its tensors are only pretended.
+"""Peak-memory probe of a computation at any size, with simulated tensors that take no memory.
 
     with pretended():
         network = build()
@@ -6,9 +6,9 @@
             network(image).sum().backward()
     meter.peak
 
-Pretended tensors are on the device ``meta``: they have shapes and no numbers, and take neither memory nor time. What
-torch does not do there, autocast and fused kernels, is done here as on a GPU. Not counted: what a kernel takes for
-itself, and what torch's allocator cannot use because it is in pieces.
+Simulated tensors are on the device ``meta``: they have shapes and no numbers, and take neither memory nor time.
+Autocast and fused kernels, which torch lacks there, are simulated as on a GPU. Not counted: workspaces of kernels, and
+fragmentation of torch's allocator.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KNOWN: dict[Any, Any] = {}
 
 
 class Form(NamedTuple):
-    """What a pretended tensor is."""
+    """Shape, strides and dtype of a simulated tensor."""
 
     size: torch.Size
     stride: tuple[int, ...]
@@ -42,14 +42,14 @@ class Form(NamedTuple):
 
 
 class Meter(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made inside, by storage, until they are let go.
+    """Counter of the bytes of all tensors created inside, by storage, until they are released.
 
     Args:
-        held: networks that are there from the start.
+        held: networks that exist from the start.
 
     Attributes:
-        now: bytes at this moment.
-        peak: the most so far.
+        now: current bytes.
+        peak: peak bytes so far.
     """
 
     def __init__(self, *held: nn.Module) -> None:
@@ -60,7 +60,7 @@ class Meter(TorchDispatchMode):
             self.hold(*network.parameters(), *network.buffers())
 
     def hold(self, *tensors: Tensor) -> None:
-        """Count tensors that were made outside."""
+        """Count tensors that were created outside."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key, size = id(storage), storage.nbytes()
@@ -80,12 +80,12 @@ class Meter(TorchDispatchMode):
 
 
 def answer(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
-    """What an operation gives, also where pretended tensors have nothing to give: a number, a copy on the CPU."""
+    """Result of an operation, also where simulated tensors have none: reading a number, or a copy to the CPU."""
     if func is torch.ops.aten._local_scalar_dense.default:
         return _numbers(args[0])
     if func is torch.ops.aten._to_copy.default:
         kwargs = {**kwargs, "device": "meta"}
-    # Blocks are alike, and torch takes long to find out what comes of an operation: what it found is remembered.
+    # Torch infers results slowly, and the blocks of a network are alike: inferred results are cached.
     key = (func, _form(args), _form(kwargs))
     if key in KNOWN:
         return _made(KNOWN[key])
@@ -99,7 +99,7 @@ def answer(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _form(value: Any) -> Any:
-    """All that the form of a result depends on, to look it up by."""
+    """Lookup key: everything on which the form of a result depends."""
     if isinstance(value, Tensor):
         return Form(value.shape, value.stride(), value.dtype)
     if isinstance(value, list | tuple):
@@ -110,7 +110,7 @@ def _form(value: Any) -> Any:
 
 
 def _made(form: Any) -> Any:
-    """Something of a form; results are tensors, other values, or tuples and lists of them."""
+    """Create a result of a form: a tensor, another value, or a tuple or list of them."""
     if isinstance(form, Form):
         return torch.empty_strided(form.size, form.stride, dtype=form.dtype, device="meta")
     if isinstance(form, tuple) and form and form[0] in (list, tuple):
@@ -123,13 +123,13 @@ def _numbers(tensor: Tensor) -> Any:
 
 
 class Autocast:
-    """What autocast of a GPU does to the operations of networks; whether it is on, that of the CPU says."""
+    """Simulation of GPU autocast for the operations of networks; enabled whenever CPU autocast is."""
 
     def __init__(self) -> None:
         self.copies: dict[int, Tensor] = {}
 
     def lowered(self, operation: Callable) -> Callable:
-        """An operation that is done in the lower precision."""
+        """Wrap an operation that autocast runs in the lower precision."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if torch.is_autocast_enabled("cpu"):
@@ -140,7 +140,7 @@ class Autocast:
         return call
 
     def raised(self, operation: Callable) -> Callable:
-        """An operation that is done in float32."""
+        """Wrap an operation that autocast runs in float32."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if torch.is_autocast_enabled("cpu"):
@@ -152,25 +152,25 @@ class Autocast:
     def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         if tensor.dtype == dtype or not (tensor.requires_grad and tensor.is_leaf):
             return tensor.to(dtype)
-        # Those of weights that are trained are kept until autocast ends.
+        # Casts of trained weights are cached until autocast ends.
         if id(tensor) not in self.copies:
             self.copies[id(tensor)] = tensor.to(dtype)
         return self.copies[id(tensor)]
 
 
 class PretendedDistance(Perceptual):
-    """LPIPS whose trunk is neither read nor downloaded."""
+    """LPIPS whose backbone is neither read nor downloaded."""
 
     def __init__(self, trunk: str = "alex") -> None:
         nn.Module.__init__(self)
         self.trunk = trunk
-        # Its scaling is made of tensors that no context moves.
+        # Its scaling layer has tensors that the device context does not move.
         self.lpips = lpips.LPIPS(net=trunk, pretrained=False, pnet_rand=True, verbose=False).to("meta")
         self.requires_grad_(False).eval()
 
 
 class _FusedNorm(torch.autograd.Function):
-    """What ``F.rms_norm`` makes and keeps on a GPU, where it is one kernel."""
+    """Tensors that ``F.rms_norm`` creates and saves on a GPU, where it is one kernel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def _rms_norm(norm: vae_blocks.RMSNorm, x: Tensor, silu: bool = False) -> Tensor
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    """A fused kernel: it keeps no table of tokens against tokens."""
+    """Fused attention kernel, which saves no attention matrix."""
     return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
 
 
@@ -217,7 +217,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def pretended() -> Iterator[None]:
-    """Tensors that are made inside take no memory and no time; networks must be built inside too."""
+    """Simulate tensors inside the block, without memory or time; networks must be built inside too."""
     autocast = Autocast()
     computed = (
         (F, "scaled_dot_product_attention", autocast.lowered(_attention)),

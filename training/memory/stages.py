@@ -1,7 +1,7 @@
-"""What every stage has on one GPU at its fullest moments, and what can be switched on where that is too much.
+"""Memory of every training stage on one GPU at its peak moments, and the options that reduce it.
 
-Stages are planned for one bucket (H, W, L). What the transformer takes in training is training.memory.estimate's, what
-images take is probed (training.memory.work).
+Stages are planned for one bucket (H, W, L). The transformer's training memory is from training.memory.estimate; that of
+images is probed (training.memory.work).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EDIT_TERMS = ("edit_velocity", "edit_kept")
 
 
 class Moment(NamedTuple):
-    """Bytes on one GPU: networks, what trained weights have beside them, and what a computation takes at its peak."""
+    """Bytes on one GPU: networks; gradients, moments and EMA of trained weights; peak of a computation."""
 
     name: str
     weights: int
@@ -48,7 +48,7 @@ class Moment(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """All together."""
+        """Sum of all parts."""
         return self.weights + self.trained + self.work
 
 
@@ -56,9 +56,9 @@ class Option(NamedTuple):
     """A way to run a stage.
 
     Attributes:
-        label: in the words of parameters.
-        moments: for a number of layers.
-        least: bytes that it takes at least, known without probing.
+        label: names and values of parameters.
+        moments: peak moments for a number of layers.
+        least: lower bound of the bytes, known without probing.
     """
 
     label: str
@@ -66,23 +66,23 @@ class Option(NamedTuple):
     least: Callable[[int], int] = lambda layers: 0
 
     def peak(self, layers: int) -> int:
-        """The most bytes at any moment."""
+        """Peak bytes over all moments."""
         return max(moment.peak for moment in self.moments(layers))
 
     def fits(self, layers: int, room: int) -> bool:
-        """Whether so many bytes are enough."""
+        """True if ``room`` bytes are enough."""
         return self.least(layers) <= room and self.peak(layers) <= room
 
 
 class Stage(NamedTuple):
-    """A stage.
+    """Memory plan of a stage.
 
     Attributes:
         name: of the stage.
-        as_set: as its parameters say.
-        options: on so many GPUs, from the most to the least wanted.
-        floor: bytes that are there whatever is switched on, and what they are.
-        shards: whether several GPUs have less each.
+        as_set: option that its parameters select.
+        options: options for a number of GPUs, from most to least preferred.
+        floor: bytes that no option reduces, and their description.
+        shards: whether several GPUs reduce the memory of each.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Stage(NamedTuple):
 
 
 def compute_dtype(choice: MixedPrecision) -> torch.dtype | None:
-    """What networks compute in on a GPU that has bfloat16, where it is not float32."""
+    """Dtype of computation on a GPU that has bfloat16; ``None`` for float32."""
     return None if choice == "no" else torch.bfloat16
 
 
@@ -109,7 +109,7 @@ def vae_stage(settings: TrainVAE, networks: Networks, key: Key) -> Stage:
     def moments(checkpointing: bool) -> list[Moment]:
         return [
             Moment("step", weights, trained, vae_step(settings, key, compute, checkpointing)),
-            # The weights themselves wait beside their average.
+            # The raw weights are stored beside the EMA.
             Moment("validation", weights, trained + networks.vae_bytes, vae_validation(vae_config(settings), key)),
         ]
 
@@ -121,7 +121,7 @@ def vae_stage(settings: TrainVAE, networks: Networks, key: Key) -> Stage:
 
 
 def words(setup: Setup) -> str:
-    """A setup in the words of parameters."""
+    """Description of a setup in names and values of parameters."""
     parts = [f"lora.rank {setup.lora_rank}"] if setup.lora_rank else ["every weight"]
     parts += ["gradient_checkpointing"] * setup.gradient_checkpointing
     parts += [f"{'FSDP2' if setup.fsdp else 'DDP'} over {setup.gpus}"] * (setup.gpus > 1)
@@ -129,7 +129,7 @@ def words(setup: Setup) -> str:
 
 
 def setups(gpus: int, lora_rank: int, low: str = "bfloat16") -> Iterator[Setup]:
-    """Setups from the most to the least wanted: every weight before LoRA, high before low rank, fast before slow."""
+    """Setups from most to least preferred: every weight before LoRA, high before low rank, fast before slow."""
     rank = lora_rank or DEFAULT_RANK
     ranks = [0] + [r for r in (rank >> k for k in range(rank.bit_length())) if r >= SMALLEST_RANK or r == rank]
     for rank, fsdp, checkpointing in itertools.product(ranks, (False, True) if gpus > 1 else (False,), (False, True)):
@@ -137,13 +137,13 @@ def setups(gpus: int, lora_rank: int, low: str = "bfloat16") -> Iterator[Setup]:
 
 
 class Trained:
-    """Plans a stage that trains the transformer.
+    """Memory planner of a stage that trains the transformer.
 
     Args:
         name: of the stage.
-        settings: of the stage.
-        networks: what it trains.
-        key: the bucket.
+        settings: the stage's parameters.
+        networks: networks of the model.
+        key: the bucket (H, W, L).
     """
 
     def __init__(self, name: str, settings: TrainDecompose | Refine, networks: Networks, key: Key) -> None:
@@ -151,14 +151,14 @@ class Trained:
         self.compute = compute_dtype(settings.optimisation.mixed_precision)
         self.low = "float32" if self.compute is None else "bfloat16"
         self.weights = settings.loss.model_dump()
-        # Refinement asks the network a second time, about the edited image, in the same graph.
+        # Refinement calls the network a second time, for the edited image, in the same graph.
         self.passes = 1 + any(self.weights.get(name, 0.0) > 0.0 for name in EDIT_TERMS)
         self.stacks = stacks_at_once(key, STACKS_AT_ONCE)
         self.pixels = cache(self._pixels)
         self.asked = cache(self._asked)
 
     def stage(self) -> Stage:
-        """The stage, with all its options."""
+        """Plan of the stage with all its options."""
         lora = self.settings.lora
         low = self.low if lora.rank else "float32"
         as_set = Setup(lora.rank, low, self.settings.gradient_checkpointing)
@@ -171,7 +171,7 @@ class Trained:
         return Stage(self.name, self.option(as_set), options, (base, what), shards=True)
 
     def option(self, setup: Setup) -> Option:
-        """A way to train."""
+        """Option of a training setup."""
         return Option(
             words(setup),
             lambda layers: self.moments(setup, layers),
@@ -179,7 +179,7 @@ class Trained:
         )
 
     def moments(self, setup: Setup, layers: int) -> list[Moment]:
-        """Its moments, of stacks of so many layers."""
+        """Peak moments of a setup for stacks of ``layers`` layers."""
         networks, vae = self.networks, self.networks.vae_bytes
         size = 4 if self.settings.cache_dtype == "float32" else 2
         text = networks.text_work(TEXTS_AT_ONCE, size)
@@ -205,18 +205,18 @@ class Trained:
         return self.networks.sampling((*self.key[:2], layers), self.stacks, dtype, autocast, rank)
 
     def _estimate(self, setup: Setup, layers: int) -> tuple[Memory, int]:
-        """The transformer's memory with one pass in the graph, and what a pass keeps."""
+        """Memory of the transformer with one pass in the graph, and the activations of a pass."""
         net, batch, autocast = self.networks.net, self.settings.optimisation.batch_size, self.compute is not None
         sizes = (self.networks.tokens((*self.key[:2], layers)), self.networks.text_tokens, batch)
         memory = estimate(net, *sizes, setup, autocast=autocast)
         return memory, activation_bytes(net, *sizes, setup, autocast=autocast)
 
     def _step(self, setup: Setup, layers: int) -> tuple[Memory, int]:
-        """The transformer's memory, and what the fullest moment of a step takes."""
+        """Memory of the transformer, and peak bytes of a step."""
         memory, kept = self._estimate(setup, layers)
         pixels = self.pixels(setup.gradient_checkpointing, layers)
-        # Images are compared between the passes, and what their terms keep waits until the backward pass is through
-        # the second one. With checkpointing nothing of the first one is kept until then.
+        # Images are compared between the passes, and their activations stay until the backward pass has left the second
+        # pass. With checkpointing no activations of the first pass exist until then.
         first = kept if self.passes == 1 or not setup.gradient_checkpointing else 0
         between = first + pixels.peak
         after = (self.passes - 1) * first + pixels.kept + memory.activations
@@ -226,9 +226,9 @@ class Trained:
         net = self.networks.net
         asked = self.asked(layers)
         if setup.fsdp:
-            asked += 4 * net.block_parameters  # the block at work and the next one
+            asked += 4 * net.block_parameters  # the current block and the next one
         elif not setup.lora_rank and self.compute is not None:
-            asked += 2 * net.parameters  # autocast keeps a copy of what is trained
+            asked += 2 * net.parameters  # autocast caches a copy of trained weights
         shown = 0
         if self.name == "refine":  # which measures every term of the loss
             shown = self.pixels(False, layers, self.stacks).peak

@@ -1,4 +1,4 @@
-"""What the stages that use a model have on one GPU: evaluate and decompose."""
+"""Memory of the stages that only use a model (evaluate, decompose) on one GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.memory.work import Key, decoding, scoring
 
 
 class Used(NamedTuple):
-    """A model that is used: what its weights are kept in, and where they wait."""
+    """Networks of a model in use, dtype of the weights, and offloading."""
 
     networks: Networks
     dtype: torch.dtype
@@ -27,10 +27,10 @@ def used_stage(name: str, models: Sequence[Used], key: Key, stacks: int, scored:
 
     Args:
         name: of the stage.
-        models: all of them are there at once.
+        models: models that are loaded together.
         key: size and layers of the images.
         stacks: images that are decomposed together.
-        scored: whether what comes out is compared with the truth.
+        scored: whether the predicted layers are compared with the true ones.
     """
 
     @cache
@@ -77,6 +77,6 @@ def _visiting(model: Used) -> tuple[int, int]:
         return 0, 0
     if model.offload == "models":
         return size * text.parameters, size * net.parameters
-    # A block, the next one on its way, and what is in no block.
+    # The current block, the next one in transfer, and the weights outside blocks.
     around = net.parameters - net.blocks * net.block_parameters
     return size * (text.rest + 2 * text.block), size * (around + 2 * net.block_parameters)

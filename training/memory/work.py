@@ -1,6 +1,6 @@
-"""What the calls of the stages take beside the networks that are there: bytes, probed with the stages' own code.
+"""Working memory of the stages' calls in bytes, without the networks, probed with the stages' own code.
 
-Every function pretends (training.memory.probe), so it takes a second or a few and no memory. Keys are (H, W, L), pixels
+Every function simulates (training.memory.probe), so it takes a few seconds and no memory. Keys are (H, W, L) in pixels
 and layers.
 """
 
@@ -36,21 +36,21 @@ Key = tuple[int, int, int]
 
 
 class Work(NamedTuple):
-    """``peak`` is the most at once, ``kept`` what the backward pass still needs after the forward pass."""
+    """Bytes: ``peak`` of the computation; ``kept`` from the forward pass for the backward pass."""
 
     peak: int
     kept: int = 0
 
 
 class Decoding(NamedTuple):
-    """How predicted images are decoded and compared.
+    """Parameters of decoding and comparing predicted images.
 
     Attributes:
-        weights: of the terms, by name.
-        alignment: of the alignment loss.
-        scale: latents are resized by it.
-        compute: what the VAE computes in; ``None`` for float32.
-        checkpointing: of the VAE.
+        weights: weights of the loss terms by name.
+        alignment: parameters of the alignment loss.
+        scale: factor by which latents are resized.
+        compute: dtype of the VAE's computation; ``None`` for float32.
+        checkpointing: gradient checkpointing of the VAE.
     """
 
     weights: Mapping[str, float]
@@ -61,14 +61,14 @@ class Decoding(NamedTuple):
 
 
 def vae_config(settings: TrainVAE) -> VAEConfig:
-    """The shape of the network that ``train_vae`` trains."""
+    """Configuration of the VAE that ``train_vae`` trains."""
     shape = settings.model_dump(include={"base_dim", "z_dim", "num_res_blocks"})
     return VAEConfig(dim_mult=tuple(settings.dim_mult), input_channels=settings.channels, **shape)
 
 
 @cache
 def encoding(config: VAEConfig, key: Key) -> int:
-    """To encode as many stacks as go to the cache of latents together, in float32."""
+    """Bytes to encode the stacks that go to the cache of latents together, in float32."""
     stacks = stacks_at_once(key, STACKS_AT_ONCE)
     with _quietly_pretended():
         vae = _vae(config)
@@ -82,7 +82,7 @@ def encoding(config: VAEConfig, key: Key) -> int:
 
 @cache
 def decoding(config: VAEConfig, key: Key, stacks: int, compute: torch.dtype | None = None) -> int:
-    """To decode the layers of stacks that are sampled together, and to choose among tries."""
+    """Bytes to decode the layers of stacks that are sampled together, and to choose among candidates."""
     with _quietly_pretended():
         vae = _vae(config, compute)
 
@@ -94,7 +94,7 @@ def decoding(config: VAEConfig, key: Key, stacks: int, compute: torch.dtype | No
 
 
 def vae_step(settings: TrainVAE, key: Key, compute: torch.dtype | None, checkpointing: bool) -> int:
-    """A step of ``train_vae`` with every term, its gradients included."""
+    """Bytes of a step of ``train_vae`` with all loss terms, including gradients."""
     with _quietly_pretended():
         objective = VAEObjective(as_rgba(_vae(vae_config(settings), compute, checkpointing)), settings)
         with Meter(objective) as meter:
@@ -105,9 +105,9 @@ def vae_step(settings: TrainVAE, key: Key, compute: torch.dtype | None, checkpoi
 
 
 def vae_validation(config: VAEConfig, key: Key) -> int:
-    """To reconstruct and to judge the images that ``train_vae`` has in hand together, in float32 as at its end."""
+    """Bytes to reconstruct and measure the images that ``train_vae`` validates together, in float32 as at its end."""
     stacks = stacks_at_once(key, VALIDATED_AT_ONCE)
-    # What is not in hand waits in main memory.
+    # The other images stay in main memory.
     return _judging(config, key[:2], min(stacks * (key[2] + 1), at_once(key[0] * key[1])))
 
 
@@ -120,7 +120,7 @@ def _judging(config: VAEConfig, size: tuple[int, int], count: int) -> int:
 
 
 def scoring(key: Key) -> int:
-    """To judge over nine backgrounds the layers of a sample that ``evaluate`` compares together."""
+    """Bytes to measure, over nine backgrounds, the layers of a sample that ``evaluate`` compares together."""
     return _comparing(key[:2], min(key[2], at_once(key[0] * key[1])))
 
 
@@ -136,9 +136,9 @@ def _comparing(size: tuple[int, int], count: int) -> int:
 
 
 def pixel_terms(config: VAEConfig, how: Decoding, key: Key, stacks: int = 1, gradient: bool = True) -> Work:
-    """Terms of predicted images of so many stacks: a step's, or without gradient those of validation."""
+    """Bytes of the pixel loss terms of ``stacks`` stacks: in a step, or without gradient in validation."""
     aligned = how.weights.get("alignment", 0.0) > 0.0
-    # Thousands of small operations: what they hold is known, so they are left out and something else decodes.
+    # The alignment is thousands of small operations of known memory: it is left out and another term decodes.
     weights = {**how.weights, "alignment": 0.0} | ({"layer_pixels": 1.0} if aligned else {})
     with _quietly_pretended():
         vae = _vae(config, how.compute, how.checkpointing)
@@ -157,7 +157,7 @@ def pixel_terms(config: VAEConfig, how: Decoding, key: Key, stacks: int = 1, gra
 
 
 def alignment_bytes(pixels: float, merges: int) -> int:
-    """What the alignment loss keeps of stacks of so many pixels: both in [0, 1], and once more after each merge."""
+    """Bytes that the alignment loss keeps for stacks of ``pixels``: both in [0, 1], and again after each merge."""
     return round(pixels * 16 * (2 + 3 * merges))
 
 
@@ -171,16 +171,16 @@ def sampling(
     autocast: bool,
     lora_rank: int = 0,
 ) -> int:
-    """Passes of the network without gradient, with the caption and without; the number of blocks is no matter.
+    """Bytes of network passes without gradient, with and without the caption; independent of the number of blocks.
 
     Args:
         shape: arguments of :func:`models.transformer.vld_mmdit.build_transformer`, and ``spatial_factor`` of the VAE.
-        key: of the stacks.
-        stacks: that are sampled together.
-        text_tokens: of a caption.
-        dtype: of the weights.
-        autocast: whether it computes in bfloat16, whatever its weights are in.
-        lora_rank: of adapters; 0 for none.
+        key: size and layers of the stacks.
+        stacks: stacks that are sampled together.
+        text_tokens: tokens of a caption.
+        dtype: dtype of the weights.
+        autocast: whether it computes in bfloat16, whatever the dtype of its weights.
+        lora_rank: rank of the adapters; 0 for none.
     """
     built = {name: value for name, value in shape.items() if name != "spatial_factor"}
     with _quietly_pretended():
@@ -203,7 +203,7 @@ def sampling(
 @contextmanager
 def _quietly_pretended() -> Iterator[None]:
     with pretended(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips asks torchvision for its trunks in words that are no longer used
+        warnings.simplefilter("ignore")  # lpips loads its backbones from torchvision with deprecated arguments
         yield
 
 

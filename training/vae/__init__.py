@@ -1,1 +1,1 @@
-"""Training of the RGBA-VAE: objective, validation, latent statistics, start from nothing."""
+"""RGBA-VAE training: objective, validation, latent statistics, initialisation."""

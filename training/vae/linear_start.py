@@ -1,4 +1,4 @@
-"""The RGBA-VAE's start from nothing: a linear code of patches, fitted for some seconds before training begins."""
+"""Initialisation of the RGBA-VAE as a linear code of patches, fitted for some seconds before training."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def start_as_linear_code(
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Set ``vae`` to the code of its training images, then fit its linear path alone.
+    """Initialise ``vae`` as a linear code of its training images, then fit its linear path alone.
 
-    The fit minimises ABMSE, L1 and KL; what else the loss has would cost more than the linear path. Every process does
+    The fit minimises ABMSE, L1 and KL; the other loss terms would cost more than the linear path. Every process does
     the same on the same images, so all start from equal weights.
 
     Args:
         vae: the network, see :func:`models.vae.linear_code.init_as_linear_code`.
-        settings: of the stage; ``linear_start`` says how many items the axes and the fit see.
-        batches: streams from the start, with ``component`` and ``composite`` ``(B, 4, H, W)``.
+        settings: the stage's parameters; ``linear_start`` sets the number of items for the axes and for the fit.
+        batches: opens a stream from its start, with ``component`` and ``composite`` ``(B, 4, H, W)``.
         device: where the fit runs.
         progress: whether to show a bar.
     """

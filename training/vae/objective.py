@@ -1,4 +1,4 @@
-"""What the RGBA-VAE is trained to do: reconstruct layers and their composites in one latent space (paper sec. 3.1)."""
+"""Training objective of the RGBA-VAE: reconstruction of layers and composites in one latent space (paper sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from training.losses import (
     perceptual,
 )
 
-# AlphaVAE draws each channel of a replay background from these (its training code), here in [-1, 1].
+# Channel values of the backgrounds of replayed opaque images (AlphaVAE's training code), here in [-1, 1].
 REPLAY_LEVELS = (-1.0, 0.0, 1.0)
 
 
@@ -39,27 +39,27 @@ def over_colours(images: Tensor, colours: Tensor) -> Tensor:
 
 
 def replay_opaque(images: Tensor, share: float) -> Tensor:
-    """Each of ``(B, 4, H, W)`` with probability ``share`` as an opaque image, over a colour drawn for it.
+    """Flatten each of ``(B, 4, H, W)`` with probability ``share`` over a random colour, as an opaque image.
 
-    So a network that comes from RGB goes on seeing images without transparency (AlphaVAE; paper sec. 3.1: "trained
-    on both RGB and RGBA images").
+    So a network initialised from RGB still sees images without transparency (AlphaVAE; paper sec. 3.1: "trained on both
+    RGB and RGBA images").
     """
     levels = images.new_tensor(REPLAY_LEVELS)
-    # Drawn on the CPU, so that a run sees the same replay whatever it runs on.
+    # Drawn on the CPU, so that a run sees the same replay on every device.
     colours = levels[torch.randint(len(levels), (len(images), 3)).to(images.device)]
     chosen = (torch.rand(len(images)) < share).to(images.device)
     return torch.where(chosen[:, None, None, None], over_colours(images, colours), images)
 
 
 class VAEObjective(nn.Module):
-    """Encode, decode and every loss term in one forward, so that DDP synchronises the gradients.
+    """Encoding, decoding and all loss terms in one forward pass, so that DDP synchronises the gradients.
 
-    A term whose weight is 0 is neither computed nor logged, ABMSE, L1 and KL excepted, which cost nothing. The
-    discriminator learns in the same backward pass: it sees detached reconstructions, and the generator's term goes
-    through a frozen copy of its weights, so neither gradient reaches the other network.
+    A term of weight 0 is neither computed nor logged, except ABMSE, L1 and KL, which cost nothing. The discriminator
+    learns in the same backward pass. It sees detached reconstructions, and the generator's term goes through a frozen
+    copy of its weights, so neither gradient reaches the other network.
 
     Args:
-        vae: the network; where ``loss.reference_kl`` is set, its encoder as it is now is kept as the reference.
+        vae: the network; if ``loss.reference_kl`` is set, a frozen copy of its current encoder is the reference.
         settings: the stage's parameters.
     """
 
@@ -80,10 +80,10 @@ class VAEObjective(nn.Module):
             batch: ``component`` and ``composite`` ``(B, 4, H, W)`` in [-1, 1]; ``seen``, items before this step.
 
         Returns:
-            Scalars: every term unweighted, and under ``loss`` what is minimised.
+            Scalars: every term unweighted, and the weighted sum under ``loss``.
         """
         device = next(self.vae.parameters()).device
-        # Layers with alpha and flat opaque images share the latent space, so both are in every batch.
+        # Layers with alpha and flat opaque images share the latent space, so every batch has both.
         layers = replay_opaque(batch["component"].to(device, non_blocking=True), self.settings.opaque_share)
         images = torch.cat([layers, batch["composite"].to(device, non_blocking=True)])
         posterior = self.vae.encode(images)
@@ -117,7 +117,7 @@ class VAEObjective(nn.Module):
         return total
 
     def _game(self, fake: Tensor, real: Tensor, fidelity: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What generator and discriminator pay together, and its parts."""
+        """Adversarial loss of generator and discriminator together, and its parts."""
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         gan = hinge_generator(functional_call(self.discriminator, frozen, (fake,)))
         factor = torch.ones_like(gan)

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a VAE's latents, channel by channel, by which they are normalised."""
+"""Latent statistics of a VAE: mean and standard deviation per channel, by which latents are normalised."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from models.vae.latents import at_once
 
 
 class LatentMoments:
-    """Mean and deviation of latents per channel, gathered over batches."""
+    """Mean and standard deviation of latents per channel, accumulated over batches."""
 
     def __init__(self, channels: int) -> None:
-        # On the CPU, because not every accelerator has double precision.
+        # On the CPU, since not every accelerator has double precision.
         self.count, self.total, self.square = 0, *torch.zeros(2, channels, dtype=torch.float64)
 
     def add(self, latents: Tensor) -> LatentMoments:
-        """Take in ``(B, C, h, w)``; returns self."""
+        """Add latents ``(B, C, h, w)``; return self."""
         rows = latents.detach().cpu().double().transpose(0, 1).flatten(1)
         self.count += rows.shape[1]
         self.total, self.square = self.total + rows.sum(1), self.square + rows.square().sum(1)
         return self
 
     def merge(self, others: LatentMoments) -> None:
-        """Take in what another one has gathered."""
+        """Add the moments that another instance has accumulated."""
         self.count += others.count
         self.total, self.square = self.total + others.total, self.square + others.square
 

@@ -1,4 +1,4 @@
-"""How well the RGBA-VAE does on held-out images, after every epoch and at the end."""
+"""Validation of the RGBA-VAE's reconstructions, after every epoch and at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STACKS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Part:
-    """What one batch gives: rows of metrics of composites and of layers, and of the latents what is summed."""
+    """Results of one batch: rows of metrics of composites and of layers, and sums over the latents."""
 
     flat: list[dict[str, float]]
     layers: list[dict[str, float]]
@@ -41,12 +41,12 @@ class Part:
 def measure_stacks(
     network: RGBAVAE | OpaqueVAE, dataset: StackDataset, indices: Sequence[int], perceptual: Perceptual
 ) -> Part:
-    """Reconstruct stacks of one size and judge them, as many images at once as go through a network together.
+    """Reconstruct stacks of one size and measure them, in batches that fit in memory.
 
     Args:
-        network: in evaluation mode.
-        dataset: by number ``composite`` ``(4, H, W)`` and ``layers`` ``(L, 4, H, W)``.
-        indices: of the stacks.
+        network: the VAE, in evaluation mode.
+        dataset: has ``composite`` ``(4, H, W)`` and ``layers`` ``(L, 4, H, W)`` at each index.
+        indices: indices of the stacks.
         perceptual: LPIPS, on the network's device.
     """
     items = [dataset[index] for index in indices]
@@ -68,17 +68,17 @@ def measure_stacks(
 
 
 def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, accelerator: Accelerator) -> dict[str, float]:
-    """Mean metrics over a split, composites and layers apart; every process measures its part.
+    """Mean metrics over a split, for composites and for layers; every process measures its part.
 
     Args:
         vae: the network, in evaluation mode.
         dataset: the split.
         perceptual: LPIPS, on the network's device.
-        accelerator: of the processes.
+        accelerator: the processes.
 
     Returns:
-        Of composites ``psnr_white``, and over the nine backgrounds of AlphaVAE ``psnr``, ``ssim``, ``lpips``; of layers
-        the same with the prefix ``layer_``, and ``alpha_l1``, if the network has alpha; of the latents
+        For composites ``psnr_white``, and over the nine backgrounds of AlphaVAE ``psnr``, ``ssim``, ``lpips``. For
+        layers the same with the prefix ``layer_``, and ``alpha_l1`` if the network has alpha. For the latents
         ``latent_std_least`` and ``latent_std_most`` over channels, ``latent_mean_most`` (largest absolute mean in
         deviations) and ``posterior_std`` (mean noise of the posterior in deviations of the latents).
     """
@@ -106,7 +106,7 @@ def validate(vae: RGBAVAE, dataset: StackDataset, perceptual: Perceptual, accele
 
 @torch.no_grad()
 def reconstruction_grid(vae: RGBAVAE, dataset: StackDataset, device: torch.device) -> np.ndarray:
-    """Rows of composite, its reconstruction, top layer, its reconstruction; ``(H, W, 3)`` uint8."""
+    """Grid with rows of composite, its reconstruction, top layer, its reconstruction; ``(H, W, 3)`` uint8."""
     rows = []
     for index in range(min(GRID_SAMPLES, len(dataset))):
         item = dataset[index]

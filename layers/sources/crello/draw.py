@@ -1,9 +1,9 @@
-"""Drawing an image into a turned box on a canvas, as Crello's renderer does, but filtered.
+"""Drawing of an image into a rotated box on a canvas, as in Crello's renderer, but filtered.
 
-An image is shrunk to the box's size first, so that nothing aliases, then one bicubic affine turns it, places it to a
-fraction of a pixel and enlarges it. Its border pixels reach on without end; where the image stops is decided by the
-box's coverage of each pixel alone. So edges are as sharp as the canvas allows however much an image is enlarged, and
-a box on whole pixels that needs no scaling gives back the image's own pixels.
+An image is first shrunk to the box's size, to avoid aliasing. Then one bicubic affine rotates it, places it to a
+fraction of a pixel and enlarges it. Its border pixels are repeated outwards; the box's coverage of each pixel alone
+decides where the image ends. So edges are as sharp as the canvas allows, whatever the enlargement. A box on whole
+pixels that needs no scaling gives back the image's own pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layers.sources.affine import sampled
 
 @dataclass(frozen=True)
 class Box:
-    """Where an element lies: a box in pixels, turned clockwise about its centre by ``angle`` degrees."""
+    """Box of an element in pixels, rotated clockwise about its centre by ``angle`` degrees."""
 
     left: float
     top: float
@@ -37,7 +37,7 @@ def draw(image: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -> 
 
     Args:
         image: ``(h, w, 4)`` float in [0, 1], straight alpha.
-        box: of finite numbers, width and height not negative; may reach beyond the canvas.
+        box: finite numbers, width and height not negative; may reach beyond the canvas.
         opacity: in [0, 1], multiplies alpha.
         size: (height, width) of the canvas in pixels.
 
@@ -53,7 +53,7 @@ def draw(image: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -> 
     y0, y1 = max(0, math.floor(centre[1] - reach_y)), min(size[0], math.ceil(centre[1] + reach_y))
     if x0 >= x1 or y0 >= y1:
         return canvas
-    # Pixel centres in the box's own axes, from its centre; one row and one column where the box is upright.
+    # Pixel centres in the box's own axes, relative to its centre; one row and one column if the box is upright.
     x, y = np.arange(x0, x1)[None, :] + 0.5 - centre[0], np.arange(y0, y1)[:, None] + 0.5 - centre[1]
     u = cosine * x + (sine * y if sine else 0.0)
     v = cosine * y - (sine * x if sine else 0.0)
@@ -61,7 +61,7 @@ def draw(image: np.ndarray, box: Box, opacity: float, size: tuple[int, int]) -> 
 
     shrunk = _shrunk(image, box)
     height, width = shrunk.shape[:2]
-    # Below one pixel a box still is sampled as one pixel wide: its coverage alone says how little of it shows.
+    # A box below one pixel is sampled as if one pixel wide; its coverage accounts for the true size.
     along, down = width / max(box.width, 1.0), height / max(box.height, 1.0)
     bordered = np.pad(shrunk, ((1, 1), (1, 1), (0, 0)), mode="edge")
     start_x, start_y = x0 - centre[0], y0 - centre[1]
@@ -94,7 +94,7 @@ def _coverage(distance: np.ndarray, extent: float, cosine: float, sine: float) -
 def _share(distance: np.ndarray, cosine: float, sine: float) -> np.ndarray:
     """Share of a pixel on the inner side of an edge, its centre ``distance`` inside.
 
-    Seen along the edge a pixel is a trapezoid, the convolution of two boxes as wide as the turned sides are.
+    The profile of a pixel across the edge is a trapezoid, the convolution of two boxes with the widths of its sides.
     """
     narrow, wide = sorted((abs(cosine), abs(sine)))
     if narrow < 1e-6:
@@ -106,7 +106,7 @@ def _share(distance: np.ndarray, cosine: float, sine: float) -> np.ndarray:
 
 
 def _shrunk(image: np.ndarray, box: Box) -> np.ndarray:
-    """The image, premultiplied, no larger than its box."""
+    """Premultiply an image and shrink it to at most the size of its box."""
     height, width = image.shape[:2]
     wanted = min(height, max(1, round(box.height))), min(width, max(1, round(box.width)))
     if wanted != (height, width):

@@ -10,8 +10,8 @@
     color                     lists of "rgba(r, g, b, a)" (version 4: one [r, g, b] each), 0 to 255
     text                      string
 
-The reference rendering starts from a white canvas and draws the elements in order. ``crello_table`` reads rows,
-``crello_row`` makes elements of one, ``crello_draw`` draws.
+The reference rendering starts from a white canvas and draws the elements in order. Module ``table`` reads rows, ``row``
+turns a row into elements, ``draw`` renders them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class CrelloSource(Source):
     """Crello's parquet files below one root.
 
     Args:
-        root: with ``data/<split>-*.parquet``, or with the parquet files themselves.
+        root: folder with ``data/<split>-*.parquet``, or with the parquet files themselves.
         split: ``train``, ``validation``, ``test`` or ``all``.
         short_side: pixels of a rendering's shorter side; canvases are never enlarged. ``None`` renders at canvas size.
-        layerd_filters: prepare designs as LayerD's evaluation does: elements whose image nowhere is opaque and all
-            that an opaque layer hides are left out, and a design needs two layers to be left. White lies under a bottom
-            layer that is not opaque all over, with and without this.
+        layerd_filters: prepare designs as in LayerD's evaluation. Elements without any opaque pixel and all layers
+            hidden by an opaque one are left out, and a design needs two remaining layers. A bottom layer that is not
+            fully opaque gets white below it, with and without this option.
 
     Raises:
         UserError: if an argument or the files are not as described.
@@ -56,21 +56,21 @@ class CrelloSource(Source):
         self.table = CrelloTable(root, split)
 
     def sample_ids(self) -> list[str]:
-        """Ids of all rows, in the order of files and rows, in which reading is fast.
+        """Ids of all rows, in the order of files and rows, which is the fastest for reading.
 
-        A row without an id that can be a file's name is called after its file and number.
+        A row whose id is missing or no valid file name gets one from its file and number.
         """
         return self.table.ids()
 
     def signature(self, sample_id: str) -> str:
-        """Changes with the row's file and with how it is rendered."""
+        """String that changes with the row's file and the rendering settings."""
         return f"{self.table.signature(sample_id)}-{self.short_side}-{self.layerd_filters}"
 
     def read(self, sample_id: str) -> LayeredSample:
         """Read and render one design.
 
         Raises:
-            SampleError: naming what is missing or broken.
+            SampleError: with the missing or broken part.
         """
         row = self.table.row(sample_id)
         size, scale = self._size(row)
@@ -93,7 +93,7 @@ class CrelloSource(Source):
         width, height = canvas_size(row)
         shorter = min(width, height)
         target = min(shorter, self.short_side or shorter)
-        # Rounded down, as LayerD does: rounded up, a background would cover its last column only in part.
+        # Rounded down, as in LayerD: rounded up, a background would only partly cover the last column.
         size = height * target // shorter, width * target // shorter
         if size[0] * size[1] > MAX_PIXELS:
             raise SampleError(f"canvas of {size[1]}x{size[0]} is above {MAX_PIXELS} pixels")
@@ -121,7 +121,7 @@ def _opaque(image: np.ndarray) -> bool:
 
 
 def _uncovered(layers: list[Layer], notes: list[str]) -> list[Layer]:
-    """The layers from the topmost one that hides all below it; LayerD takes a design only if two are left."""
+    """The layers from the topmost one that hides all below it; LayerD requires two remaining layers."""
     hidden = max((i for i, layer in enumerate(layers) if _opaque(layer.image)), default=0)
     if hidden:
         notes.append(f'left out, hidden by an opaque layer: "{hidden} layers"')

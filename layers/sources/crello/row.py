@@ -1,4 +1,4 @@
-"""One row of Crello's table, checked and brought to one form: sizes in pixels, angles in degrees."""
+"""Rows of Crello's table, checked and normalised: sizes in pixels, angles in degrees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = {
     "svgElement": "shape",
     "textElement": "text",
 }
-# Canvases have a few thousand pixels; what is a million away or wide is a broken number.
+# Canvases have a few thousand pixels; a position or size of a million is a broken number.
 MAX_REACH = 1_000_000.0
 
 
@@ -31,12 +31,12 @@ class Element:
 
     Attributes:
         index: its place in the row, 0 at the bottom.
-        type: the name of its class, as the file spells it.
-        box: where it lies, in pixels of the canvas; width and height may be 0.
+        type: the name of its class, as spelled in the file.
+        box: its box in pixels of the canvas; width and height may be 0.
         opacity: in [0, 1].
         image: its encoded image, if it has one.
         colour: as in the row.
-        text: of a text element, as it reads.
+        text: plain text of a text element.
     """
 
     index: int
@@ -49,16 +49,16 @@ class Element:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the element in messages."""
         return f"element {self.index} ({self.type})"
 
     @property
     def kind(self) -> str | None:
-        """Its layer kind; None for a type that is not known. Versions spell types with and without a capital."""
+        """Its layer kind; None for an unknown type. Versions spell types with or without a capital."""
         return KINDS.get(self.type[:1].lower() + self.type[1:])
 
     def pixels(self) -> np.ndarray | None:
-        """Its own image ``(h, w, 4)`` uint8; for a background without one, a pixel of its colour.
+        """Its own image ``(h, w, 4)`` uint8; for a background without an image, one pixel of its colour.
 
         Raises:
             SampleError: if image or colour cannot be read.
@@ -74,10 +74,10 @@ class Element:
 
 
 def canvas_size(row: dict[str, Any]) -> tuple[int, int]:
-    """Width and height in pixels; the class labels of version 4 name them in digits.
+    """Width and height in pixels; in version 4 they are class labels whose names are digits.
 
     Raises:
-        SampleError: if they are anything else.
+        SampleError: if they are no numbers of pixels.
     """
     sides = []
     for name in ("canvas_width", "canvas_height"):
@@ -125,12 +125,12 @@ def elements_of(row: dict[str, Any]) -> list[Element]:
 
 
 def words(value: Any) -> str:
-    """Text as it reads, without the markup that some rows have for quotes and ampersands; empty if there is none."""
+    """Plain text, without the markup that some rows have for quotes and ampersands; empty if there is none."""
     return html.unescape(value).strip() if isinstance(value, str) else ""
 
 
 def image_bytes(image: Any) -> bytes | None:
-    """The encoded image of a Hugging Face image, if it is in the table."""
+    """Encoded bytes of a Hugging Face image, if they are in the table."""
     data = image.get("bytes") if isinstance(image, dict) else image
     return data if isinstance(data, bytes) else None
 
@@ -150,7 +150,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _rgba(colour: Any, label: str) -> tuple[int, int, int, int]:
-    """Colour of a list: of "rgba(r, g, b, a)", whose first counts, or of three numbers."""
+    """Parse a colour: a list of "rgba(r, g, b, a)" strings, of which the first is used, or of three numbers."""
     try:
         if isinstance(colour[0], str):
             head, _, tail = colour[0].replace(" ", "").lower().partition("(")

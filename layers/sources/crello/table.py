@@ -3,9 +3,9 @@
     data/{train,validation,test}-<i>-of-<n>.parquet, or such files anywhere below the root, or <split>/<file>.parquet
     schema metadata ``huggingface``: {"info": {"features": {<column>: ClassLabel with "names", or a list of it, ...}}}
 
-A class label is stored as a number whose meaning differs by version, so it is decoded by these names alone. Versions 3
-and 4 are told from 5 by them, too: there the canvas sizes are class labels (whose names hold numbers) and the names of
-element types begin in lower case; positions are fractions of the canvas and angles radians.
+A class label is stored as a number whose meaning differs by version, so it is decoded by these names alone. They also
+distinguish versions 3 and 4 from 5: there the canvas sizes are class labels (whose names hold numbers) and names of
+element types begin in lower case. In these versions positions are fractions of the canvas and angles are in radians.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REQUIRED = (
 )
 OPTIONAL = ("title", "text", "color", "preview")
 LABELS = ("type", "canvas_width", "canvas_height")
-# Rows that are turned from parquet to Arrow at once; each holds a dozen images.
+# Rows that are decoded from parquet to Arrow at once; each holds a dozen images.
 BATCH_ROWS = 8
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -43,8 +43,8 @@ class _File:
     Attributes:
         name: relative to the root.
         first: number of its first row among all files' rows.
-        groups: its row groups' first rows, and the number of its rows.
-        columns: those that are read.
+        groups: first row of each row group, and the number of rows.
+        columns: the columns that are read.
         names: class names by column.
         fractional: whether geometry is in fractions of the canvas and radians (versions 3 and 4).
     """
@@ -58,13 +58,13 @@ class _File:
 
 
 class CrelloTable:
-    """Access to rows by id. Ids are held in memory, rows are read when asked for, each process by its own handles.
+    """Access to rows by id. Ids are held in memory, rows are read on demand, with file handles per process.
 
-    Reading in the order of :meth:`ids` is fast; in any other order each row costs the decoding of those before it in
+    Reading in the order of :meth:`ids` is fast; in any other order each row costs the decoding of all earlier rows of
     its row group.
 
     Args:
-        root: of the dataset.
+        root: location of the dataset.
         split: one of :data:`SPLITS`.
 
     Raises:
@@ -93,14 +93,14 @@ class CrelloTable:
         return list(self._rows)
 
     def signature(self, sample_id: str) -> str:
-        """Changes when the file that holds the row does."""
+        """String that changes when the row's file does."""
         file, row = self._find(sample_id)
         if file.name not in self._signatures:
             self._signatures[file.name] = self.root.signature([file.name])
         return f"{self._signatures[file.name]}-{row}"
 
     def row(self, sample_id: str) -> dict[str, Any]:
-        """One row as plain Python values: class labels as names, and ``fractional``, which units its geometry is in.
+        """One row as plain Python values: class labels as names, and ``fractional``, the unit of its geometry.
 
         Raises:
             SampleError: if there is no such id or more than one, the file cannot be read, or a class label has no name.
@@ -112,7 +112,7 @@ class CrelloTable:
             values = self._read(file, row)
         except SampleError:
             raise
-        # A remote file system may raise anything, and pyarrow passes it on.
+        # A remote file system may raise any exception, and pyarrow passes it on.
         except Exception as error:
             self._drop_handles()
             raise SampleError(f"{file.name}: row {row} cannot be read ({type(error).__name__})") from None

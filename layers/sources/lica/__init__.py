@@ -1,1 +1,1 @@
-"""Reader of LICA: components and their CSS, drawn."""
+"""Reader of LICA, which renders components by their CSS."""

@@ -1,9 +1,9 @@
-"""Outlines of LICA's layouts: clip paths are parsed, laid on their box and rasterised with anti-aliasing.
+"""Outlines of LICA's layouts: clip paths are parsed, placed on their box and rasterised with anti-aliasing.
 
 ``clipPath`` is CSS ``path("M...Z")``. A GROUP's path has a frame of its own, from (0, 0) to its outermost point, and
-is stretched over the box (observed: a 495x256 path on an 836x432 box). An IMAGE's path is in canvas pixels, as large
-as it is drawn, while the box is that of the whole photograph behind it: the release has lost where on the photograph
-the path lies (observed: in all five clipped photographs of four layouts). See :func:`find_on_image`.
+is stretched over the box (observed: a 495x256 path on an 836x432 box). An IMAGE's path is in canvas pixels, at its
+drawn size, while the box is that of the whole photograph behind it. The release lacks the path's position on the
+photograph (observed: in all five clipped photographs of four layouts). See :func:`find_on_image`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from scipy.signal import fftconvolve
 from config.errors import SampleError
 from layers.sources.lica.css import MAX_PX, shown, unset
 
-# Pixels; of boxes and frames that are thinner, the inverse is no number any more: they are empty.
+# In pixels; thinner boxes and frames count as empty, since their matrix cannot be inverted numerically.
 THINNEST = 1e-3
 MAX_PATH_CHARACTERS = 200_000
 CURVE_STEPS = 48
-# Each row of pixels is cut by so many lines; along them coverage is exact.
+# Number of scan lines per row of pixels; along a line coverage is exact.
 LINES = 8
 MAX_CROSSINGS = 4_000_000
 BAND_ROWS = 64
-# Mean differences in [0, 1]: up to MATCH a photograph is the one in the flat render; a path found in it must match
-# better by MARGIN than one stretched over the whole photograph, parts of which match as well.
+# Mean differences in [0, 1]: up to MATCH a photograph counts as the one in the flat render. A path found in it must
+# match better by MARGIN than one stretched over the whole photograph, parts of which match as well.
 MATCH = 0.15
 MARGIN = 0.02
-# Largest box, in pixels, on which a path is looked for.
+# Largest box, in pixels, on which a path's place is searched.
 MAX_SEARCHED = 8_000_000
 
 
@@ -62,7 +62,7 @@ class Outline:
 
 
 class _Flattener(BasePen):
-    """Collects contours, curves as chords."""
+    """Pen that collects contours, with curves as chords."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,10 +104,10 @@ def parse_clip(value: Any, what: str) -> Outline | None:
         raise SampleError(f'{what}: {shown(value)} is no path("...")')
     pen = _Flattener()
     try:
-        # Only commands are kept apart by the parser; it does not know line breaks between an arc's arguments.
+        # The parser splits at commands only and does not accept line breaks between an arc's arguments.
         parse_path(" ".join(match[3].split()), pen)
         contours = tuple(np.array(contour, dtype=np.float64) for contour in pen.contours if len(contour) > 2)
-    except Exception as error:  # the parser raises whatever it stumbles on
+    except Exception as error:  # the parser may raise any exception
         raise SampleError(f"{what}: {shown(value)} is no SVG path ({type(error).__name__})") from None
     if not all(np.isfinite(contour).all() and np.abs(contour).max() <= MAX_PX for contour in contours):
         raise SampleError(f"{what}: a path with points beyond {MAX_PX:.0f} pixels")
@@ -120,16 +120,16 @@ def _edges(outline: Outline, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def coverage(outline: Outline, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel lies inside an outline.
+    """Share of each pixel that lies inside an outline.
 
     Args:
         outline: in its own coordinates.
-        matrix: 3x3, from those to pixels of the result.
+        matrix: 3x3, from its coordinates to pixels of the result.
         size: (height, width) of the result.
 
     Returns:
         ``(height, width)`` float32 in [0, 1]: exact along x, the mean of :data:`LINES` lines along y. An edge on the
-        border between two pixels leaves both sharp.
+        border between two pixels stays sharp.
 
     Raises:
         SampleError: if the outline has more edges than can be drawn in reasonable time.
@@ -139,7 +139,7 @@ def coverage(outline: Outline, matrix: np.ndarray, size: tuple[int, int]) -> np.
     sign = np.sign(ends[:, 1] - starts[:, 1])
     upper = np.where(sign[:, None] > 0, starts, ends)
     lower = np.where(sign[:, None] > 0, ends, starts)
-    # Line j lies at y = (j + 0.5) / LINES; an edge crosses those from its upper end on, its lower end excluded.
+    # Line j lies at y = (j + 0.5) / LINES; an edge crosses the lines from its upper end to its lower end, exclusive.
     first, last = (
         np.clip(np.ceil(points[:, 1] * LINES - 0.5), 0, height * LINES).astype(np.int64) for points in (upper, lower)
     )
@@ -162,11 +162,11 @@ def coverage(outline: Outline, matrix: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def _band(line: np.ndarray, x: np.ndarray, weight: np.ndarray, size: tuple[int, int], outline: Outline) -> np.ndarray:
-    """Winding numbers of some rows, from crossings of their lines, folded to coverage."""
+    """Coverage of some rows from winding numbers, which follow from the crossings of their lines."""
     rows, width = size
     column = np.floor(x).astype(np.int64)
     share = x - column
-    # Everything right of a crossing is wound once more; the pixel it lies in, in part.
+    # A crossing adds its weight to the winding number right of it, and in part to its own pixel.
     index = line * (width + 2) + column
     winding = np.bincount(index, weight * (1.0 - share), rows * LINES * (width + 2))
     winding += np.bincount(index + 1, weight * share, rows * LINES * (width + 2))
@@ -183,12 +183,12 @@ def over_box(outline: Outline, box: tuple[float, float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Find:
-    """How well an image inside an outline matches the flat render: mean differences in [0, 1], infinite if unknown.
+    """Match of an image inside an outline with the flat render: mean differences in [0, 1], infinite if unknown.
 
     Attributes:
         offset: (x, y) in pixels from the image's corner, where the outline in its own size matches best.
-        error: there.
-        stretched: with the outline stretched over the whole image instead.
+        error: difference at this offset.
+        stretched: difference with the outline stretched over the whole image instead.
     """
 
     offset: tuple[int, int]
@@ -202,16 +202,16 @@ class Find:
 
     @property
     def lost(self) -> bool:
-        """Whether it was found neither there nor stretched."""
+        """Whether the outline was found neither there nor stretched."""
         return min(self.error, self.stretched) > MATCH
 
 
 def find_on_image(outline: Outline, error: np.ndarray) -> Find:
-    """Look for the place of an outline on an image: where the image is what the flat render shows.
+    """Find the place of an outline on an image, where the image equals the flat render.
 
     Args:
         outline: in its own size.
-        error: ``(h, w)`` float32 over the image's box: its mean difference to the flat render, NaN where unknown.
+        error: ``(h, w)`` float32 over the image's box: mean difference to the flat render, NaN where unknown.
     """
     height, width = error.shape
     known = np.isfinite(error)
@@ -222,7 +222,7 @@ def find_on_image(outline: Outline, error: np.ndarray) -> Find:
     if not (0 < mask_size[0] <= height and 0 < mask_size[1] <= width):
         return Find((0, 0), math.inf, stretched)
     mask = coverage(outline, np.eye(3), mask_size)
-    # What lies off the canvas speaks neither for nor against a place.
+    # Pixels off the canvas have no effect on the choice of a place.
     deviation = np.where(known, error - error[known].mean(), 0.0).astype(np.float32)
     cost = fftconvolve(deviation, mask[::-1, ::-1], mode="valid")
     y, x = (int(i) for i in np.unravel_index(np.argmin(cost), cost.shape))
@@ -230,7 +230,7 @@ def find_on_image(outline: Outline, error: np.ndarray) -> Find:
 
 
 def _inside(error: np.ndarray, mask: np.ndarray) -> float:
-    """Mean error under a mask; infinite if the mask meets no known pixel."""
+    """Mean error under a mask; infinite if the mask covers no known pixel."""
     weight = np.where(np.isfinite(error), mask, 0.0)
     total = float(weight.sum())
     return float((np.nan_to_num(error) * weight).sum()) / total if total > 0 else math.inf

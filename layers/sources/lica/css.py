@@ -1,7 +1,7 @@
-"""The little CSS that LICA's layouts are written in: lengths, colours and transforms as text.
+"""CSS values in LICA's layouts: lengths, colours and transforms as text.
 
-Everything here is a pure function of a value and of ``what``, the words that a complaint about it starts with
-(``components[3].left``). Values come from files of others: a number may be a string, a list, NaN or 10**400.
+All functions are pure and take a value and ``what``, its name at the start of error messages (``components[3].left``).
+Values come from untrusted files: a number may be a string, a list, NaN or 10**400.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from PIL import ImageColor
 
 from config.errors import SampleError
 
-# No canvas of MAX_PIXELS is that long, and no part of a design lies that far off it.
+# Larger than the side of any canvas of MAX_PIXELS and than the distance of any part of a design from it.
 MAX_PX = 100_000.0
-# Characters of a number or a transform: what is longer is junk, and slow to look through.
+# Maximum characters of a number or a transform; a longer text is invalid, and slow to parse.
 LONGEST = 1000
 UNSET = (None, "", "auto", "none", "normal", "initial", "inherit", "unset")
 DEGREES = {"deg": 1.0, "rad": 180.0 / math.pi, "grad": 0.9, "turn": 360.0}
@@ -28,13 +28,13 @@ _CALL = re.compile(r"\s*([a-z0-9]+)\(([^()]*)\)\s*,?", re.IGNORECASE)
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: short, on one line."""
+    """A value as quoted in messages: short, on one line."""
     text = repr(value[:80] if isinstance(value, str) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def unset(value: Any) -> bool:
-    """Whether a property is absent or says so."""
+    """Whether a property is absent or has a value such as ``none``."""
     return value is None or (isinstance(value, str) and value.strip().lower() in UNSET)
 
 
@@ -42,13 +42,13 @@ def quantity(value: Any, what: str) -> tuple[float, str]:
     """A number and its unit in lower case: ``"48.0px"`` is (48.0, "px"), ``1.5`` is (1.5, "").
 
     Raises:
-        SampleError: if it is none, or not finite.
+        SampleError: if it is no number, or not finite.
     """
     number, unit = math.nan, ""
     if isinstance(value, str) and len(value) <= LONGEST and (match := _QUANTITY.fullmatch(value)):
         number, unit = float(match[1]), match[2].lower()
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        # An integer of JSON may have more digits than a float has room for.
+        # An integer in JSON may exceed the range of floats.
         number = float(value) if abs(value) < 1e300 else math.inf
     if not math.isfinite(number):
         raise SampleError(f"{what}: {shown(value)} is no finite number")
@@ -59,8 +59,8 @@ def px(value: Any, what: str, default: float | None = None) -> float:
     """A length in pixels from ``"12.3px"``, ``"12.3"`` or a number.
 
     Args:
-        value: as the file has it.
-        what: for messages.
+        value: the value in the file.
+        what: name of the property, for messages.
         default: for an absent or automatic length; ``None`` makes that an error.
 
     Raises:
@@ -79,7 +79,7 @@ def px(value: Any, what: str, default: float | None = None) -> float:
 
 
 def opacity(value: Any, what: str) -> float:
-    """An opacity in [0, 1] from a number or a percentage, cut to that range as CSS does; 1 if absent.
+    """An opacity in [0, 1] from a number or a percentage, clipped to that range as in CSS; 1 if absent.
 
     Raises:
         SampleError: if it is no finite number.
@@ -96,7 +96,7 @@ def colour(value: Any, what: str) -> tuple[float, float, float, float] | None:
     """Straight RGBA in [0, 1] from ``rgb()``, ``rgba()``, ``#hex`` or a name; ``None`` if absent or transparent.
 
     Raises:
-        SampleError: if it is no plain colour; gradients and images are none.
+        SampleError: if it is no plain colour, such as a gradient or an image.
     """
     if unset(value) or value == "transparent":
         return None
@@ -133,7 +133,7 @@ def stretch(x: float, y: float) -> np.ndarray:
 
 
 def rotation(degrees: float) -> np.ndarray:
-    """The 3x3 matrix that turns about the origin; positive is clockwise, for y points down."""
+    """The 3x3 matrix that rotates about the origin; positive is clockwise, since y points down."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -143,8 +143,8 @@ def transform(value: Any, size: tuple[float, float], what: str) -> np.ndarray:
 
     Args:
         value: such as ``rotate(-5.16deg)`` or ``translate(4px, 0px) scale(-1, 1)``; the last one is applied first.
-        size: (width, height) of the box in pixels: its centre is the origin, percentages are of it.
-        what: for messages.
+        size: (width, height) of the box in pixels; its centre is the origin, percentages refer to it.
+        what: name of the property, for messages.
 
     Returns:
         float64, from the box's coordinates to its parent's, before ``left`` and ``top``.

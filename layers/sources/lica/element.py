@@ -1,4 +1,4 @@
-"""One component of a LICA layout: its properties and what can be said of it without drawing it."""
+"""Component of a LICA layout: its properties, and what follows from them without drawing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MAX_DEPTH = 24
 
 
 class Element:
-    """One component: its properties, which the release has at its top and the GDB rows have under ``style``.
+    """One component; its properties are at its top level in the release and under ``style`` in the GDB rows.
 
     Args:
         component: as parsed from JSON.
-        where: words for it, such as ``components[3]``.
+        where: its place for messages, such as ``components[3]``.
 
     Raises:
-        SampleError: if it is no object of a known type, or its children are no list.
+        SampleError: if it is no JSON object of a known type, or its children are no list.
     """
 
     def __init__(self, component: Any, where: str) -> None:
@@ -54,7 +54,7 @@ class Element:
         return [Element(child, f"{self.where}.components[{i}]") for i, child in enumerate(inner)]
 
     def count(self, depth: int = 1) -> int:
-        """How many components there are in it, itself included.
+        """Number of components in it, including itself.
 
         Raises:
             SampleError: if groups are nested too deeply.
@@ -68,24 +68,24 @@ class Element:
         return next((word for word in words if word.strip()), "")
 
     def text(self) -> str:
-        """The words a TEXT shows, before ``textTransform``."""
+        """The text of a TEXT, before ``textTransform``."""
         return self._first("text", "content", "value")
 
     def words(self) -> str:
-        """What it shows, in words, on one line: a text's text, else what the layout says of it or of what is in it."""
+        """Description on one line: the text of a TEXT, else the layout's description of it or of its children."""
         if self.kind == "TEXT":
             return " ".join(self.text().split())
         own = " ".join(self._first("alt", "description").split())
         return own or ", ".join(filter(None, (child.words() for child in self.children)))
 
     def layer_kind(self) -> str:
-        """Kind of its layer: a group that holds one kind of things is of that kind, one that is only a box a shape."""
+        """Kind of its layer; a group of one kind has that kind, a group without content but a box is a shape."""
         if self.kind != "GROUP":
             return self.kind.lower()
         kinds = {child.layer_kind() for child in self.children} | ({"shape"} if self.paint() else set())
         return kinds.pop() if len(kinds) == 1 else "group"
 
     def paint(self) -> tuple[float, float, float, float] | None:
-        """The colour its box is filled with, straight RGBA in [0, 1]."""
+        """Fill colour of its box, straight RGBA in [0, 1]; ``None`` if there is none."""
         key = "backgroundColor" if unset(self.get("background")) else "background"
         return colour(self.get(key), f"{self.where}.{key}")

@@ -1,9 +1,9 @@
-"""Which font file sets a text of a LICA layout: one from the user's folder, else one that an installed package ships.
+"""Font files for the texts of LICA layouts: from the user's folder, else stand-ins from installed packages.
 
-LICA names fonts as ``Rufina--400`` (family and weight) and ships none. A file fits if its name is the family's and
-then nothing but words for weight and style: ``LeagueSpartan-Bold.ttf``, ``Cinzel[wght].ttf``,
-``arimo-latin-700-italic.ttf``. Stand-ins are Manrope (sans-serif), Caladea (serif) and DejaVu Sans (whatever those
-have no glyphs for).
+LICA names fonts as ``Rufina--400`` (family and weight) and ships none. A file matches if its name is the family's,
+followed only by words for weight and style: ``LeagueSpartan-Bold.ttf``, ``Cinzel[wght].ttf``,
+``arimo-latin-700-italic.ttf``. Stand-ins are Manrope (sans-serif), Caladea (serif) and DejaVu Sans (for glyphs that
+the other two lack).
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ MANROPE = {
     800: "ExtraBold",
 }
 LARGEST = 4096.0
-# Font files held in memory by a process.
+# Maximum number of font files cached by a process.
 KEPT = 32
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A font as a layout asks for it.
+    """A font as requested by a layout.
 
     Attributes:
         family: such as ``League Spartan``.
         weight: 1 to 1000.
-        italic: or oblique.
+        italic: whether it is italic or oblique.
     """
 
     family: str
@@ -80,10 +80,10 @@ class Face:
     """A font file.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         data: its bytes.
-        weight: that it is set in.
-        variable: whether ``weight`` has to be set on its weight axis.
+        weight: weight of the rendered letters.
+        variable: whether ``weight`` has to be set on the file's weight axis.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Face:
     variable: bool = False
 
     def at(self, size: float) -> ImageFont.FreeTypeFont:
-        """The face at a size in pixels, at most :data:`LARGEST`; without an optional layout library.
+        """The face at a size in pixels, at most :data:`LARGEST`; does not use an optional layout library.
 
         Raises:
             SampleError: if the file is no font.
@@ -117,14 +117,14 @@ def _characters(name: str, data: bytes) -> frozenset[int]:
     try:
         with TTFont(io.BytesIO(data), lazy=True, fontNumber=0) as font:
             return frozenset(font.getBestCmap() or ())
-    except Exception:  # fontTools raises whatever it stumbles on; Pillow's complaint says more
+    except Exception:  # fontTools may raise any exception; Pillow's error message says more
         return frozenset()
 
 
 def missing(face: Face, text: str) -> list[str]:
     """Characters of a text that a face has no glyph for, each once, in order."""
     known = _characters(face.name, face.data)
-    # Joiners and variation selectors have no look of their own.
+    # Joiners and variation selectors are not visible by themselves.
     seen = (c for c in dict.fromkeys(text) if not c.isspace() and unicodedata.category(c) not in ("Cf", "Mn"))
     return [character for character in seen if ord(character) not in known]
 
@@ -134,7 +134,7 @@ def _plain(name: str) -> str:
 
 
 def file_style(file_name: str, family: str) -> tuple[int | None, bool] | None:
-    """Weight and italics of a font file, if its name is that of a family: ``None`` if it is another family's.
+    """Weight and italics of a font file by its name; ``None`` if it belongs to another family.
 
     Returns:
         (weight, italic); the weight is ``None`` for a file with a weight axis.
@@ -153,7 +153,7 @@ def file_style(file_name: str, family: str) -> tuple[int | None, bool] | None:
 
 @lru_cache(maxsize=32)
 def _packaged(package: str, path: str, weight: int) -> Face:
-    # find_spec and not import: importing matplotlib costs each worker process a second.
+    # find_spec instead of import: importing matplotlib costs each worker process a second.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise SampleError(f"package {package} is not installed; a stand-in for a missing font is taken from it")
@@ -166,7 +166,7 @@ def _packaged(package: str, path: str, weight: int) -> Face:
 
 
 def stand_ins(wanted: Wanted) -> list[Face]:
-    """Faces for a family nobody has: the likeliest look first, then the one with most glyphs."""
+    """Stand-in faces for a missing family: the most similar one first, then the one with most glyphs."""
     bold = wanted.weight >= 600
     style = {(False, False): "Regular", (True, False): "Bold", (False, True): "Italic", (True, True): "BoldItalic"}
     dejavu = {"Regular": "DejaVuSans", "Italic": "DejaVuSans-Oblique", "BoldItalic": "DejaVuSans-BoldOblique"}
@@ -198,19 +198,19 @@ class Fonts:
         return {"location": self.location, "_names": None, "_data": {}, "_signature": None}
 
     def signature(self) -> str:
-        """A word that changes when a font file does; empty without a folder."""
+        """A string that changes when a font file does; empty without a folder."""
         if self._signature is None:
             self._signature = self.location.signature(self.names()) if self.location is not None else ""
         return self._signature
 
     def names(self) -> list[str]:
-        """Names of all font files, sorted; the folder is listed once a process."""
+        """Names of all font files, sorted; the folder is listed once per process."""
         if self._names is None:
             self._names = self.location.find((".ttf", ".otf")) if self.location is not None else []
         return self._names
 
     def own(self, wanted: Wanted) -> Face | None:
-        """The file that comes nearest in style and weight, if there is one of the family."""
+        """The family's file that is nearest in style and weight, if there is one."""
         fits = []
         for name in self.names():
             style = file_style(name, wanted.family)
@@ -229,21 +229,21 @@ class Fonts:
         return Face(name, self._data[name], wanted.weight if weight is None else weight, variable=weight is None)
 
     def choose(self, wanted: Wanted, text: str) -> tuple[Face, bool, list[str]]:
-        """The face that sets a text.
+        """Choose the face for a text.
 
         Args:
             wanted: the layout's font.
-            text: its glyphs matter: a face that lacks some gives way to one that has them.
+            text: the text; a face that lacks some of its glyphs is replaced by one that has them.
 
         Returns:
-            The face, whether it is of the family, and the characters it has no glyph for.
+            The face, whether it is of the family, and the characters for which it has no glyph.
 
         Raises:
             SampleError: if a font file cannot be read.
         """
         own = self.own(wanted)
         if own is not None:
-            # A broken file has no glyphs: it would quietly give way to a stand-in.
+            # Raises for a broken file, which has no glyphs and would be silently replaced by a stand-in.
             own.at(16.0)
         faces = ([own] if own is not None else []) + stand_ins(wanted)
         best = min(faces, key=lambda face: len(missing(face, text)))

@@ -1,4 +1,4 @@
-"""Laying an image on a canvas: stretched over a box that is moved, mirrored, scaled or turned."""
+"""Placement of an image on a canvas: stretched over a box that is moved, mirrored, scaled or rotated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPSILON = 1e-9
 
 
 def area_scale(matrix: np.ndarray) -> float:
-    """By how much a 3x3 matrix enlarges areas, mirrored or not."""
+    """Factor by which a 3x3 matrix enlarges areas, mirrored or not."""
     (a, c), (b, d) = matrix[:2, :2].tolist()
     return abs(a * d - b * c)
 
@@ -26,18 +26,18 @@ def is_upright(matrix: np.ndarray) -> bool:
 
 
 def upright_box(box: tuple[float, float], matrix: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a box on whole pixels, at least one wide and high; for an upright matrix."""
+    """Left, top, right and bottom of a box in whole pixels, at least one wide and high; for an upright matrix."""
     edges = []
     for axis in range(2):
         ends = sorted((matrix[axis, 2], matrix[axis, 2] + matrix[axis, axis] * box[axis]))
-        # Not Python's round, whose halves go to even: two boxes half a pixel apart would come to lie unevenly.
+        # Not Python's round, which rounds halves to even: the distance of two boxes at halves would depend on parity.
         low, high = (math.floor(end + 0.5) for end in ends)
         edges.append((low, max(high, low + 1)))
     return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
 def covering(image: np.ndarray, box: tuple[float, float]) -> np.ndarray:
-    """The middle of ``(h, w, c)`` that has a box's proportions, as large as can be."""
+    """The largest central part of ``(h, w, c)`` with a box's proportions."""
     height, width = image.shape[:2]
     scale = min(width / box[0], height / box[1])
     wide, high = (max(1, round(side * scale)) for side in box)
@@ -52,7 +52,7 @@ def place(image: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size:
         image: ``(h, w, 4)`` float32, straight alpha.
         box: (width, height) of the box, its corner at the origin.
         matrix: 3x3, from the box's coordinates to the canvas.
-        size: (height, width) of the canvas; what goes beyond is cut, and never computed.
+        size: (height, width) of the canvas; parts beyond are cut off and never computed.
 
     Returns:
         ``(H, W, 4)`` float32 straight alpha, or ``None`` if the box does not touch the canvas.
@@ -86,8 +86,8 @@ def _place_upright(
 
 
 def _place_turned(image: np.ndarray, box: tuple[float, float], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One affine of premultiplied floats; edges come from the exact coverage of the box, not from the filter."""
-    # Shrinking is the resize's part: the affine looks at 4x4 pixels of the image, however many it steps over.
+    """Place by one affine of premultiplied floats; edges are the exact coverage of the box, not the filter's."""
+    # Resize first if the affine shrinks, since it samples 4x4 pixels of the image, whatever its step.
     height, width = (
         min(side, max(1, math.ceil(extent * math.hypot(*matrix[:2, axis]))))
         for side, extent, axis in ((image.shape[0], box[1], 1), (image.shape[1], box[0], 0))

@@ -1,4 +1,4 @@
-"""Reader of the LICA release: layouts in JSON with a flat render each, whose layers are rendered here.
+"""Reader of the LICA release: JSON layouts with one flat render each; their layers are rendered here.
 
     <root>/metadata.csv                                  layout_id,category,template_id,...,width,height; may be missing
     <root>/layouts/<template_id>/<layout_id>.json        {"components": [...], "background": "rgb(1, 2, 3)",
@@ -8,9 +8,9 @@
     <root>/assets/<name>                                 our addition: a local copy of the images that components name
                                                          by URL, under the last part of the URL
 
-Components have CSS-like properties, at their top or, as in the rows of LICA's benchmark, under ``style``; those rows
-have ``layout_config.components`` instead of ``components``. A group becomes one layer. How a component is drawn, and
-what is assumed about it, is told in :mod:`layers.sources.lica.render`.
+Components have CSS-like properties, at their top level or, in the rows of LICA's benchmark, under ``style``; those rows
+have ``layout_config.components`` instead of ``components``. A group becomes one layer.
+:mod:`layers.sources.lica.render` describes the drawing of components and its assumptions.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from layers.sources.lica.text import clean
 from layers.sources.location import Location
 
 PROTOCOLS = ("http", "https", "gs", "s3", "hf")
-# An image is refused beyond, for nobody knows what an address in a layout will send.
+# Maximum size of an image, since a URL in a layout may return anything.
 MAX_BYTES = 100_000_000
-# Parts of all groups together: each is drawn on the whole canvas.
+# Maximum number of parts of all groups together; each is drawn on the whole canvas.
 MAX_PARTS = 2000
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class LicaSource(Source):
-    """The LICA release, or anything of its form.
+    """The LICA release, or a dataset of the same form.
 
     Ids are layout ids. Layouts of one template share a split.
 
     Args:
         root: the folder that holds ``layouts/``.
-        fonts: a folder or URL with TTF and OTF files, named as their families; ``None`` sets every text in a stand-in.
-        download: whether images without a copy in ``assets/`` are fetched from their addresses.
+        fonts: folder or URL of TTF and OTF files, named by their families; with ``None`` all texts get stand-ins.
+        download: whether images without a copy in ``assets/`` are downloaded from their URLs.
 
     Raises:
-        UserError: if there is no ``layouts/``, ``metadata.csv`` is no such table, or ``fonts`` is no folder.
+        UserError: if there is no ``layouts/``, ``metadata.csv`` is not the table above, or ``fonts`` is no folder.
     """
 
     def __init__(self, root: Location, *, fonts: str | None, download: bool) -> None:
@@ -90,7 +90,7 @@ class LicaSource(Source):
         return template
 
     def signature(self, sample_id: str) -> str:
-        """Over the layout, its words, its render, its images in ``assets/``, fonts, and if others are fetched."""
+        """Digest of the layout, annotation, render, images in ``assets/``, fonts, and the option ``download``."""
         try:
             name = self._name(sample_id)
             layout = self.root.read_json(f"layouts/{name}.json")
@@ -102,10 +102,10 @@ class LicaSource(Source):
         return text_digest(f"{signature}:{self.fonts.signature()}{fetched}")
 
     def read(self, sample_id: str) -> LayeredSample:
-        """Read and render one layout: the page's colour, then a layer a component.
+        """Read and render one layout: the page's colour, then one layer per component.
 
         Raises:
-            SampleError: naming what is missing, broken or beyond what can be drawn.
+            SampleError: with the part that is missing, broken or cannot be drawn.
         """
         name = self._name(sample_id)
         layout = self.root.read_json(f"layouts/{name}.json")
@@ -134,7 +134,7 @@ class LicaSource(Source):
         return LayeredSample(sample_id, tuple(layers), self._caption(name, layout), preview, notes)
 
     def _templates(self) -> dict[str, str]:
-        """Template of each layout; read once a process."""
+        """Template of each layout; read once per process."""
         if self._known is None:
             known: dict[str, str] = {}
             try:
@@ -164,7 +164,7 @@ class LicaSource(Source):
         return ((name.stem, name.parts[1]) for name in names if len(name.parts) == 3)
 
     def _name(self, sample_id: str) -> str:
-        """``<template_id>/<layout_id>``, both safe as names of files."""
+        """``<template_id>/<layout_id>``, both valid as file names."""
         template = self.split_key(sample_id)
         for part in (template, sample_id):
             if not NAME.fullmatch(part):
@@ -179,7 +179,7 @@ class LicaSource(Source):
         return None
 
     def _caption(self, name: str, layout: dict[str, Any]) -> str:
-        """The annotation's description, else the purpose it names; rows of the benchmark hold both themselves."""
+        """The annotation's description, else its ``user_intent``; rows of the benchmark hold both themselves."""
         file = f"annotations/{name}.json"
         annotation = self.root.read_json(file) if self.root.exists(file) else layout.get("layout_semantic_description")
         for holder in (annotation, layout):
@@ -190,10 +190,10 @@ class LicaSource(Source):
         return ""
 
     def _image(self, src: str, where: str) -> np.ndarray:
-        """A component's image, ``(h, w, 4)`` uint8, from the mirror or from its address.
+        """A component's image, ``(h, w, 4)`` uint8, from ``assets/`` or from its URL.
 
         Raises:
-            SampleError: naming the address.
+            SampleError: with the URL.
         """
         base_name = _base_name(src)
         if base_name is None:
@@ -213,9 +213,9 @@ class LicaSource(Source):
 
 
 def _base_name(src: str) -> str | None:
-    """Last part of an address's path; ``None`` if it is no address that may be read.
+    """Last part of a URL's path; ``None`` if it is no URL that may be read.
 
-    Paths and ``file:`` would read the machine's own files. ``::`` would chain to them.
+    Local paths and ``file:`` would read the machine's own files; ``::`` would chain to them.
     """
     try:
         parts = urlsplit(src)
@@ -231,7 +231,7 @@ def _download(src: str, where: str) -> bytes:
         data = fetch(src, MAX_BYTES)
     except SampleError as error:
         raise SampleError(f"{where}.src: {src} is not read: {error}") from None
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:  # each file system has its own exceptions
         raise SampleError(f"{where}.src: {src} cannot be read ({type(error).__name__})") from None
     if len(data) > MAX_BYTES:
         raise SampleError(f"{where}.src: {src} is above {MAX_BYTES} bytes")
@@ -239,7 +239,7 @@ def _download(src: str, where: str) -> bytes:
 
 
 def _sources(layout: Any) -> list[str]:
-    """Addresses of all images that a layout names and that may be read, wherever they stand."""
+    """URLs of all images in a layout that may be read, at any depth."""
     found, open_ends = set(), [layout]
     while open_ends:
         part = open_ends.pop()
@@ -253,15 +253,15 @@ def _sources(layout: Any) -> list[str]:
 
 
 def _opaque(preview: np.ndarray | None) -> bool:
-    """Whether the flat render shows a page, or does not say."""
+    """Whether the flat render is opaque, or missing."""
     return preview is None or bool(preview[..., 3].min() == 255)
 
 
 def _page(layout: Any) -> tuple[tuple[int, int], tuple[float, float, float, float] | None, list[Element]]:
-    """Size (height, width), colour and components of a layout, all within what can be held.
+    """Size (height, width), colour and components of a layout, all within the limits.
 
     Raises:
-        SampleError: naming the entry that is missing or makes no sense.
+        SampleError: with the missing or invalid entry.
     """
     config = layout.get("layout_config", layout) if isinstance(layout, dict) else None
     components = config.get("components") if isinstance(config, dict) else None

@@ -1,13 +1,13 @@
-"""Rendering of one component of a LICA layout to a full-canvas layer; the release has no renders of layers.
+"""Rendering of a component of a LICA layout to a full-canvas layer; the release has no renders of layers.
 
-Assumptions, where the layouts leave something open:
+Assumptions, where the layouts are ambiguous:
 
-* Boxes that are not turned lie on whole pixels: left, top, right and bottom are rounded. Clips and turned boxes keep
+* Boxes that are not rotated lie on whole pixels: left, top, right and bottom are rounded. Clips and rotated boxes keep
   their fractions and have anti-aliased edges.
 * An image is stretched over its box (``objectFit`` fill, observed: boxes have the images' proportions) unless
   ``objectFit`` says cover.
 * Opacity, clip and ``overflow: hidden`` of a group act on the group as a whole, after its children.
-* What only later releases may hold (shadows, filters, borders, blend modes) is left out and noted.
+* Properties that only later releases may have (shadows, filters, borders, blend modes) are left out and noted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NOT_DRAWN = (
     "WebkitTextStroke",
     "writingMode",
 )
-# Boxes in boxes add up; beyond this, coordinates are too coarse for pixels.
+# Maximum coordinate in pixels, since offsets of nested boxes add up; beyond, floats are too coarse for pixels.
 FARTHEST = 100.0 * MAX_PX
 SAME_PROPORTIONS = 0.02
 
@@ -58,10 +58,10 @@ class Renderer:
 
     Attributes:
         size: (height, width) of the canvas.
-        read: gives an image, ``(h, w, 4)`` uint8, from its ``src`` and the words for its component.
-        fonts: where faces come from.
+        read: gives an image, ``(h, w, 4)`` uint8, from its ``src`` and its component's place for messages.
+        fonts: source of the faces.
         preview: the flat render, ``(H, W, 4)`` uint8 of any size, if there is one.
-        notes: what could not be drawn exactly; grows as components are drawn.
+        notes: list of inexactly drawn parts; grows as components are drawn.
     """
 
     size: tuple[int, int]
@@ -71,17 +71,17 @@ class Renderer:
     notes: list[str] = field(default_factory=list)
 
     def draw(self, element: Element, parent: np.ndarray | None = None) -> np.ndarray | None:
-        """One component, its children included.
+        """Draw one component with its children.
 
         Args:
-            element: what to draw.
+            element: the component.
             parent: 3x3, from its parent's coordinates to the canvas; ``None`` for the canvas itself.
 
         Returns:
-            ``(H, W, 4)`` float32 straight alpha, or ``None`` if nothing of it is to be seen.
+            ``(H, W, 4)`` float32 straight alpha, or ``None`` if nothing of it is visible.
 
         Raises:
-            SampleError: naming the component and what is wrong with it.
+            SampleError: with the component and its fault.
         """
         box = self._box(element)
         turn = transform(element.get("transform"), box, f"{element.where}.transform")
@@ -90,7 +90,7 @@ class Renderer:
         )
         clip = lica_clip.parse_clip(element.get("clipPath"), f"{element.where}.clipPath")
         alpha = opacity(element.get("opacity"), f"{element.where}.opacity")
-        # Whatever is wrong with it shall be known, seen or not: only then is a look at the matrix due.
+        # All properties are checked before the matrix, so that faults of invisible components are reported too.
         paint = element.paint()
         self._note_undrawn(element)
         if np.abs(matrix).max() > FARTHEST:
@@ -102,7 +102,7 @@ class Renderer:
             layer[..., 3] *= self._box_mask(box, matrix)
         if paint is not None:
             ground = np.broadcast_to(np.float32(paint), (*self.size, 4)).copy()
-            # A group's clip ends where the box does: both together would thin out its edge.
+            # A group's clip ends where the box does: applying both would make the edge too faint.
             if clip is None or element.kind != "GROUP" or not clip.is_in_frame:
                 ground[..., 3] *= self._box_mask(box, matrix)
             layer = ground if layer is None else over(layer, ground)
@@ -118,7 +118,7 @@ class Renderer:
         return layer if (layer[..., 3] > 0.5 / 255.0).any() else None
 
     def _box(self, element: Element) -> tuple[float, float]:
-        """Width and height; a group's may be left out if nothing depends on them, a text's height may."""
+        """Width and height; a group may lack both if nothing depends on them, a text may lack its height."""
         needed = {"TEXT": ("transform",), "GROUP": ("background", "backgroundColor", "clipPath", "transform")}
         keys = needed.get(element.kind)
         default = 0.0 if keys is not None and all(unset(element.get(key)) for key in keys) else None
@@ -134,7 +134,7 @@ class Renderer:
                 self.notes.append(f"{key} of {element.where} not drawn")
 
     def _content(self, element: Element, box: tuple[float, float], matrix: np.ndarray) -> np.ndarray | None:
-        """What a component holds, without its own colour, clip and opacity."""
+        """Content of a component, without its own colour, clip and opacity."""
         if element.kind == "IMAGE":
             return self._image(element, box, matrix)
         if element.kind == "TEXT":
@@ -173,7 +173,7 @@ class Renderer:
         return place(image, (image.shape[1], image.shape[0]), matrix @ shift(x, y), self.size)
 
     def _box_mask(self, box: tuple[float, float], matrix: np.ndarray) -> np.ndarray:
-        """Coverage of a box, ``(H, W)`` float32; on whole pixels unless it is turned."""
+        """Coverage of a box, ``(H, W)`` float32; on whole pixels unless it is rotated."""
         if not is_upright(matrix):
             return coverage(lica_clip.rectangle(*box), matrix, self.size)
         mask = np.zeros(self.size, np.float32)
@@ -186,7 +186,7 @@ class Renderer:
     def _clip_matrix(
         self, element: Element, clip: Outline, box: tuple[float, float], matrix: np.ndarray, layer: np.ndarray
     ) -> np.ndarray:
-        """3x3, from a clip's frame to the coordinates of its box; see :mod:`layers.sources.lica.clip`."""
+        """3x3 matrix from a clip's frame to the coordinates of its box; see :mod:`layers.sources.lica.clip`."""
         spread = lica_clip.over_box(clip, box)
         frame = clip.frame
         same_size = all(abs(side - extent) <= 1.0 for side, extent in zip(box, frame, strict=True))
@@ -214,7 +214,7 @@ class Renderer:
         return image[..., :3] * image[..., 3:] + (1.0 - image[..., 3:])
 
     def _deviation(self, layer: np.ndarray, box: tuple[float, float], matrix: np.ndarray) -> np.ndarray:
-        """Mean difference of a layer to the flat render over its box, NaN off the canvas; nothing if that is huge."""
+        """Mean difference of a layer to the flat render over its box, NaN if unknown; empty if the box is huge."""
         left, top, right, bottom = upright_box(box, matrix)
         if (right - left) * (bottom - top) > lica_clip.MAX_SEARCHED:
             return np.zeros((0, 0), np.float32)
@@ -222,7 +222,7 @@ class Renderer:
         y = slice(max(top, 0), max(min(bottom, self.size[0]), 0))
         x = slice(max(left, 0), max(min(right, self.size[1]), 0))
         difference = np.abs(layer[y, x, :3] - self._flat[y, x]).mean(axis=-1)
-        # A hole in the image shows what lies below: no telling.
+        # Where the image is transparent the flat render shows other layers, so the difference is unknown.
         difference = np.where(layer[y, x, 3] > 0.5, difference, np.nan)
         out[
             y.start - top : y.start - top + difference.shape[0], x.start - left : x.start - left + difference.shape[1]

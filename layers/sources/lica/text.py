@@ -1,8 +1,8 @@
-"""Setting one TEXT of a LICA layout as a browser would: wrapping, alignment, line height, letter spacing, case.
+"""Typesetting of a LICA TEXT as in a browser: wrapping, alignment, line height, letter spacing, case.
 
-The line height is an em box of leading around each line, half of it above; letter spacing follows every letter, the
-last of a line included; lines are broken at spaces where they are wider than the box, never inside words. Scripts
-that join letters or run from right to left are not shaped: that is noted.
+Half of the leading of the line height is above each line. Letter spacing follows every letter, including the last of
+a line. Lines are broken at spaces where they are wider than the box, never inside words. Scripts that join letters or
+run from right to left are not shaped, which is noted.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ MAX_CHARACTERS = 10_000
 ALIGNMENTS = {"left": 0.0, "start": 0.0, "justify": 0.0, "center": 0.5, "right": 1.0, "end": 1.0}
 NAMED_WEIGHTS = {"normal": 400, "regular": 400, "bold": 700, "bolder": 700, "lighter": 300}
 BLACK = (0.0, 0.0, 0.0, 1.0)
-# Boxes are as wide as their text was in the browser that made them; a rounding more must not break a line.
+# Boxes have the width of their text in the browser that made them; a rounding error must not break a line.
 SLACK = 1.01
 SMALLEST = 0.5
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a text is set.
+    """Style of a text.
 
     Attributes:
         font: family, weight and slant.
-        size: of the font in pixels.
+        size: font size in pixels.
         leading: distance of base lines in pixels; ``None`` is the font's own.
-        spacing: added after each letter, in pixels.
+        spacing: space added after each letter, in pixels.
         align: 0 left, 0.5 centre, 1 right.
         fill: straight RGBA in [0, 1]; ``None`` is transparent.
     """
@@ -51,7 +51,7 @@ class Style:
 
 
 def clean(value: Any) -> str:
-    """Words from JSON: anything but a string is none; lone surrogates and control codes, which no file can hold, go."""
+    """Text from JSON; empty if it is no string. Removes lone surrogates and control codes, which files cannot hold."""
     if not isinstance(value, str):
         return ""
     value = value.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\t", " ")
@@ -87,7 +87,7 @@ def wanted_font(family: Any, weight: Any, slant: Any, what: str) -> Wanted:
     if isinstance(asked, str) and asked.strip().lower() in NAMED_WEIGHTS:
         number = NAMED_WEIGHTS[asked.strip().lower()]
     elif unset(asked) or asked is suffix:
-        # The suffix may hold a style's name; only a number says something.
+        # The suffix may be a style's name; only a number is used.
         number = int(suffix[:4]) if re.fullmatch(r"[1-9][0-9]{1,3}", suffix) else 400
     else:
         number = int(quantity(asked, f"{what}.fontWeight")[0])
@@ -99,11 +99,11 @@ def style_of(get: Any, what: str) -> Style:
     """The style of a TEXT.
 
     Args:
-        get: gives the value of a CSS property by its name, ``None`` if it is absent.
-        what: for messages.
+        get: returns the value of a CSS property by its name, ``None`` if it is absent.
+        what: name of the component, for messages.
 
     Raises:
-        SampleError: naming the property that makes no sense.
+        SampleError: with the invalid property.
     """
     size = px(get("fontSize"), f"{what}.fontSize", 16.0)
     if not 1.0 <= size <= LARGEST:
@@ -122,7 +122,7 @@ def style_of(get: Any, what: str) -> Style:
 
 
 def _relative(value: Any, size: float, what: str, largest_share: float = 0.0) -> float | None:
-    """A length in px, em or per cent of the font size; a bare number up to ``largest_share`` counts font sizes."""
+    """A length in px, em or per cent of the font size; a plain number up to ``largest_share`` is in font sizes."""
     if unset(value):
         return None
     number, unit = quantity(value, what)
@@ -135,7 +135,7 @@ def _relative(value: Any, size: float, what: str, largest_share: float = 0.0) ->
 
 
 def advances(font: ImageFont.FreeTypeFont, line: str, spacing: float) -> list[float]:
-    """Where each letter of a line starts, and where the line ends: one value more than letters, in pixels."""
+    """Start of each letter of a line, and the end of the line: one value more than letters, in pixels."""
     if not spacing:
         return [0.0, font.getlength(line)]
     places = [0.0]
@@ -167,18 +167,18 @@ def wrap(font: ImageFont.FreeTypeFont, text: str, width: float, spacing: float) 
 def set_text(
     text: str, style: Style, box: tuple[float, float | None], fonts: Fonts, what: str
 ) -> tuple[np.ndarray, tuple[int, int], list[str]] | None:
-    """Draw a text.
+    """Draw a text with alpha.
 
     Args:
         text: in its final case.
-        style: how.
-        box: (width, height) in pixels; what does not fit runs over, at the bottom and at both ends.
-        fonts: where faces come from.
-        what: for messages.
+        style: style of the text.
+        box: (width, height) in pixels; a larger text runs over at the bottom and at both ends.
+        fonts: source of the faces.
+        what: name of the component, for messages.
 
     Returns:
-        ``(h, w, 4)`` float32 straight alpha, where its left upper corner lies in the box (x, y), and notes; ``None``
-        if nothing would be seen.
+        ``(h, w, 4)`` float32 straight alpha, its upper left corner (x, y) in the box, and notes; ``None`` if nothing
+        is visible.
 
     Raises:
         SampleError: if the text is too long or too large, or a font cannot be read.
@@ -216,7 +216,7 @@ def _fitted(
         ascent, descent = font.getmetrics()
         leading = style.leading if style.leading is not None else float(ascent + descent)
         lines = wrap(font, text, width * SLACK + 1.0, spacing)
-        # Letters of another font may be wider: what its own font set in so many lines must not need more.
+        # Letters of a stand-in may be wider, but the text must not need more lines than in its own font.
         room = max(text.count("\n") + 1, round(height / max(leading, 1.0))) if height is not None else len(lines)
         widest = max(advances(font, line, spacing)[-1] - spacing for line in lines)
         if own or (len(lines) <= room and widest <= width * SLACK + 1.0):
@@ -246,11 +246,11 @@ def _draw(
     setting: tuple[float, float, float],
     what: str,
 ) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """Coverage of some lines, ``(h, w)`` float32, cut to the ink, and the place of its corner; ``None`` without ink."""
+    """Coverage of some lines, ``(h, w)`` float32, cropped to the ink, and its corner (x, y); ``None`` without ink."""
     width, align, spacing = setting
     places = [advances(font, line, spacing) for line in lines]
     starts = [align * (width - place[-1]) for place in places]
-    # Letters reach over their advance and their line (swashes, accents), hardly by more than their size.
+    # Letters exceed their advance and their line (swashes, accents), but hardly by more than the font size.
     margin = int(font.size) + 2
     left, top = int(min(starts)) - margin, int(min(baselines)) - 2 * margin
     ends = [start + max(place) for start, place in zip(starts, places, strict=True)]

@@ -1,4 +1,4 @@
-"""PrismLayers' designs as folders, turned into the columns of its tables."""
+"""Folders of PrismLayers designs, converted to the columns of its tables."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PrismFolders:
     """Access to designs by the names of their folders.
 
     Args:
-        root: of the dataset.
-        under: folder of the split, relative to it; empty for the root itself.
+        root: location of the dataset.
+        under: folder of the split, relative to ``root``; empty for the root itself.
     """
 
     def __init__(self, root: Location, under: str) -> None:
@@ -36,7 +36,7 @@ class PrismFolders:
             return False
 
     def signature(self, sample_id: str) -> str:
-        """Changes when a file of the folder does."""
+        """String that changes when a file of the folder does."""
         folder = self._folder(sample_id)
         try:
             names = self._root.files(folder)
@@ -45,7 +45,7 @@ class PrismFolders:
         return self._root.signature(f"{folder}/{name}" for name in names)
 
     def row(self, sample_id: str) -> dict[str, Any]:
-        """The columns that the design would have as a row; images as paths.
+        """The design as the columns of a row; images as paths.
 
         Raises:
             SampleError: if the metadata is missing or broken.
@@ -72,7 +72,7 @@ class PrismFolders:
 
 
 def _columns(listed: Any, folder: str) -> dict[str, Any]:
-    """Columns of a list of layers, in the order of ``layer_idx`` where all have one, else in that of the list."""
+    """Columns of a list of layers, in the order of ``layer_idx`` if all have one, else in that of the list."""
     if not isinstance(listed, list) or not all(isinstance(layer, dict) for layer in listed):
         raise SampleError(f"{METADATA}: layers is no list of objects")
     numbers = [layer.get("layer_idx") for layer in listed]

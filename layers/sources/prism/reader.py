@@ -16,7 +16,7 @@ An image is {"bytes", "path"}, bytes, or "data:image/png;base64,...". The same a
                                            "type"}, ...] or the columns' names
     <root>/<id>/whole_image.png, base_image.png, layer_00.png, ...
 
-Splits, which in PrismLayersPro are styles, are the beginnings of files' names or folders.
+Splits, which are styles in PrismLayersPro, are prefixes of file names, or folders.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from layers.sources.prism.folders import METADATA, PrismFolders
 from layers.sources.prism.row import compose
 from layers.sources.prism.table import PrismTable
 
-# Before the whole tree is searched for parquet files, so many folders are looked at.
+# Number of folders that are checked before the whole tree is searched for parquet files.
 LOOKED_AT = 20
 
 
 class PrismLayersSource(Source):
     """PrismLayers below one root.
 
-    Parquet is read quickest in the order of :meth:`sample_ids`; in any other, each row costs the decoding of those
-    before it in its row group.
+    Parquet is read fastest in the order of :meth:`sample_ids`; in any other, each row costs the decoding of all earlier
+    rows of its row group.
 
     Args:
-        root: with parquet files anywhere below, or with one folder a sample.
-        split: only files ``<split>-<i>-of-<n>.parquet`` and ``<split>.parquet`` and those in folders of this name, or
-            the samples in this folder; ``None`` takes all.
+        root: folder with parquet files anywhere below, or with one folder per sample.
+        split: restricts to files ``<split>-<i>-of-<n>.parquet`` and ``<split>.parquet`` and those in folders of this
+            name, or to the samples in this folder; ``None`` takes all.
 
     Raises:
         UserError: if there are none.
@@ -64,7 +64,7 @@ class PrismLayersSource(Source):
         """Ids of all rows in the order of files and rows, or the names of all folders, sorted.
 
         Raises:
-            UserError: if a parquet file cannot be read or is none of PrismLayers'.
+            UserError: if a parquet file cannot be read or is not of PrismLayers.
         """
         return self._rows.ids()
 
@@ -72,12 +72,12 @@ class PrismLayersSource(Source):
         """Read one sample, background first.
 
         Raises:
-            SampleError: naming what is missing or broken.
+            SampleError: with the missing or broken part.
         """
         return compose(self.root, sample_id, self._rows.row(sample_id))
 
     def signature(self, sample_id: str) -> str:
-        """Changes when the parquet file or a file of the folder does."""
+        """String that changes when the parquet file or a file of the folder does."""
         return self._rows.signature(sample_id)
 
 

@@ -1,4 +1,4 @@
-"""A design from one row of PrismLayers: images decoded, crops put where their boxes are."""
+"""Rows of PrismLayers as designs: images are decoded, crops are placed in their boxes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]
 
 
 class _Notes:
-    """What had to be done to which layers, one note a matter."""
+    """Notes on changes of layers, one note per kind of change."""
 
     def __init__(self) -> None:
         self._layers: dict[str, list[str]] = defaultdict(list)
@@ -36,18 +36,18 @@ class _Notes:
 
 
 def compose(root: Location, sample_id: str, row: dict[str, Any]) -> LayeredSample:
-    """Make a sample of a row.
+    """Make a sample from a row.
 
     Args:
-        root: where images are of which the row has the path alone.
-        sample_id: of the sample.
+        root: location of images that the row gives by path.
+        sample_id: id of the sample.
         row: columns, as plain Python values.
 
     Returns:
         The base image as background, and the layers over it.
 
     Raises:
-        SampleError: naming the column that is missing or broken.
+        SampleError: with the name of the missing or broken column.
     """
     notes = _Notes()
     slots = _slots(row, notes)
@@ -74,7 +74,7 @@ def _words(value: Any) -> str:
 
 
 def _slots(row: dict[str, Any], notes: _Notes) -> list[tuple[int, Any]]:
-    """Number and image of every slot that counts, in order."""
+    """Number and image of every valid slot, in order."""
     slots: dict[int, Any] = {}
     for column, value in row.items():
         if match := SLOT.fullmatch(column):
@@ -103,7 +103,7 @@ def _slots(row: dict[str, Any], notes: _Notes) -> list[tuple[int, Any]]:
 
 
 def _content(value: Any) -> Any:
-    """An image's bytes or text; ``None`` if there is none, which a struct of nulls says, too."""
+    """An image's bytes or text; ``None`` if there is none, also for a struct of nulls."""
     if isinstance(value, dict):
         value = (value.get("path") or None) if value.get("bytes") is None else value["bytes"]
     return value
@@ -154,7 +154,7 @@ def _box(value: Any, name: str, notes: _Notes) -> Box | None:
 
 
 def _placed(crop: np.ndarray, box: Box | None, size: tuple[int, int], name: str, notes: _Notes) -> np.ndarray:
-    """The crop on a canvas of ``size``, resized to its box where it has another size."""
+    """Place a crop on a canvas of ``size``, resized to its box if it has another size."""
     height, width = crop.shape[:2]
     if box is None:
         if (height, width) != size:
@@ -171,7 +171,7 @@ def _placed(crop: np.ndarray, box: Box | None, size: tuple[int, int], name: str,
     if (right - left, bottom - top) == (width, height):
         part = crop[y0 - top : y1 - top, x0 - left : x1 - left]
     else:
-        # The part on the canvas alone: the box may be many times as large.
+        # Only the part on the canvas is resampled, since the box may be many times larger.
         across, down = width / (right - left), height / (bottom - top)
         source = ((x0 - left) * across, (y0 - top) * down, (x1 - left) * across, (y1 - top) * down)
         part = to_uint8(resize(to_float(crop), (y1 - y0, x1 - x0), source))

@@ -23,21 +23,21 @@ from layers.sources.memo import forget, kept
 COLUMN = re.compile(r"(base|whole)_(image|caption)|layer_count|layer_[0-9]{2,3}(_image|_box|_caption)?")
 ID_COLUMNS = ("id", "sample_id")
 SAFE_ID = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,119}")
-# Read ahead in each column, in bytes. Without it, pyarrow takes a whole row group into memory twice, packed and
-# unpacked, and a row group may be 1 GB.
+# Read-ahead buffer per column, in bytes. Without it, pyarrow holds a whole row group in memory twice, compressed and
+# decompressed, and a row group may be 1 GB.
 BUFFER = 1 << 18
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Where the rows are: ``first`` has the number of each file's first row among all rows."""
+    """Index of the rows; ``first`` holds the number of each file's first row among all rows."""
 
     rows: dict[str, int]
     first: list[int]
 
 
 class _Reader:
-    """One open file. Rows in ascending order are read once; a step back starts its row group again."""
+    """One open file. Rows in ascending order are decoded once; a step back starts the row group again."""
 
     def __init__(self, root: Location, name: str) -> None:
         self.name = name
@@ -62,10 +62,10 @@ class _Reader:
 
 
 class PrismTable:
-    """Access to rows by id. What it has found out stays in the process, and only file names travel to others.
+    """Access to rows by id. The index is cached per process; only file names are pickled to others.
 
     Args:
-        root: of the dataset.
+        root: location of the dataset.
         files: its parquet files, relative to it.
     """
 
@@ -74,18 +74,18 @@ class PrismTable:
         self._token = uuid4().hex
 
     def ids(self) -> list[str]:
-        """All ids, in the order of files and rows; a row without one that is new and can name a file has its number."""
+        """All ids, in the order of files and rows; a row without a unique id that is a valid file name has a number."""
         return list(self._index().rows)
 
     def signature(self, sample_id: str) -> str:
-        """Changes when the file that holds the row does."""
+        """String that changes when the row's file does."""
         if sample_id not in self._index().rows:
             return "unknown"
         name, row = self._find(sample_id)
         return f"{self._root.signature([name])}-{row}"
 
     def row(self, sample_id: str) -> dict[str, Any]:
-        """The columns of one row that a design is made of.
+        """The columns of one row that are needed for a design.
 
         Raises:
             SampleError: if there is no such id, or the file cannot be read.
@@ -96,13 +96,13 @@ class PrismTable:
         try:
             reader = kept(key, lambda: _Reader(self._root, name))
             if reader.name != name:
-                # One at a time: each holds the row group it is in.
+                # One open file at a time, since each holds its current row group.
                 forget(key)
                 reader = kept(key, lambda: _Reader(self._root, name))
             return reader.row(row)
         except SampleError:
             raise
-        # A remote file system may raise anything, and pyarrow passes it on.
+        # A remote file system may raise any exception, and pyarrow passes it on.
         except Exception as error:
             forget(key)
             raise SampleError(f"{name}: row {row} cannot be read ({type(error).__name__})") from None
@@ -146,7 +146,7 @@ class PrismTable:
                 values = parquet.read([column], use_threads=False).column(0).to_pylist()
         except UserError:
             raise
-        # As above: pyarrow, and what it passes on.
+        # As above: any exception that pyarrow passes on.
         except Exception as error:
             raise UserError(f"{where} cannot be read as parquet ({type(error).__name__})") from None
         return [str(value) if isinstance(value, str | int) else "" for value in values]

@@ -1,4 +1,4 @@
-"""What is said of a PSD layer: its kind, its words, whether it stands by itself, what psd-tools leaves undrawn."""
+"""Properties of a PSD layer: kind, description, dependence on its backdrop, and parts that psd-tools does not draw."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ EFFECT_TAGS = (
 ARTBOARD_TAGS = (Tag.ARTBOARD_DATA3, Tag.ARTBOARD_DATA2, Tag.ARTBOARD_DATA1)
 FULL_RANGE = (0, 65535)
 REASON_LENGTH = 200
-# Why a group is baked.
+# Reasons for baking a group into one layer.
 CLIPPED, ISOLATED = "clipped layers", "isolated blending"
 
 
 def reason_of(error: Exception) -> str:
-    """An error of psd-tools in one short line."""
+    """Shorten an error of psd-tools to one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:REASON_LENGTH]}" if lines else type(error).__name__
 
 
 def check(psd: PSDImage) -> None:
-    """Refuse what would exhaust the memory, before anything is drawn.
+    """Raise an error for documents that would exhaust the memory, before anything is drawn.
 
     Raises:
         SampleError: if there are more than :data:`MAX_LAYERS` visible layers, or a layer or mask is above
@@ -57,7 +57,7 @@ def check(psd: PSDImage) -> None:
 
 
 def mend_effects(psd: PSDImage) -> None:
-    """Mark the effects of old documents as present: they lack the flag, and psd-tools would drop them unsaid."""
+    """Mark the effects of old documents as present: they lack the flag, so psd-tools would silently drop them."""
     for layer in psd.descendants():
         for tag in EFFECT_TAGS:
             block = layer.tagged_blocks.get_data(tag)
@@ -68,7 +68,7 @@ def mend_effects(psd: PSDImage) -> None:
 
 
 def members(layer: PsdLayer) -> list[PsdLayer]:
-    """The visible layers, groups among them, that are drawn as one layer when this one is."""
+    """The visible layers, including groups, that are drawn together with this layer as one."""
     found = [layer]
     if layer.is_group():
         found += [member for child in layer if child.visible and not child.clipping for member in members(child)]
@@ -76,9 +76,9 @@ def members(layer: PsdLayer) -> list[PsdLayer]:
 
 
 def kind_of(layer: PsdLayer) -> str:
-    """Kind of the layer that is made of this one and all its members."""
+    """Kind of the layer made of this one and all its members."""
     own = _own_kind(layer)
-    # A text that a texture is clipped to still is a text.
+    # A text with a texture clipped to it is still a text.
     if own == "text":
         return own
     drawn = (m for m in members(layer) if not m.is_group() and not isinstance(m, AdjustmentLayer))
@@ -95,7 +95,7 @@ def _own_kind(layer: PsdLayer) -> str:
 
 
 def words_of(layer: PsdLayer) -> str:
-    """Text of a text layer, texts of a group of nothing else, else the layer's name."""
+    """Description: the text of a text layer, the texts of a group of texts only, else the layer's name."""
     if kind_of(layer) == "text":
         texts = [_text(member) for member in members(layer) if isinstance(member, TypeLayer)]
         return "\n".join(text for text in texts if text) or layer.name.strip()
@@ -106,19 +106,19 @@ def _text(layer: TypeLayer) -> str:
     try:
         text = layer.text
     except (ValueError, AttributeError):
-        # Texts of Photoshop 5 and broken ones.
+        # Texts of Photoshop 5 and broken texts.
         return ""
     # Carriage returns end paragraphs, end-of-text marks break lines within them.
     return re.sub("[\r\x03]", "\n", text).strip()
 
 
 def mode_of(layer: PsdLayer) -> str:
-    """Its blend mode in words."""
+    """Name of a layer's blend mode in words."""
     return layer.blend_mode.name.lower().replace("_", " ")
 
 
 def baking_reason(group: Group) -> str | None:
-    """Why a group cannot be descended into without changing the image, or None."""
+    """Reason why a group cannot be split into its layers without changing the image, or None."""
     return next(_baking_reasons(group), None)
 
 
@@ -135,21 +135,21 @@ def _baking_reasons(group: Group) -> Iterator[str]:
         yield mode_of(group)
     if any(_knocks_out(layer) for layer in (group, *group.descendants())):
         yield "knockout"
-    # Upon an artboard's own opaque background it makes no difference what lies below.
+    # On an artboard's own opaque background the layers below have no effect.
     isolated = group.blend_mode is BlendMode.NORMAL and artboard_background(group) is None
     if isolated and any(map(_sees_backdrop, group)):
         yield ISOLATED
 
 
 def adjusts_itself(group: Group) -> bool:
-    """Whether a group could be descended into but for adjustments, in it or clipped to it, that end with it."""
+    """Whether only adjustments confined to a group, in it or clipped to it, prevent splitting it."""
     if not set(_baking_reasons(group)) <= {CLIPPED, ISOLATED} or not all(map(maps_colours, visible_clips(group))):
         return False
     return not any(_sees_backdrop(layer, adjustments=False) for layer in group)
 
 
 def maps_colours(layer: PsdLayer) -> bool:
-    """Whether all a layer does is to turn each colour below it into another: an adjustment, or a folder of them."""
+    """Whether a layer only maps each colour below it to another: an adjustment, or a folder of adjustments."""
     if not layer.is_group():
         drawn = isinstance(layer, AdjustmentLayer) and layer.kind in ADJUSTMENT_FUNC
         return drawn and all(map(maps_colours, visible_clips(layer)))
@@ -165,11 +165,11 @@ def visible_clips(layer: PsdLayer) -> list[PsdLayer]:
 
 
 def artboard_background(group: Group) -> tuple[float, float, float] | None:
-    """Colour, RGB in [0, 1], that fills an artboard below its layers; None if there is none or it is no artboard."""
+    """Background colour of an artboard, RGB in [0, 1]; None if there is none or the group is no artboard."""
     data = next((group.tagged_blocks.get_data(tag) for tag in ARTBOARD_TAGS if tag in group.tagged_blocks), None)
     if not isinstance(data, Descriptor):
         return None
-    # psd-tools takes 1 for transparent, 2 for white and 3 for black; the images Photoshop stores say otherwise.
+    # psd-tools takes 1 for transparent, 2 for white and 3 for black; images stored by Photoshop contradict this.
     kind = data.get(b"artboardBackgroundType")
     if kind == 4 and isinstance(colour := data.get(Key.Color), Descriptor):
         channels = [float(colour.get(key, 0.0)) / 255.0 for key in (Key.Red, Key.Green, Key.Blue)]
@@ -185,7 +185,7 @@ def _is_masked(layer: PsdLayer) -> bool:
 
 
 def _sees_backdrop(layer: PsdLayer, adjustments: bool = True) -> bool:
-    """Whether a layer, an adjustment only if they count, looks different upon another backdrop than by ``over``."""
+    """Whether a layer depends on its backdrop other than by ``over``; adjustments count if ``adjustments`` is set."""
     if not layer.visible or layer.clipping:
         return False
     if isinstance(layer, AdjustmentLayer):
@@ -211,7 +211,7 @@ def _enabled_effects(layer: PsdLayer) -> list[str]:
 
 
 def undrawn(layer: PsdLayer) -> Iterator[str]:
-    """What of a layer psd-tools does not draw, or draws otherwise than Photoshop."""
+    """Yield notes on parts of a layer that psd-tools does not draw, or draws differently from Photoshop."""
     for effect in _enabled_effects(layer):
         if effect in UNDRAWN_EFFECTS:
             yield re.sub(r"\B(?=[A-Z])", " ", effect).lower() + " not drawn"

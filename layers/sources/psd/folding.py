@@ -1,9 +1,9 @@
-"""Folding what only turns colours into others, such as curves over the whole canvas, into the layers below it.
+"""Folding of adjustments, which only map colours to others (curves over the canvas), into the layers below.
 
-A layer of its own would have to hold the whole image and hide all below. Turning the colours of each layer instead,
-its alpha kept, gives the same image wherever one opaque layer is seen. Through soft edges and translucent layers the
-image was mixed before it was turned, and now it is after. A layer for which that shows takes the colours that make
-the image right; where no colours do, :func:`fold` refuses, and :func:`own_colours` gives the layer that hides all.
+A layer of its own would have to hold the whole image and hide all below. Mapping the colours of each layer instead,
+with unchanged alpha, gives the same image wherever one opaque layer is visible. At soft edges and translucent layers,
+colours are then mixed after the mapping instead of before it. A layer for which this is visible gets colours fitted
+to the image. If no colours fit, :func:`fold` returns None, and :func:`own_colours` gives the layer that hides all.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy as np
 from layers.imaging.compositing import over
 
 Box = tuple[int, int, int, int]
-# How far what is folded may be from what is wanted, in 8-bit levels of the worst channel, over the pixels that change.
-# The tail is the antialiased outlines of opaque things: a curve that brightens moves those of white on black by 15 to
-# 30 levels that no colour of their alpha makes up for, and nearly every document has some.
+# Allowed difference of folded from wanted image, in 8-bit levels of the worst channel, over the pixels that change.
+# The tail is antialiased outlines of opaque objects, which nearly every document has. A brightening curve moves those
+# of white on black by 15 to 30 levels, which no colour at their alpha can correct.
 MEAN_ERROR = 1.0
 TAIL = 99.9
 TAIL_ERROR = 32.0
-# Above this, a layer takes the colours that make the image right instead of those that its own are turned into.
+# Above this, a layer gets colours fitted to the image instead of its own mapped ones.
 OWN_TAIL_ERROR = 8.0
-# Up to here it is the rounding of colours to 8 bits: psd-tools looks curves up in tables of 256 entries, rounding down.
+# Differences up to this are rounding to 8 bits: psd-tools looks curves up in tables of 256 entries, rounding down.
 ROUNDING_ERROR = 1.5
-# What differs less is the same when it is written.
+# Smaller differences vanish when the layer is written as 8 bits.
 HALF_A_LEVEL = 0.5 / 255.0
-# A multiple of 255, so that colours of 8 bits are kept exactly, and of 16 bits too.
+# A multiple of 255, so that colours of 8 bits, and of 16 bits, are stored exactly.
 SCALE = np.float32(65535.0)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What shows of a layer, in the document's own colours.
+    """Visible part of a layer, in the document's own colours.
 
     Attributes:
         box: left, top, right, bottom on the canvas.
@@ -46,7 +46,7 @@ class Piece:
 
     @classmethod
     def of(cls, image: np.ndarray, box: Box) -> Piece:
-        """The piece of ``(h, w, 4)`` float in [0, 1] on its box, cropped to where alpha is above 0."""
+        """Make a piece of ``(h, w, 4)`` float in [0, 1] on its box, cropped to where alpha is above 0."""
         levels = np.rint(np.clip(image, 0.0, 1.0) * SCALE).astype(np.uint16)
         shown = levels[..., 3] > 0
         levels[~shown] = 0
@@ -63,7 +63,7 @@ class Piece:
         return levels.astype(np.float32) / SCALE
 
     def recoloured(self, image: np.ndarray, box: Box) -> Piece:
-        """The piece with the colours of ``image``, ``(h, w, 4)``, on a box inside its own; itself if they are its."""
+        """The piece with the colours of ``image``, ``(h, w, 4)``, on a box inside its own; itself if they are equal."""
         colours, where = np.rint(np.clip(image[..., :3], 0.0, 1.0) * SCALE).astype(np.uint16), window(box, self.box)
         colours[self.levels[where][..., 3] == 0] = 0
         if np.array_equal(colours, self.levels[where][..., :3]):
@@ -74,7 +74,7 @@ class Piece:
 
 
 def intersection(box: Box, other: Box) -> Box:
-    """The box common to two, empty if there is none."""
+    """Intersection of two boxes, empty if they do not overlap."""
     return (max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3]))
 
 
@@ -84,18 +84,18 @@ def is_empty(box: Box) -> bool:
 
 
 def window(box: Box, frame: Box = (0, 0, 0, 0)) -> tuple[slice, slice]:
-    """Rows and columns of a box in an array whose upper left pixel is that of the frame."""
+    """Rows and columns of a box in an array whose upper left pixel is the frame's."""
     return slice(box[1] - frame[1], box[3] - frame[1]), slice(box[0] - frame[0], box[2] - frame[0])
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Pieces that a layer above them was folded into.
+    """Pieces into which a layer above them was folded.
 
     Attributes:
-        pieces: those that it does not change are the same objects.
-        error: largest difference from the image wanted, in 8-bit levels.
-        fitted: whether translucent pixels took other colours than the layer makes of theirs.
+        pieces: the new pieces; unchanged ones are the same objects.
+        error: largest difference from the wanted image, in 8-bit levels.
+        fitted: whether translucent pixels got fitted colours instead of their mapped ones.
     """
 
     pieces: list[Piece]
@@ -110,18 +110,18 @@ def fold(
     before: np.ndarray,
     wanted: np.ndarray,
 ) -> Folded | None:
-    """Turn the colours of pieces as a layer above them turns their image.
+    """Map the colours of pieces as a layer above them maps their image.
 
     Args:
-        pieces: all that the layer affects, bottom to top.
-        mapping: turns ``(h, w, 4)`` float32, opaque, on a box into the colours, ``(h, w, 3)`` or more, that the layer
-            makes of it, mask and opacity included.
-        box: what the layer reaches of the canvas.
+        pieces: all pieces that the layer affects, bottom to top.
+        mapping: maps ``(h, w, 4)`` float32, opaque, on a box to the layer's result, ``(h, w, 3)`` or more, including
+            its mask and opacity.
+        box: part of the canvas that the layer covers.
         before: image without the layer, ``(H, W, 4)`` on that box, straight alpha.
         wanted: image with the layer, as ``before``.
 
     Returns:
-        The folded pieces, or None if they would not recompose to what is wanted.
+        The folded pieces, or None if they would not recompose to ``wanted``.
     """
     folded, fitted = [], False
     flat, turned_flat = np.zeros_like(wanted), np.zeros_like(wanted)
@@ -134,7 +134,7 @@ def fold(
         turned = _turned(image, mapping, part)
         result, below = over(image, flat[where]), turned_flat[where]
         reached, alpha = over(turned, below), image[..., 3]
-        # Opaque pixels are right already.
+        # Opaque pixels are exact already.
         if ((alpha > 0) & (alpha < 1)).any():
             goal, shown = _turned(result, mapping, part), alpha > 0
             seen, seen_reached, seen_goal = result[shown], reached[shown], goal[shown]
@@ -154,14 +154,14 @@ def _turned(image: np.ndarray, mapping: Callable[[np.ndarray, Box], np.ndarray],
 
 
 def fitting(result: np.ndarray, below: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The layer ``(h, w, 4)`` of an alpha ``(h, w, 1)`` that brings ``below`` as near to ``result`` as colours can."""
+    """Layer ``(h, w, 4)`` of given alpha ``(h, w, 1)`` with the colours that bring ``below`` nearest to ``result``."""
     own = result[..., :3] * result[..., 3:] - (1.0 - alpha) * below[..., :3] * below[..., 3:]
     colours = np.divide(own, alpha, out=np.zeros_like(own), where=alpha > 0).clip(0.0, 1.0)
     return np.concatenate([colours, alpha], axis=-1)
 
 
 def own_colours(result: np.ndarray, below: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The layer ``(h, w, 4)`` that ``over`` turns ``below`` into ``result`` with; whether that holds everywhere."""
+    """Layer ``(h, w, 4)`` whose ``over`` on ``below`` gives ``result``, and whether it does so everywhere."""
     image = fitting(result, below, alpha)
     wanted, reached = result[..., :3] * result[..., 3:], over(image, below)
     off = np.abs(reached[..., :3] * reached[..., 3:] - wanted).max(axis=-1)
@@ -170,17 +170,17 @@ def own_colours(result: np.ndarray, below: np.ndarray, alpha: np.ndarray) -> tup
     if not missed.any():
         return image, True
     opaque = result[..., 3] > 1.0 - HALF_A_LEVEL
-    # Where no colour of that alpha will do, such as for an adjustment inside a group, the result itself covers all.
+    # Where no colour at that alpha fits, such as for an adjustment inside a group, the result itself covers all.
     image[missed, :3] = result[missed, :3]
     image[missed & opaque, 3] = 1.0
-    # A change of colours that leaves a translucent alpha as it is has no layer: take the lesser fault, with or without.
+    # No layer changes colours but not a translucent alpha: the layer or its absence is used, whichever errs less.
     change = np.abs(wanted - below[..., :3] * below[..., 3:]).max(axis=-1)
     image[missed & ~opaque & (change < grown)] = 0.0
     return image, not bool((missed & ~opaque).any())
 
 
 def recomposed(pieces: Sequence[Piece], box: Box) -> np.ndarray:
-    """What pieces, bottom to top, look like on a box: ``(H, W, 4)`` float32, straight alpha."""
+    """Composite of pieces, bottom to top, on a box: ``(H, W, 4)`` float32, straight alpha."""
     flat = np.zeros((box[3] - box[1], box[2] - box[0], 4), np.float32)
     for piece in pieces:
         part = intersection(piece.box, box)
@@ -193,14 +193,14 @@ def recomposed(pieces: Sequence[Piece], box: Box) -> np.ndarray:
 def error_of(
     reached: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarray, np.ndarray], tail_error: float = TAIL_ERROR
 ) -> float | None:
-    """Largest difference, in 8-bit levels, between what was reached and what was wanted; None if too large.
+    """Largest difference, in 8-bit levels, between the reached and the wanted image; None if it is too large.
 
-    Only the pixels that change count, since all the others would excuse them.
+    Only pixels that change count, since all others would lower the mean.
 
     Args:
         reached: the image before and after, ``(..., 4)`` in [0, 1], straight alpha.
-        wanted: the same as the document has it.
-        tail_error: what all but one in a thousand of those pixels must keep to, in 8-bit levels.
+        wanted: the same of the document.
+        tail_error: upper bound for all but one in a thousand of those pixels, in 8-bit levels.
     """
     reached_before, reached_after = map(_levels, reached)
     wanted_before, wanted_after = map(_levels, wanted)
@@ -214,5 +214,5 @@ def error_of(
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
-    """Premultiplied, in 8-bit levels: what is transparent differs in nothing."""
+    """Premultiply, in 8-bit levels, so that transparent pixels are all equal."""
     return np.concatenate([image[..., :3] * image[..., 3:], image[..., 3:]], axis=-1) * 255.0

@@ -1,4 +1,4 @@
-"""Reader of Photoshop documents (.psd, .psb), one sample a file.
+"""Reader of Photoshop documents (.psd, .psb), one sample per file.
 
     header           "8BPS", version (1: psd, 2: psb), channels, height, width, depth, colour mode; 26 bytes, big-endian
     colour mode data
@@ -7,7 +7,7 @@
                      tagged blocks (text, effects, fills, group boundaries), then the channels of each box
     merged image   the preview
 
-psd-tools parses and draws; ``psd_layers`` takes the document apart, ``psd_facts`` says what its layers are.
+psd-tools parses and draws; module ``stack`` splits the document into layers, ``facts`` gives their properties.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from layers.sources.psd.stack import Stack
 SUFFIXES = (".psd", ".psb")
 HEADER = struct.Struct(">4sH6xHIIHH")
 MODES = {ColorMode.RGB: "RGB", ColorMode.GRAYSCALE: "L"}
-# 32 bits are linear light, which layers of 8 bits cannot hold.
+# Depths in bits; 32 bits are linear light, which layers of 8 bits cannot hold.
 DEPTHS = (8, 16)
 
 
 class PsdSource(Source):
     """A folder of Photoshop documents, sub-folders included.
 
-    Ids are paths below the root without suffix, with ``__`` for ``/``; where two would be the same, the suffix stays.
+    Ids are paths below the root without suffix, with ``__`` for ``/``; where two would be equal, the suffix stays.
 
     Args:
         root: the folder.
@@ -64,26 +64,26 @@ class PsdSource(Source):
         return list(self.names)
 
     def signature(self, sample_id: str) -> str:
-        """Changes with the document's file."""
+        """String that changes with the document's file."""
         return self.root.signature([self._name(sample_id)])
 
     def read(self, sample_id: str) -> LayeredSample:
         """Read one document and draw its layers.
 
         Raises:
-            SampleError: naming what is missing or broken.
+            SampleError: with the missing or broken part.
         """
         name = self._name(sample_id)
         data = self.root.read(name)
         with warnings.catch_warnings():
-            # A channel that cannot be unpacked would turn black.
+            # A channel that cannot be decompressed would become black.
             warnings.simplefilter("error", PSDDecompressionWarning)
             try:
                 return _sample(sample_id, data)
             except SampleError as error:
                 raise SampleError(f"{name}: {error}") from None
             except Exception as error:
-                # Broken files make psd-tools raise anything.
+                # For broken files psd-tools may raise any exception.
                 raise SampleError(f"{name}: not a readable document ({reason_of(error)})") from None
 
     def _name(self, sample_id: str) -> str:
@@ -94,7 +94,7 @@ class PsdSource(Source):
 
 
 def _ids(names: list[str]) -> dict[str, str]:
-    """Name of each document by its id, the shortest of three forms that no other document has among its own."""
+    """Name of each document by its id, the shortest of three forms that is unique among all documents' forms."""
     forms = []
     for name in names:
         flat = name.replace("/", "__")
@@ -125,10 +125,10 @@ def _sample(sample_id: str, data: bytes) -> LayeredSample:
 
 
 def _checked_mode(data: bytes) -> str:
-    """Pillow's name of the colour mode, from the header alone.
+    """Pillow's name of the colour mode, read from the header.
 
     Raises:
-        SampleError: if it is no header of a document that can be read.
+        SampleError: if it is not the header of a supported document.
     """
     if not data:
         raise SampleError("zero bytes")
@@ -146,7 +146,7 @@ def _checked_mode(data: bytes) -> str:
 
 
 def _recolouring(psd: PSDImage, mode: str, notes: list[str]) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns ``(h, w, 4)`` uint8 in the document's colours into sRGB."""
+    """Conversion of ``(h, w, 4)`` uint8 in the document's colours to sRGB."""
     profile = psd.image_resources.get_data(Resource.ICC_PROFILE)
     if not profile:
         return lambda image: image

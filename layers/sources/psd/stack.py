@@ -1,12 +1,12 @@
-"""Taking a PSD document apart into layers that recompose with ``over``, bottom to top.
+"""Decomposition of a PSD document into layers that recompose with ``over``, bottom to top.
 
-Folders are descended into where that changes nothing; every other visible thing becomes one layer. It is drawn by
-psd-tools upon what lies below, and the layer keeps the thing's own alpha ``a`` and takes the colour
-``(result - (1 - a) * below) / a``. For every blend mode that is exact and within [0, 1], since blending a colour upon
-a backdrop of alpha ``b`` is ``over`` with the colour ``(1 - b) * own + b * blend(backdrop, own)``.
+Folders are split into their layers where that does not change the image; every other visible item becomes one layer.
+psd-tools draws it on the image below; the layer gets the item's own alpha ``a`` and the colour
+``(result - (1 - a) * below) / a``. For every blend mode this is exact and within [0, 1]. The reason: blending on a
+backdrop of alpha ``b`` is ``over`` with the colour ``(1 - b) * own + b * blend(backdrop, own)``.
 
-What only turns colours into others is folded into the layers below where the image stays the same, see
-``psd_folding``, and becomes a layer of its own where it would not.
+An adjustment, which only maps colours to others, is folded into the layers below where the image stays the same, see
+module ``folding``. Elsewhere it becomes a layer of its own.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ LUMA = (0.299, 0.587, 0.114)
 
 class _Drawing(Compositor):
     def coverage(self, layer: AdjustmentLayer) -> np.ndarray:
-        """How far an adjustment applies, ``(h, w, 1)`` in [0, 1]: its mask and its opacities."""
+        """Strength of an adjustment, ``(h, w, 1)`` in [0, 1]: its mask times its opacities."""
         fill, opacity = self._get_const(layer)
         return np.broadcast_to(np.float32(fill * opacity) * self._get_mask(layer), (self.height, self.width, 1))
 
 
 class _NotFolded(Exception):
-    """An adjustment within a group cannot be folded into the group's layers, and may not touch any other."""
+    """An adjustment within a group cannot be folded into the group's layers and must not affect others."""
 
 
 class Stack:
@@ -73,11 +73,11 @@ class Stack:
 
     Args:
         psd: 8- or 16-bit RGB or greyscale, checked by :func:`layers.sources.psd.facts.check`.
-        recolour: turns ``(h, w, 4)`` uint8 of the document's colour space into sRGB.
+        recolour: converts ``(h, w, 4)`` uint8 of the document's colour space to sRGB.
 
     Attributes:
         layers: bottom to top.
-        notes: what could not be expressed as it was.
+        notes: parts that could not be represented exactly.
     """
 
     def __init__(self, psd: PSDImage, recolour: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -86,12 +86,12 @@ class Stack:
         self._psd, self._recolour = psd, recolour
         self._widen = make_widen(psd)
         self._channels = 1 if psd.color_mode is ColorMode.GRAYSCALE else 3
-        # What the document shows so far, straight alpha: the layers recompose to it but for what folding approximates.
+        # The document's image so far, straight alpha; the layers recompose to it, except where folding approximates.
         self._below = np.zeros((psd.height, psd.width, 4), np.float32)
-        # The layers again, to fold into; they take twice the memory, so only where it is needed.
+        # A copy of the layers for folding; it takes twice the memory, so it is made only if there are adjustments.
         self._foldable = any(isinstance(layer, AdjustmentLayer) and layer.is_visible() for layer in psd.descendants())
         self._pieces: list[Piece] = []
-        # The lowest layer that adjustments reach, and whether they must not become layers of their own.
+        # The lowest layer that adjustments affect, and whether they must not become layers of their own.
         self._lowest, self._confined = 0, False
         self._add_children(psd, (0, 0, psd.width, psd.height))
 
@@ -99,7 +99,7 @@ class Stack:
         based = False
         for layer in group:
             if layer.clipping:
-                # Drawn with the layer below that it is clipped to, and hidden with it.
+                # Drawn together with the layer below to which it is clipped, and hidden with it.
                 if layer.visible and not based:
                     self._note("left out, clipped to no layer", layer)
             elif not layer.visible:
@@ -129,14 +129,14 @@ class Stack:
             clip = intersection(clip, group.bbox)
             colour = artboard_background(group)
             if colour is not None and not is_empty(clip):
-                # It is opaque: nothing below it is seen.
+                # The background is opaque, so nothing below it is visible.
                 self._lowest = len(self.layers)
                 self._put(self._plain(colour, clip), clip, "shape", group.name.strip())
         self._add_children(group, clip)
         self._lowest = lowest
 
     def _descend_confined(self, group: Group, clip: Box) -> bool:
-        """Descend into a group whose adjustments end with it, if they can be folded; says whether it did."""
+        """Split a group whose adjustments are confined to it, if they can be folded; returns whether it was split."""
         if is_empty(clip) or not adjusts_itself(group):
             return False
         count, kept = len(self.layers), (self._below, self._lowest, self._confined, len(self.notes))
@@ -160,7 +160,7 @@ class Stack:
         return done
 
     def _fold_folder(self, group: Group, clip: Box) -> bool:
-        """Fold a group of nothing but adjustments, and say whether that could be done."""
+        """Fold a group of adjustments only; returns whether it was folded."""
         if is_empty(clip) or not maps_colours(group):
             return False
         return self._fold(group, clip, self._upon(group, clip, self._below[window(clip)])[0])
@@ -188,7 +188,7 @@ class Stack:
                 return
             if self._fold(layer, box, result):
                 return
-            # On transparency there is nothing to adjust.
+            # An adjustment has no effect on transparent pixels.
             alpha = alpha * below[..., 3:]
         image, exact = own_colours(result, below, alpha)
         if self._put(image, box, kind_of(layer), words_of(layer)):
@@ -199,7 +199,7 @@ class Stack:
             self._note("left out, shows nothing on the canvas", layer)
 
     def _fold(self, layer: PsdLayer, box: Box, wanted: np.ndarray) -> bool:
-        """Fold a layer into those below it, unless they would not recompose to what is wanted; says whether it did."""
+        """Fold a layer into those below it if they then recompose to ``wanted``; returns whether it was folded."""
         pieces, below, found = self._pieces[self._lowest :], self._below[window(box)], None
         if maps_colours(layer):
             found = fold(pieces, lambda backdrop, part: self._upon(layer, part, backdrop)[0], box, below, wanted)
@@ -223,12 +223,12 @@ class Stack:
         return True
 
     def _reach(self, layer: PsdLayer, clip: Box) -> Box:
-        # Only stored pixels keep to their box: strokes reach beyond it, and fills and groups have none of their own.
+        # Only stored pixels stay within their box: strokes reach beyond it, and fills and groups have no own box.
         stored = not layer.is_group() and layer.has_pixels() and not draws_effects(layer)
         return intersection(clip, layer.bbox) if stored else clip
 
     def _upon(self, layer: PsdLayer, box: Box, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The image ``(h, w, 4)`` with the layer upon ``below``, and the layer's own alpha ``(h, w, 1)``."""
+        """The image ``(h, w, 4)`` with the layer on ``below``, and the layer's own alpha ``(h, w, 1)``."""
         colours, alphas = np.ascontiguousarray(below[..., : self._channels]), np.ascontiguousarray(below[..., 3:])
         drawing = _Drawing(
             box, colours, alphas, PsdLayer.is_visible, widen=self._widen, color_mode=self._psd.color_mode
@@ -237,7 +237,7 @@ class Stack:
             drawing.apply(layer, clip_compositing=True)
             own = drawing.coverage(layer) if isinstance(layer, AdjustmentLayer) else drawing.alpha
         except Exception as error:
-            # Files hold anything, and psd-tools then raises anything.
+            # For broken files psd-tools may raise any exception.
             raise SampleError(f'layer "{layer.name}" cannot be drawn ({reason_of(error)})') from None
         colours = np.broadcast_to(drawing.result_over_backdrop(), (*below.shape[:2], 3))
         together = alphas + drawing.alpha - alphas * drawing.alpha
@@ -247,7 +247,7 @@ class Stack:
         return result, own.astype(np.float32)
 
     def _put(self, image: np.ndarray, box: Box, kind: str, description: str) -> bool:
-        """Add a layer, ``(h, w, 4)`` float on its box, unless nothing of it shows; says whether it did."""
+        """Add a layer, ``(h, w, 4)`` float on its box, unless it is invisible; returns whether it was added."""
         if len(self.layers) >= MAX_LAYERS:
             raise SampleError(f"more than {MAX_LAYERS} layers")
         pixels = self._written(image)
@@ -268,7 +268,7 @@ class Stack:
         return self._recolour(to_uint8(image))
 
     def _canvas(self, pixels: np.ndarray, box: Box) -> np.ndarray:
-        # Zeros that nobody writes to take no memory, and most layers are small.
+        # Zeros that are never written take no memory, and most layers are small.
         canvas = np.zeros(self._below.shape, np.uint8)
         canvas[window(box)] = pixels
         return canvas
@@ -286,7 +286,7 @@ class Stack:
             self.notes.append(f'{mode_of(layer)} baked into "{layer.name}"')
         clipped = visible_clips(layer)
         if all(map(maps_colours, clipped)):
-            # Drawn with the one layer that they are clipped to, they turned its colours and nothing else.
+            # Drawn with the one layer to which they are clipped, they only mapped its colours.
             for adjustment in clipped:
                 self._note_folded(adjustment)
         else:

@@ -188,7 +188,7 @@ def test_a_broken_line_loses_itself_alone(tmp_path):
     [
         ({"image_path_1": None}, "record has no image_path_1"),
         ({"image_path_3": "b.png", "image_path_2": None}, "record has no image_path_2"),
-        ({"image_path_01": "b.png"}, "'image_path_01' is not how a path is called"),
+        ({"image_path_01": "b.png"}, "'image_path_01' is no valid key of a path"),
         ({"image_path": "a.png"}, "image_path and image_path_0 are both given"),
         ({"image_path_1": ""}, "image_path_1 is no path"),
         ({"image_path_1": ["b.png"]}, "image_path_1 is no path"),
