@@ -194,7 +194,7 @@ def visible_layers(stack: Stack) -> tuple[list[np.ndarray], list[str]]:
 
 
 def composite(stack: Stack) -> np.ndarray:
-    """What the stack shows, ``(H, W, 4)`` uint8; transparent if all layers are hidden."""
+    """Composite of the visible layers, ``(H, W, 4)`` uint8; transparent if all are hidden."""
     layers = [entry.rendered() for entry in stack.entries if entry.visible]
     return composite_8bit(layers) if layers else np.zeros((*stack.size, 4), np.uint8)
 

@@ -127,7 +127,7 @@ def _refused_body(path: str, body: bytes | None) -> PlainTextResponse | None:
 
 
 def names_a_file(said: Any) -> bool:
-    """Whether JSON holds what Gradio takes for a file: an object with a path or an address."""
+    """True if JSON holds an object with a path or an address, which Gradio would take for a file."""
     found = [said]
     while found:
         value = found.pop()

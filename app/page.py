@@ -58,7 +58,7 @@ Nothing leaves this machine.</p>"""
 
 @dataclass
 class Page:
-    """What the page's listeners share; each takes the visitor's session and gives it back with what is to be seen.
+    """Shared state of the page's listeners; each takes a visitor's session and returns it with the parts to show.
 
     Attributes:
         model: the networks.
@@ -146,7 +146,7 @@ def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any],
 
 
 def sentence(error: Exception) -> str:
-    """What a visitor is told; what is not theirs to mend goes to the terminal in full."""
+    """Message for a visitor; faults that are not theirs go to the terminal in full."""
     if isinstance(error, UserError):
         return str(error)
     traceback.print_exception(error, file=sys.stderr)

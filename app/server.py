@@ -44,7 +44,7 @@ class Shelf:
         return name
 
     def look(self, name: Any) -> Any:
-        """What has this name, or None."""
+        """The entry of this name, or None."""
         with self._lock:
             return self._things.get(name) if isinstance(name, str) else None
 

@@ -48,7 +48,7 @@ class Session:
 
 
 def worded(said: Any) -> str:
-    """What a visitor says of the image; "" is nothing.
+    """Caption that a visitor gives; "" is none.
 
     Raises:
         PageError: if it is no text, or longer than :data:`MAX_CAPTION`.

@@ -41,7 +41,7 @@ class Row:
 
 
 def canvas(session: Session) -> str:
-    """What the layers that are not hidden flatten to, or the image before it has layers, over a checkerboard."""
+    """Composite of the visible layers over a checkerboard, or the image before it has layers."""
     if session.image is None:
         return _template().canvas(None, None, None, None, 0, 0)
     height, width = session.image.shape[:2]

@@ -144,7 +144,7 @@ def mutations(count: int, seed: int) -> Iterator[bytes]:
 
 
 def readers(folder: Path) -> dict[str, Reader]:
-    """What reads images of people, by name; each gives pixels, or its sentence."""
+    """Readers of users' images, by name; each returns pixels, or its sentence."""
     uploads = Shelf()
     page = TestClient(build_server(gr.Blocks(), uploads, Shelf(), {}), base_url="http://127.0.0.1")
 

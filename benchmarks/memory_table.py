@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def words(advice: Recommendation) -> str:
-    """What to switch on, in a cell."""
+    """Options to switch on, as a table cell."""
     if advice.label is not None:
         return advice.label.replace("gradient_checkpointing", "checkpointing") + (", as set" if advice.as_set else "")
     fewer = f"up to {advice.layers} layers with {advice.last.split(',')[0]}" if advice.layers else "no"

@@ -32,7 +32,7 @@ from layers.sources.rendered import RenderedSource
 
 
 def pillow_loop(rendered: Path, limits: BucketLimits, out: Path, composite: bool) -> None:
-    """What one writes first: open, resize, save; with ``composite`` also the flat image."""
+    """Plain Pillow loop: open, resize, save; with ``composite`` also the flat image."""
     for folder in sorted(rendered.iterdir()):
         flat = None
         for path in sorted(folder.glob("*.png")):

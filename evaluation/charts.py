@@ -62,7 +62,7 @@ class Line:
 
     @property
     def literature(self) -> bool:
-        """Whether it was measured on another dataset, so that it cannot be compared."""
+        """True if it was measured on another dataset, and so cannot be compared."""
         return self.dataset != HERE
 
     @property

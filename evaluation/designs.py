@@ -75,7 +75,7 @@ class EvaluationSet(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many samples there are, those that will be skipped included."""
+        """Number of samples, those that will be skipped included."""
 
     @abstractmethod
     def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:

@@ -148,7 +148,7 @@ def edits(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sentences(report: Mapping[str, Any]) -> Iterator[str]:
-    """What training has changed, on the pipeline's own split."""
+    """Change by training, on the pipeline's own split."""
     count = report["setting"]["samples"]
     better = round(report["better_than_nothing"] * count)
     split = report["setting"]["split"]

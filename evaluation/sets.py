@@ -27,7 +27,7 @@ class NamedSet(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """What the names of its files end with."""
+        """Suffix of its files' names."""
         return f"_{self.name}" if self.name else ""
 
 

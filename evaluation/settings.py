@@ -18,7 +18,7 @@ def of_baselines(settings: Evaluate) -> dict[str, Evaluate]:
 
 
 def use_of(model: Decomposer, settings: Evaluate, told: bool, md5: Mapping[str, str]) -> dict[str, object]:
-    """How a row's model is used: of ``settings`` what may differ from row to row, with what became of it."""
+    """Settings of a row's model that may differ from row to row, as they were resolved."""
     return {
         "model": settings.model,
         "weights_md5": md5.get(settings.model, "not known"),
@@ -41,7 +41,7 @@ def setting_of(
     baselines: Mapping[str, Decomposer],
     md5: Mapping[str, str],
 ) -> dict[str, object]:
-    """What the figures hang on; ``rows`` has what differs from that in a row of another model, or of this one told.
+    """Settings of a report; ``rows`` holds what differs in rows of other models, or of this one given captions.
 
     Args:
         one: the set.

@@ -35,7 +35,7 @@ def rows_of(measured: Sequence[Measured], max_merges: int) -> dict[str, list[lis
 
 
 def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merges: int) -> dict[str, Any]:
-    """What ``evaluate.json`` holds; docs/evaluation.md explains every figure.
+    """Content of ``evaluate.json``; docs/evaluation.md explains every figure.
 
     Args:
         measured: at least one sample.

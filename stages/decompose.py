@@ -73,7 +73,7 @@ def checked(arguments: argparse.Namespace) -> list[str]:
 
 
 def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the layers of each image go: ``<out>/<stem>``; a stem that is taken gets a number that is not."""
+    """Output folder of each image: ``<out>/<stem>``; a stem that is taken gets a free number."""
     stems = {_same(path.stem) for path in paths}
     taken: set[str] = set()
     found = {}
@@ -195,7 +195,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which networks, and how they are kept; the page has the same."""
+    """Add flags of the networks and their memory; the page has the same."""
     parser.add_argument("--model", default=str(SHIPPED), help="folder or owner/name (default: the one that ships)")
     parser.add_argument(
         "--precision",
@@ -212,7 +212,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is spent on an image; the page has the same."""
+    """Add flags of the sampling effort; the page has the same."""
     for name, what in (("steps", "of the sampler"), ("tries", "of which the most agreed is kept")):
         small, large = getattr(SMALL_EFFORT, name), getattr(LARGE_EFFORT, name)
         usual = f"(default: {small}; of networks for large images {large})"

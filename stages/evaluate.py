@@ -141,7 +141,7 @@ def write_panels(folder: Path, panels: Sequence[Panel]) -> None:
 
 
 class Models(NamedTuple):
-    """What is compared: the model, its baselines by name, folders of somebody else's layers, and LPIPS."""
+    """Models that are compared: the model, baselines by name, folders of others' layers; and LPIPS."""
 
     model: Decomposer
     baselines: Mapping[str, Decomposer]
@@ -222,7 +222,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be chosen beside params.yaml."""
+    """Add the flags that override params.yaml."""
     parser.add_argument("--model", type=place, help="folder or owner/name instead of evaluate.model")
     for flag, what, text in ROWS:
         parser.add_argument(

@@ -112,7 +112,7 @@ def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], d
 
 
 def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """What the run is tagged with: the composer's code and assets, or the names of a dataset's samples.
+    """Inputs that tag the run: the composer's code and assets, or the names of a dataset's samples.
 
     Names only: hashing the images of 250,000 samples would take longer than preparing them. What was made of them
     is in the manifest, sample by sample.
@@ -150,7 +150,7 @@ def _preparation(settings: PrepareBuckets) -> Preparation:
 
 
 def _bound(split: str, settings: PrepareBuckets) -> str:
-    """What decides how many samples a split may have."""
+    """Parameter that bounds the number of samples of a split."""
     if split == "train":
         return "the source"
     named = LISTS[split]

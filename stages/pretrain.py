@@ -71,7 +71,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to."""
+    """Add the flags of the command."""
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s; weights go beside it")
     parser.add_argument("--home", type=Path, default=HOME, help="folder to work in (default: %(default)s)")
     parser.add_argument("--until", metavar="STEP", help="stop after this step, and ship nothing")

@@ -54,7 +54,7 @@ def images(
 def validation(
     vae: RGBAVAE, held_out: StackDataset, perceptual: Perceptual, session: Session
 ) -> Callable[[int], dict[str, float]]:
-    """What is done after every epoch: the grid of reconstructions is drawn, then all of the split is measured."""
+    """Validation after every epoch: draw the grid of reconstructions, then measure the whole split."""
     if session.accelerator.is_main_process:
         if session.store.read_state() is None:
             shutil.rmtree(GRIDS, ignore_errors=True)

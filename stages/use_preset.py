@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which one."""
+    """Add the flags of the command."""
     parser.add_argument("preset", type=Path, help="an overlay, such as presets/qwen.yaml")
 
 

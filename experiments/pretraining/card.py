@@ -38,7 +38,7 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def samples_of(params: Mapping[str, Any]) -> str:
-    """How much a step has seen, for people."""
+    """Samples that a step has seen, in words."""
     optimisation = params.get("optimisation")
     if optimisation is None:
         return f"{params['train_count']:,} designs" if params.get("train_count") else ""
@@ -46,13 +46,13 @@ def samples_of(params: Mapping[str, Any]) -> str:
 
 
 def machine_of(step: Mapping[str, Any]) -> str:
-    """What a step ran on, for people."""
+    """Hardware of a step, in words."""
     hardware = step["hardware"]
     return f"{hardware['processors']} processor cores ({hardware['machine']}), {hardware.get('gpu') or 'no GPU'}"
 
 
 def figures_of(step: Mapping[str, Any]) -> dict[str, Any]:
-    """What a step's report says: numbers by name, or such mappings by row."""
+    """Figures of a step's report: numbers by name, or such mappings by row."""
     report, stage = step["report"], step["stage"]
     if stage == "refine":
         after = {name: value for name, value in sorted(report["after"].items()) if name in report["before"]}
@@ -64,7 +64,7 @@ def figures_of(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_of_family(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What is recorded of a family.
+    """Record of a family of weights.
 
     Args:
         steps: what :func:`experiments.pretraining.recipe.keep` has left of each, by name, in their order.
@@ -170,7 +170,7 @@ def _split_in_words(record: Mapping[str, Any]) -> str:
 
 
 def _metadata(title: str, results: list[EvalResult]) -> str:
-    """What the hub reads."""
+    """Front matter that the hub reads."""
     scored = {"model_name": title, "eval_results": results} if results else {}
     tags = ["image-layer-decomposition", "rgba"]
     data = ModelCardData(
@@ -180,7 +180,7 @@ def _metadata(title: str, results: list[EvalResult]) -> str:
 
 
 def _results(recipe: Recipe, shipped: str, record: Mapping[str, Any]) -> Iterator[EvalResult]:
-    """What a shipped step scores: as an evaluation that starts from it says, else as its own report does."""
+    """Scores of a shipped step: of an evaluation that starts from it, else of its own report."""
     steps = {step["name"]: step for step in record["steps"]}
     evaluations = [step.name for step in recipe.steps if step.stage == "evaluate" and step.start == shipped]
     step = steps[evaluations[-1] if evaluations else shipped]

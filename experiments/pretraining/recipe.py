@@ -55,7 +55,7 @@ class Step(Block):
 
 
 class About(Block):
-    """What people have to say of a shipped folder, for its card; figures come from the record.
+    """Text about a shipped folder, for its card; figures come from the record.
 
     Attributes:
         title: a name that says what it is.
@@ -130,14 +130,14 @@ def params_of(step: Step, preset: Params, before: Mapping[str, Path]) -> Params:
 
 
 def record_of(step: Step, params: Params, before: str) -> dict[str, Any]:
-    """What makes a step's output what it is; ``before`` stands for all steps before it."""
+    """Record of a step: all that decides its output; ``before`` stands for all steps before it."""
     block = params.model_dump()[step.stage]
     described = json.dumps([step.stage, step.start, block, before], sort_keys=True, default=str)
     return {"stage": step.stage, "params": block, "key": text_digest(described, 16)}
 
 
 def is_done(folder: Path, key: str) -> bool:
-    """Whether what is kept is of a step with this key."""
+    """True if the saved output is of a step with this key."""
     record = folder / RECORD
     return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["key"] == key
 

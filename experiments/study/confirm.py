@@ -26,7 +26,7 @@ CONFIRMED, CONFIRMING = "confirmed", "confirming"
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What the stage measured with other seeds.
+    """Metrics of a stage with other seeds.
 
     Attributes:
         trial: number of the best trial.
@@ -41,7 +41,7 @@ class Confirmation:
     today: list[dict[str, float]]
 
     def gains(self, objective: str, largest: bool) -> list[float]:
-        """How much better the trial is with each seed; ``largest``: whether more is better."""
+        """Gain of the trial with each seed; ``largest``: whether larger values are better."""
         sign = 1 if largest else -1
         return [sign * (a[objective] - b[objective]) for a, b in zip(self.best, self.today, strict=True)]
 
@@ -57,7 +57,7 @@ class Confirmation:
 
 
 def read_confirmation(study: optuna.Study) -> Confirmation | None:
-    """What was measured of the trial that is the best one now, if it was."""
+    """Confirmation of the trial that is best now, if there is one."""
     kept, trials = study.user_attrs.get(CONFIRMED), ranked(study)
     if not kept or not trials or len(study.directions) > 1 or kept["trial"] != trials[0].number:
         return None
@@ -126,7 +126,7 @@ def _trained(plan: Plan, values: Mapping[str, Any], study_run: Run, name: str, s
 
 
 def verdict(gains: Sequence[float]) -> str:
-    """Whether a gain holds, in words."""
+    """Verdict in words: does the gain hold?"""
     better, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
     how = "holds" if better == len(gains) else "does not hold" if mean <= 0 else "is not sure"
     return f"better with {better} of {len(gains)} other seeds, {mean:+.4f} on average: the gain {how}"

@@ -20,7 +20,7 @@ INTERRUPTED = "interrupted"
 
 
 class Objective:
-    """What Optuna calls: one trial, from suggestion to result.
+    """Objective function for Optuna: one trial, from suggested values to its result.
 
     Args:
         plan: what is searched.

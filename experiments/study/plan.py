@@ -34,7 +34,7 @@ class StudyError(UserError, LookupError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched by which measure.
+    """Plan of a study: the searched space and its objectives.
 
     Attributes:
         stage: that is tuned.
@@ -61,7 +61,7 @@ class Plan:
 
 
 def inputs_of(stage: str, params: Params) -> dict[str, str]:
-    """What a stage reads, and the md5 of each."""
+    """Inputs of a stage, and the md5 of each."""
     block = getattr(params, stage)
     paths = [params.prepare_buckets.output_root, *map(str, EARLIER[stage])]
     key = "rgb_checkpoint" if stage == "train_vae" else "checkpoint"
@@ -193,7 +193,7 @@ def open_study(params: Params, plan: Plan) -> optuna.Study:
 
 
 def _is_ready(study: optuna.Study) -> bool:
-    """Whether who created the study has got as far as its MLflow run; one that was killed before never does."""
+    """True once the study's creator has opened its MLflow run; one that was killed before never does."""
     deadline = time.monotonic() + READY_SECONDS
     while RUN_ID not in study.user_attrs:
         if time.monotonic() > deadline:
@@ -240,7 +240,7 @@ def load_study(params: Params, name: str) -> optuna.Study:
 
 
 def figures_of(report: dict) -> dict:
-    """What a stage measured after training; the report of refine has what was measured before it, too."""
+    """Objectives as measured after training; the report of refine also holds those before it."""
     return report.get("after", report)
 
 
@@ -271,7 +271,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def is_today(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a trial has the parameters that params.yaml had when the study began: number 0, or its retry."""
+    """True for the trial of params.yaml's values as the study began: number 0, or its retry."""
     return trial.params == (study.user_attrs.get(TODAY) or study.trials[0].params)
 
 

@@ -33,7 +33,7 @@ def budgeted(params: Params, stage: str) -> dict[str, Any]:
 
 
 def is_searched(bounds: SearchRange, values: Mapping[str, Any]) -> bool:
-    """Whether the conditions of an entry are met by the other parameters, given flat."""
+    """True if the other parameters, given flat, meet the conditions of an entry."""
     for path, wanted in bounds.when.items():
         value = values[path]
         if wanted == "above 0":
@@ -127,7 +127,7 @@ def first_trial(space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> di
 
 
 def fixed_part(params: Params, stage: str) -> dict[str, Any]:
-    """What all trials of a study have in common, flat: a study whose trials differ in it compares nothing.
+    """Parameters that all trials of a study share, flat; trials that differ in them cannot be compared.
 
     The stage's parameters under the budget, but those that are searched, and the objectives.
     """
@@ -169,7 +169,7 @@ def _distribution(bounds: SearchRange) -> BaseDistribution:
 
 
 def _kind(found: BaseDistribution) -> str:
-    """What of an entry may not change within a study."""
+    """Properties of an entry that may not change within a study."""
     if isinstance(found, CategoricalDistribution):
         return f"choices {list(found.choices)}"
     return f"{'integers' if isinstance(found, IntDistribution) else 'numbers'} with log {str(found.log).lower()}"

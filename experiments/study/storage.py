@@ -59,12 +59,12 @@ def _machine() -> str:
 
 
 def signature() -> list[Any]:
-    """Who runs a trial: machine, process id and when the process began."""
+    """Signature of a worker: machine, process id and start time of the process."""
     return [_machine(), os.getpid(), psutil.Process().create_time()]
 
 
 def is_gone(worker: list[Any]) -> bool:
-    """Whether a worker's signature is of a process of this machine that has ended."""
+    """True if a worker's signature is of a process of this machine that has ended."""
     machine, pid, began = worker
     if machine != _machine():
         return False
@@ -148,7 +148,7 @@ class Journal(JournalStorage, BaseHeartbeat):
         return HEARTBEAT_SECONDS
 
     def get_heartbeat_stale_trial_callback(self) -> Any:
-        """What is done with trials whose worker died."""
+        """Callback for trials whose worker died."""
         return retry_once
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
@@ -268,6 +268,6 @@ def _refuse_others(url: str) -> None:
 
 
 def _place(url: sqlalchemy.URL) -> tuple[Any, ...]:
-    """Which database a URL names, whoever asks by whichever driver."""
+    """Database that a URL names, without its driver and password."""
     database = os.path.realpath(url.database or "") if url.get_backend_name() == "sqlite" else url.database
     return url.get_backend_name(), url.host, url.port, database

@@ -83,7 +83,7 @@ def _head(study: optuna.Study, trials: Sequence[FrozenTrial], names: Sequence[st
 
 
 def _beside(differences: Mapping[str, float]) -> list[str]:
-    """What the trial changed of the stage's other figures: a gain may be paid for elsewhere."""
+    """Changes of the stage's other metrics: a gain may be paid for elsewhere."""
     told = [f"{name} {value:+.4f}" for name, value in differences.items() if f"{value:.4f}".strip("-") != "0.0000"]
     return [f"with it, the stage's other figures change by: {', '.join(told)}"] if told else []
 
@@ -104,7 +104,7 @@ def _whether_it_holds(study: optuna.Study) -> list[str]:
 
 
 def summary(study: optuna.Study, folder: Path) -> str:
-    """What was found, for the terminal.
+    """Summary of a study for the terminal.
 
     Args:
         study: with a trial that ended well.
