@@ -309,3 +309,10 @@ def test_from_elsewhere_the_project_is_named_by_dvc_root(project, server, tmp_pa
     assert found.stderr.strip().endswith("got 0 images, expected 1 to 8"), found.stderr
     lost = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=None, **known)
     assert lost.stderr.strip().endswith("is not in: start there or set DVC_ROOT"), lost.stderr
+
+
+def test_versions_that_were_registered_before_the_rooms_moved_still_load():
+    """Their copy of served_model.py imports the former place."""
+    import training.serving
+
+    assert training.serving.ServedDecomposer is ServedDecomposer
