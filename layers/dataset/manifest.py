@@ -28,7 +28,7 @@ _OURS = ("state", "mark")
 
 
 class DatasetError(UserError, ValueError):
-    """The bucketed dataset is missing or empty; the message says where it was looked for."""
+    """The bucketed dataset is missing or empty; the message holds its path."""
 
 
 def journal_path(root: str | Path) -> Path:

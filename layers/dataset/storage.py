@@ -124,7 +124,7 @@ def _open_tar(path: str, process: int) -> Any:
 def _read_at(file: Any, size: int, offset: int) -> bytes:
     if hasattr(os, "pread"):
         return os.pread(file.fileno(), size, offset)
-    file.seek(offset)  # Windows; threads of one process would move each other's position
+    file.seek(offset)  # on Windows; threads of one process would move each other's position
     return file.read(size)
 
 

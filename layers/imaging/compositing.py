@@ -117,7 +117,7 @@ def resampled(
 
 
 def group_into_peels(alphas: Sequence[np.ndarray]) -> list[list[int]]:
-    """Group layers that do not overlap, as the evaluation does (LayerD protocol, sec. 1.2).
+    """Group layers that do not overlap into peels, as in the evaluation (LayerD protocol, sec. 1.2).
 
     From the front: a peel is the set of all remaining layers that no remaining layer in front of them touches. Layers
     in a peel have no order among themselves, so grouping them makes the target of decomposition unique.

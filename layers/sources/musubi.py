@@ -6,7 +6,7 @@ As a folder:
     <root>/<id>_0.png, <id>_1.png, ...   its layers, bottom to top by number, from 0 or 1; alpha required
     <root>/<id>.txt                      its caption
 
-or as JSON lines, which count if there are any:
+or as JSON lines, which take precedence if there are any:
 
     <root>/*.jsonl    {"image_path_0": flat, "image_path_1": lowest layer, "image_path_2": ..., "caption": ...}
 

@@ -121,7 +121,7 @@ def align(
     Args:
         pred: predicted layers ``(H, W, 4)`` uint8, bottom to top, already flattened to peels; at least one.
         gt: true layers, likewise and of the same size.
-        max_merges: how many merges to take at most.
+        max_merges: maximum number of merges.
         soft_alpha_weight: weigh colour differences by the second layer's alpha instead of by alpha > 0.
         merge_gt: whether true layers may be merged too.
 
@@ -230,7 +230,7 @@ class _Search:
         """Merge for a trial and compare with the layers that the two parts are aligned to."""
         layer = self._merge(*candidate.parts)
         then = [self._meter.similarity(layer, candidate.upper_mates)]
-        # The layer above standing in for the merged one looks odd, but the reference does it.
+        # As in the reference, though unexpected: the layer above stands in for the merged one.
         for above in candidate.above:
             then += [self._meter.similarity(above, group) for group in (candidate.mates, candidate.upper_mates)]
         return max(then) + self._meter.similarity(layer, candidate.mates) - candidate.now

@@ -178,7 +178,7 @@ def _describe_protocol(
 
 
 def nothing_counts(report: dict) -> str:
-    """One sentence on a report in which no sample counts."""
+    """Describe in one sentence a report without any scored sample."""
     name, why = next(iter(report["skipped"].items()), (None, None))
     if name is None:
         return f"--pred holds no sample folder; expected those of --gt, {report['missing'][0]} among them"

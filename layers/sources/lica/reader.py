@@ -5,7 +5,7 @@
                                                          "width": "1920px", "height": "1080px"}, bottom to top
     <root>/images/<template_id>/<layout_id>.png          flat render; .mp4 if the layout moves
     <root>/annotations/<template_id>/<layout_id>.json    {"description": .., "user_intent": ..}; may be missing
-    <root>/assets/<name>                                 our addition: a local copy of the images that components name
+    <root>/assets/<name>                                 not in the release: a copy of the images that components name
                                                          by URL, under the last part of the URL
 
 Components have CSS-like properties, at their top level or, in the rows of LICA's benchmark, under ``style``; those rows
