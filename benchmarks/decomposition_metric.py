@@ -28,14 +28,14 @@ Level = dict[str, float]
 
 
 def plain_rgb_l1(first: np.ndarray, second: np.ndarray, soft_alpha_weight: bool = False) -> float:
-    """Colour distance of ``(H, W, 4)`` uint8 layers in [0, 1] (LayerD protocol, sec. 1.1)."""
+    """Colour distance of ``(H, W, 4)`` uint8 layers in [0, 1] (LayerD protocol, step 2)."""
     first, second = first / 255.0, second / 255.0
     weight = second[..., 3] if soft_alpha_weight else second[..., 3] > 0
     return float((np.abs(first[..., :3] - second[..., :3]).mean(-1) * weight).sum() / (weight.sum() + 1e-8))
 
 
 def plain_alpha_iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Soft IoU of the alphas of ``(H, W, 4)`` uint8 layers in [0, 1] (sec. 1.1)."""
+    """Soft IoU of the alphas of ``(H, W, 4)`` uint8 layers in [0, 1] (step 2)."""
     first, second = first[..., 3] / 255.0, second[..., 3] / 255.0
     union = np.maximum(first, second).sum()
     return float(np.minimum(first, second).sum() / union) if union > 0 else 0.0
@@ -83,7 +83,7 @@ def _plain_over(bottom: np.ndarray, top: np.ndarray) -> np.ndarray:
 
 
 def _plain_peels(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Group what does not overlap and flatten (sec. 1.2)."""
+    """Group what does not overlap and flatten (step 1)."""
     remaining = list(range(len(layers)))
     groups = []
     while remaining:
@@ -98,7 +98,7 @@ def _plain_peels(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _plain_path(cost: np.ndarray) -> list[tuple[int, int]]:
-    """Dynamic time warping with the reference's tie rule (sec. 1.4)."""
+    """Dynamic time warping with the reference's tie rule (step 3)."""
     total = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
     total[0, 0] = 0.0
     for i, j in np.ndindex(*cost.shape):
@@ -123,7 +123,7 @@ def _plain_best_merge(
     path: list[tuple[int, int]],
     cost: Callable[[np.ndarray, np.ndarray], float],
 ) -> tuple[float, int]:
-    """Largest gain and the lower index of its pair; gain 0 if nothing gains (sec. 1.5)."""
+    """Largest gain and the lower index of its pair; gain 0 if nothing gains (step 4)."""
     best = (0.0, 0)
     for i in range(len(layers) - 1 if len(layers) > 2 else 0):
         mates = [[others[b] for a, b in path if a == index] for index in (i, i + 1)]

@@ -1,4 +1,4 @@
-"""MLflow runs: one per stage, below the run of its pipeline (design contract 7). Usage: docs/tracking.md.
+"""MLflow runs: one per stage, below the run of its pipeline. Usage: docs/tracking.md.
 
 ``tracking.store`` locates the store, ``tracking.pipeline`` the parent run. ``tracking.records`` and ``tracking.spool``
 deliver records to the store, even after an outage. Outside this package nothing imports mlflow.

@@ -1,6 +1,6 @@
 """Datasets and loaders over the bucketed layers that ``prepare_buckets`` writes.
 
-Images are float32 tensors in [-1, 1] with straight alpha in channel 3 (design contract 2). A batch is homogeneous: in
+Images are float32 tensors in [-1, 1] with straight alpha in channel 3. A batch is homogeneous: in
 (H, W) for components, in (H, W, L) for stacks. An image that cannot be read is replaced by the next item of its bucket;
 ``skipped`` lists every such image of the batch with the reason.
 """

@@ -1,4 +1,4 @@
-"""Alpha compositing, alpha-correct resizing, and grouping of layers into peels (design contract 1).
+"""Alpha compositing, alpha-correct resizing, and grouping of layers into peels.
 
 Arrays here are float32 in [0, 1] with channels last and straight alpha unless a name says otherwise.
 Eight-bit values exist only where files are read and written: :func:`to_float` and :func:`to_uint8`.
@@ -117,7 +117,7 @@ def resampled(
 
 
 def group_into_peels(alphas: Sequence[np.ndarray]) -> list[list[int]]:
-    """Group layers that do not overlap into peels, as in the evaluation (LayerD protocol, sec. 1.2).
+    """Group layers that do not overlap into peels, as in the evaluation (LayerD protocol, step 1).
 
     From the front: a peel is the set of all remaining layers that no remaining layer in front of them touches. Layers
     in a peel have no order among themselves, so grouping them makes the target of decomposition unique.

@@ -1,4 +1,4 @@
-"""Images as tensors: ``(..., 4, H, W)`` float in [-1, 1], straight alpha in channel 3 (design contract 2)."""
+"""Images as tensors: ``(..., 4, H, W)`` float in [-1, 1], straight alpha in channel 3."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Patches of layers: only the part of the canvas that a layer touches is filtered, composited and compared.
 
 Most layers of a design are small. Compositing uses premultiplied float32, channels last, in [0, 1]. Patches themselves
-are 8-bit with straight alpha, because they are written to files (design contract 1).
+are 8-bit with straight alpha, because they are written to files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Alignment of two stacks of RGBA layers by order-aware DTW and greedy merges (LayerD protocol, sec. 1.2, 1.4, 1.5).
+"""Alignment of two stacks of RGBA layers by order-aware DTW and greedy merges (LayerD protocol).
 
 Layers are 8-bit straight-alpha arrays ``(H, W, 4)``, bottom to top.
 
@@ -21,7 +21,7 @@ import numpy as np
 from layers.imaging.compositing import group_into_peels
 from metrics.decomposition.pairs import PairMeter, PixelLayer, over_8bit
 
-MIN_LAYERS = 2  # a side with no more layers than this is never merged (sec. 1.5)
+MIN_LAYERS = 2  # a side with no more layers than this is never merged (step 4)
 
 # Choices closer than this are ties up to rounding. Integer sums err by 1e-15, the reference's floats by 1e-14.
 TIE = 1e-12
@@ -39,7 +39,7 @@ class Merge:
     Attributes:
         side: ``pred`` or ``gt``.
         index: the lower of the two layers, counted before the merge.
-        gain: rise of the summed similarity that was computed for the merge (sec. 1.5).
+        gain: rise of the summed similarity that was computed for the merge (step 4).
     """
 
     side: Side
@@ -67,7 +67,7 @@ class Alignment:
 
 
 def composite_peels(layers: Sequence[np.ndarray]) -> tuple[list[list[int]], list[np.ndarray]]:
-    """Group ``(H, W, 4)`` uint8 layers into peels, sets of layers that do not overlap, and flatten each (sec. 1.2).
+    """Group ``(H, W, 4)`` uint8 layers into peels, sets of layers that do not overlap, and flatten each (step 1).
 
     Returns:
         The groups of indices and the flattened layers, both bottom to top.
@@ -77,7 +77,7 @@ def composite_peels(layers: Sequence[np.ndarray]) -> tuple[list[list[int]], list
 
 
 def dtw_path(cost: Sequence[Sequence[float]]) -> tuple[Path, float]:
-    """Find the cheapest order-keeping alignment of two sequences (sec. 1.4).
+    """Find the cheapest order-keeping alignment of two sequences (step 3).
 
     Both ends are pinned and every row and column appears. Among equally cheap steps back the diagonal comes first, then
     the row above, then the column before.
@@ -116,7 +116,7 @@ def align(
     soft_alpha_weight: bool = False,
     merge_gt: bool = True,
 ) -> list[Alignment]:
-    """Align two stacks, then merge neighbours greedily and align again (sec. 1.4 and 1.5).
+    """Align two stacks, then merge neighbours greedily and align again (steps 3 and 4).
 
     Args:
         pred: predicted layers ``(H, W, 4)`` uint8, bottom to top, already flattened to peels; at least one.
@@ -167,7 +167,7 @@ class _Search:
         return alignments
 
     def _align(self, merge: Merge | None) -> Alignment:
-        """Align the stacks as they are and average over the path (sec. 1.4)."""
+        """Align the stacks as they are and average over the path (step 3)."""
         measures = [
             [self._meter.measure(layer, other) for other in self._stacks["gt"]] for layer in self._stacks["pred"]
         ]
@@ -189,7 +189,7 @@ class _Search:
         return self._merged[key]
 
     def _best_merge(self, path: Path) -> Merge | None:
-        """Find the merge with the largest gain on either side (sec. 1.5); None if nothing gains."""
+        """Find the merge with the largest gain on either side (step 4); None if nothing gains."""
         candidates = [c for side in self._sides for c in self._candidates(side, path)]
         gains: dict[_Candidate, float] = {}
         best = 0.0

@@ -67,7 +67,7 @@ def evaluate_folders(
     merge_gt: bool = True,
     alpha_threshold: int = 0,
 ) -> dict:
-    """Score all samples of a folder (LayerD protocol, sec. 1.7).
+    """Score all samples of a folder (LayerD protocol).
 
     Args:
         pred_root: predictions, ``<id>/*.png``.

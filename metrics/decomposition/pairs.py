@@ -1,4 +1,4 @@
-"""Pairwise measures of RGBA layers: colour distance, alpha soft IoU and cost (LayerD protocol, sec. 1.1 to 1.3).
+"""Pairwise measures of RGBA layers: colour distance, alpha soft IoU and cost (LayerD protocol).
 
 Layers are 8-bit straight-alpha images ``(H, W, 4)``. Sums over pixels are exact integers; the only floats are ratios of
 two such sums. So a measure does not depend on the order of summation.
@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-EPSILON = 1e-8  # added to the number of compared pixels in the colour distance (sec. 1.1)
+EPSILON = 1e-8  # added to the number of compared pixels in the colour distance (step 2)
 
 # A block of this many pixels and its scratch space stay in the second-level cache.
 _BLOCK_PIXELS = 1 << 17
@@ -27,7 +27,7 @@ _identifiers = itertools.count()
 
 @dataclass(frozen=True)
 class PairMeasure:
-    """Distance of one layer from another (sec. 1.1); not symmetric: the second layer says where colour counts.
+    """Distance of one layer from another (step 2); not symmetric: the second layer says where colour counts.
 
     Attributes:
         rgb_l1: mean absolute colour difference in [0, 1] where the second layer's alpha is above 0.
@@ -75,7 +75,7 @@ class PixelLayer:
 
 
 def over_8bit(bottom: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Put ``top`` over ``bottom``, both ``(H, W, 4)`` uint8, in Pillow's integer arithmetic (sec. 1.3).
+    """Put ``top`` over ``bottom``, both ``(H, W, 4)`` uint8, in Pillow's integer arithmetic (step 2).
 
     Where the top's alpha is 0 the bottom's pixel stays as it is, colour under alpha 0 included.
     """

@@ -63,7 +63,7 @@ def score_sample(
     merge_gt: bool = True,
     alpha_threshold: int = 0,
 ) -> list[MergeLevel]:
-    """Score one predicted stack (LayerD protocol, sec. 1).
+    """Score one predicted stack (LayerD protocol).
 
     Args:
         pred: predicted layers ``(H, W, 4)`` uint8 with straight alpha, bottom to top.
@@ -108,7 +108,7 @@ def level_entry(level: MergeLevel | MeanLevel) -> dict[str, float]:
 
 
 def aggregate(samples: Sequence[Sequence[MergeLevel]]) -> list[MeanLevel]:
-    """Average each level over samples, every sample with the same weight (LayerD protocol, sec. 1.6).
+    """Average each level over samples, every sample with the same weight (LayerD protocol).
 
     Args:
         samples: levels of each sample, all for the same ``max_merges``.

@@ -1,4 +1,4 @@
-"""Rectified flow in the diffusers convention (design contract 4).
+"""Rectified flow in the diffusers convention.
 
     x_sigma = (1 - sigma) x_0 + sigma noise,    v = noise - x_0,    sigma = 1 is noise.
 

@@ -1,6 +1,6 @@
 """VLD-MMDiT, the decomposition network (paper sec. 3.2), around ``diffusers.QwenImageTransformer2DModel``.
 
-Only this module defines the order of slots, their packing into tokens and their layer indices (design contract 3):
+Only this module defines the order of slots, their packing into tokens and their layer indices:
 
     tokens = [composite | layer 1 (bottom) | ... | layer L (top) | condition image]
     layer index  0            1                       L              -1

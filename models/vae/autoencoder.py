@@ -1,4 +1,4 @@
-"""RGBA-VAE: the Qwen-Image VAE for single frames, as a 2-D network (design contracts 2, 5 and 6).
+"""RGBA-VAE: the Qwen-Image VAE for single frames, as a 2-D network.
 
 An image is one frame. Causal padding puts zero frames before it, so of every 3-D kernel only the last temporal tap
 ``[:, :, -1]`` sees data. ``time_conv`` of the temporal resamplings never runs on a first frame (diffusers 0.42.1,

@@ -1,4 +1,4 @@
-"""Contract 8: ten steps straight equal five, kill -9, five."""
+"""Resume: ten steps straight equal five, kill -9, five."""
 
 import sys
 

@@ -1,11 +1,11 @@
 """Alignment loss: the decomposition metric (LayerD protocol: ordered alignment of stacks, with merges) as a loss.
 
-The same quantity as :mod:`metrics.decomposition.alignment` (sec. 1.4 and 1.5 of the protocol), differentiable in the
+The same quantity as :mod:`metrics.decomposition.alignment` (steps 3 and 4 of docs/evaluation.md), differentiable in the
 predicted layers. Soft-DTW replaces DTW, and a soft minimum over the merge levels replaces one score per level. Choices
 (the weights of the alignment, which layers to merge) pass no gradient; costs and the compositing of merged layers do.
 
 Stacks are ``(B, L, 4, H, W)``, straight alpha, bottom to top; in [-1, 1] as arguments and in [0, 1] internally. The
-metric first groups layers into peels (sec. 1.2); the loss takes layers as they are.
+metric first groups layers into peels (step 1); the loss takes layers as they are.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class _State:
         columns: ``(B,)`` number of true layers.
         cost: ``(B, L, M)`` cost of predicted layers against true ones.
         reverse: ``(B, M, L)`` cost of true layers against predicted ones, by which merges of true layers are chosen
-            (sec. 1.5); no gradient. None if nothing will be merged.
+            (step 4); no gradient. None if nothing will be merged.
     """
 
     predicted: torch.Tensor
@@ -148,7 +148,7 @@ def _mean_cost(state: _State, gamma: float) -> torch.Tensor:
 
 @torch.no_grad()
 def _best_merge(state: _State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The merge with the largest gain on either side (sec. 1.5).
+    """The merge with the largest gain on either side (step 4).
 
     Returns:
         Index of the lower layer, and masks of the samples that merge on the predicted and on the true side (neither if
@@ -167,7 +167,7 @@ def _best_merge(state: _State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 def _gains(
     layers: torch.Tensor, others: torch.Tensor, cost: torch.Tensor, path: torch.Tensor, count: torch.Tensor
 ) -> torch.Tensor:
-    """Gain ``(B, N - 1)`` of merging neighbours of ``(B, N, 4, H, W)`` (sec. 1.5); minus infinity if disallowed.
+    """Gain ``(B, N - 1)`` of merging neighbours of ``(B, N, 4, H, W)`` (step 4); minus infinity if disallowed.
 
     ``cost`` and ``path`` are ``(B, N, K)``: cost of the layers against the others, and the aligned pairs.
     """

@@ -1,4 +1,4 @@
-"""Pixel costs of the decomposition metric, differentiable: pair costs and ``over`` (LayerD protocol, 1.1 and 1.3).
+"""Pixel costs of the decomposition metric, differentiable: pair costs and ``over`` (LayerD protocol).
 
 Layers are float, straight alpha in channel 3. :func:`pair_cost` takes them in [-1, 1]; :func:`unit_pair_cost` and
 :func:`over` in [0, 1], where :func:`unit_range` puts them.
@@ -19,7 +19,7 @@ HALF_STEP = 0.5 / 255.0
 
 
 def pair_cost(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Cost of every pair of layers (protocol sec. 1.1): c_ij = (L1_ij + 1 - IoU_ij) / 2.
+    """Cost of every pair of layers (protocol step 2): c_ij = (L1_ij + 1 - IoU_ij) / 2.
 
     L1 is the mean |difference| of R, G and B in [0, 1] where the true layer's alpha would not round to 0 in 8 bits. IoU
     is sum(min) / sum(max) of the alphas, 0 if both layers are empty. Not symmetric: colour hidden under predicted alpha
@@ -88,7 +88,7 @@ def _cost_to(layers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def over(bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-    """Straight-alpha ``over`` of ``(..., 4, H, W)`` in [0, 1] (protocol sec. 1.3, in float).
+    """Straight-alpha ``over`` of ``(..., 4, H, W)`` in [0, 1] (protocol step 2, in float).
 
     Where the top's alpha would round to 0 in 8 bits the colour is the bottom's, hidden colour included. This also
     bounds the gradient of colour with respect to alpha, which grows as 1 / alpha, by 1 / HALF_STEP.

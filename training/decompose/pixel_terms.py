@@ -1,4 +1,4 @@
-"""Pixel loss terms: predicted clean latents are decoded by the frozen VAE and compared as images (design: refine)."""
+"""Pixel loss terms: predicted clean latents are decoded by the frozen VAE and compared as images."""
 
 from __future__ import annotations
 

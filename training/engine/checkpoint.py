@@ -1,4 +1,4 @@
-"""Resume points: everything that a killed run needs to continue exactly (design contract 8).
+"""Resume points: everything that a killed run needs to continue exactly.
 
     .checkpoints/<stage>/<fingerprint>/state.json + tensors_<rank>.safetensors + best_<rank>.safetensors
 
