@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import yaml
 
-from tests.imports import ROOT
-from tests.stages.workspace import environment, make_workspace, stage
+from tests.support.imports import ROOT
+from tests.support.workspace import environment, make_workspace, stage
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STEPS = {

@@ -4,7 +4,7 @@ import os
 
 import yaml
 
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 
 def test_the_hooks_are_those_of_make_lint():

@@ -1,7 +1,7 @@
 """README and docs are true: every command in them is run, on few samples, or it is said why not.
 
 The clone has this checkout's files and the default parameters but for sizes (``SMALLER``); the first command,
-``make repro``, fills it, and the others go on from there in the order of :mod:`tests.documented`.
+``make repro``, fills it, and the others go on from there in the order of :mod:`tests.support.documented`.
 """
 
 import json
@@ -21,14 +21,23 @@ import pytest
 from PIL import Image, ImageDraw
 
 from models.transformer.trained_for import TrainedFor, save_trained_for
-from tests.documented import NOT_RUN, PYTHON, RUN, SERVE, documented, python_blocks, typed_lines, within_sentences
-from tests.forked import run_forked
-from tests.imports import ROOT
 from tests.layers.sources.crello.designs import design, element, noise, plain, save
-from tests.networks import tiny_transformer, tiny_vae
-from tests.released import WIDTH, write_text_encoder
-from tests.servers import free_port
-from tests.stages.workspace import TIMEOUT, environment, make_clone
+from tests.support.documented import (
+    NOT_RUN,
+    PYTHON,
+    RUN,
+    SERVE,
+    documented,
+    python_blocks,
+    typed_lines,
+    within_sentences,
+)
+from tests.support.forked import run_forked
+from tests.support.imports import ROOT
+from tests.support.networks import tiny_transformer, tiny_vae
+from tests.support.released import WIDTH, write_text_encoder
+from tests.support.servers import free_port
+from tests.support.workspace import TIMEOUT, environment, make_clone
 
 BLOCKS = python_blocks(ROOT)
 # The one shell command that asks a server.
@@ -71,8 +80,8 @@ def test_a_command_or_an_entry_that_is_alone_is_noticed(tmp_path):
 
 def test_every_documented_command_is_run_or_has_a_reason():
     missing, gone = unlisted(documented(ROOT), RUN, SERVE, NOT_RUN, {REQUEST: "", ADDRESS: ""})
-    assert not missing, "say in tests/documented.py how it is run, or why not"
-    assert not gone, "in tests/documented.py, but in no document"
+    assert not missing, "say in tests/support/documented.py how it is run, or why not"
+    assert not gone, "in tests/support/documented.py, but in no document"
     assert len(RUN) + len(SERVE) + len(NOT_RUN) == len(RUN | SERVE | NOT_RUN), "in one table only"
     assert set(BLOCKS) == set(PYTHON)
     assert all(NOT_RUN.values())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "models" / "pretrained").rglob("*.md")]
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 STUB = '#!/bin/sh\necho "$(basename "$0") $@" >> "{}"\n'
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from layers.composer.assets import FACES, PHOTOS, TEXTURES
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 NOTICE = (ROOT / "NOTICE").read_text()
 WORDS = NOTICE.split()

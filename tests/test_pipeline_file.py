@@ -6,7 +6,7 @@ import yaml
 from benchmarks.structure import pipeline_lines
 from config.params import load_params, parse_params, read_params
 from config.paths import REPORTS
-from tests.imports import ROOT, imported_files
+from tests.support.imports import ROOT, imported_files
 
 SHIPPED = "models/pretrained/"
 # config/ checks parameters, tracking/ only writes to MLflow, the command line is parsed, files are written whole.

@@ -1,7 +1,7 @@
 """The house stays in order: benchmarks/structure.py measures it, `make lint` holds which room imports which."""
 
 from benchmarks.structure import ROOT, code_files, files_by_folder, functions, main, repeating_names, rooms
-from tests.imports import ROOMS
+from tests.support.imports import ROOMS
 
 FILES = code_files(ROOT)
 
@@ -22,9 +22,12 @@ def test_functions_are_short():
 
 def test_tests_mirror_the_rooms():
     """A test's folder is a room's, so that one finds the test of a file where one looks for it."""
-    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")]
+    folders = {path.parent for path in tests if path.name.startswith("test_")}
     known = {path.parent for path in FILES}
     assert not {folder for folder in folders if folder.parts and folder not in known}
+    crowded = {folder: count for folder, count in files_by_folder(tests).items() if count > 20}
+    assert not crowded
 
 
 def test_the_figures_are_printed(capsys):

@@ -13,8 +13,8 @@ from inference.decomposer import Decomposer
 from inference.images import Effort, layers_of
 from stages.app import main
 from stages.decompose import add_effort_arguments, add_model_arguments, open_model
-from tests.networks import save_tiny
-from tests.stages.workspace import make_workspace
+from tests.support.networks import save_tiny
+from tests.support.workspace import make_workspace
 
 
 @pytest.mark.parametrize("passes", [1, 2])

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 from psd_tools import PSDImage
 
 from tests.app.visit import Visit, decoded
-from tests.browser import CHROMIUM, Browser
-from tests.networks import save_tiny
-from tests.stages.workspace import environment, make_workspace, stage
+from tests.support.browser import CHROMIUM, Browser
+from tests.support.networks import save_tiny
+from tests.support.workspace import environment, make_workspace, stage
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from config.errors import UserError
 from config.overlays import layers_of, merged, written_into
 from config.params import Params, flatten, load_params, parse_params, read_params
 from stages.use_preset import main
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 

@@ -5,7 +5,7 @@ import yaml
 
 from config.errors import ParamsError
 from config.params import flatten, load_params, parse_params
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 from training.vae.build import build_vae
 
 

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from config.params import load_params
 from experiments.pretraining.card import CARD, FAMILY_RECORD, METRICS, card_of, record_of_family, samples_of
 from experiments.pretraining.recipe import RECIPE, Recipe, params_of, read_recipe
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 PLACE = ROOT / RECIPE
 PROJECT = read_recipe(PLACE)

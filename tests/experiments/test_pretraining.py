@@ -16,8 +16,8 @@ from experiments.pretraining.recipe import RecipeError, is_done, params_of, read
 from experiments.pretraining.ship import without_origin
 from inference.decomposer import Decomposer
 from models.vae.autoencoder import RGBAVAE
-from tests.imports import ROOT
-from tests.stages.workspace import SMOKE, make_workspace, run, stage
+from tests.support.imports import ROOT
+from tests.support.workspace import SMOKE, make_workspace, run, stage
 
 QUICK = {
     "train_decompose.optimisation.epochs": 1,

@@ -9,7 +9,7 @@ from layers.imaging.tensors import composite
 from models.transformer.sampling import decompose_images, slots_noise
 from models.transformer.trained_for import save_trained_for
 from models.vae.latents import encode_images
-from tests.networks import save_tiny
+from tests.support.networks import save_tiny
 
 
 def stacks(count, samples=1, layers=2, size=8):

@@ -6,7 +6,7 @@ from accelerate.hooks import UserCpuOffloadHook
 
 from inference.decomposer import Decomposer
 from models.vae import latents
-from tests.networks import save_tiny
+from tests.support.networks import save_tiny
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Models in use, on a GPU that is not there (tests.fake_gpu): decompose, evaluate and the served model."""
+"""Models in use, on a GPU that is not there (tests.support.fake_gpu): decompose, evaluate and the served model."""
 
 import base64
 import dataclasses
@@ -18,9 +18,9 @@ from inference.decomposer import Decomposer
 from inference.offloading import OFFLOADS, place
 from layers.imaging.codec import encode_png
 from metrics.reconstruction.perceptual import Perceptual
-from tests.fake_gpu import GPU, fake_gpu, move_own, moved
-from tests.networks import save_tiny
-from tests.stages.workspace import SMOKE
+from tests.support.fake_gpu import GPU, fake_gpu, move_own, moved
+from tests.support.networks import save_tiny
+from tests.support.workspace import SMOKE
 from tracking.serving import ServedDecomposer
 
 COUNT = 2

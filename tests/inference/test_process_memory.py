@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from inference import process_memory
-from tests.imports import ROOMS
+from tests.support.imports import ROOMS
 
 
 def test_it_is_no_less_than_what_is_there_now():

@@ -19,8 +19,8 @@ from models.transformer.text_encoders import load_text_encoder
 from models.transformer.vld_mmdit import VLDMMDiT
 from models.vae.autoencoder import RGBAVAE
 from stages.decompose import main
-from tests.networks import save_tiny, tiny_transformer
-from tests.released import write_text_encoder
+from tests.support.networks import save_tiny, tiny_transformer
+from tests.support.released import write_text_encoder
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 29500000\n"
 BROKEN = {

@@ -7,7 +7,7 @@ from metrics.reconstruction.perceptual import Perceptual
 from metrics.reconstruction.rgba import reconstruction_metrics
 from models.vae.discriminator import PatchDiscriminator
 from models.vae.opaque import OpaqueVAE
-from tests.networks import tiny_network, tiny_vae
+from tests.support.networks import tiny_network, tiny_vae
 from tests.training.vae.test_objective import settings
 from training.vae.objective import VAEObjective
 

@@ -13,7 +13,7 @@ from layers.imaging.tensors import to_image, to_tensor
 from layers.preparation.sample import Preparation, fit_to_bucket
 from metrics.decomposition.scores import aggregate, score_sample
 from models.vae.autoencoder import RGBAVAE
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 FAMILY = ROOT / "models" / "pretrained"
 MEGABYTES = 40

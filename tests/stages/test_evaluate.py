@@ -17,8 +17,8 @@ from metrics.decomposition.folders import evaluate_folders, read_stack
 from stages import decompose
 from stages.evaluate import main
 from tests.layers.sources.crello.designs import design, element, plain, save
-from tests.networks import save_tiny
-from tests.stages.workspace import make_workspace
+from tests.support.networks import save_tiny
+from tests.support.workspace import make_workspace
 
 
 @pytest.fixture(scope="module")

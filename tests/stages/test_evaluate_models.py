@@ -22,8 +22,8 @@ from layers.imaging.tensors import to_image, to_tensor
 from metrics.reconstruction.perceptual import Perceptual
 from models.vae import latents
 from stages.evaluate import open_models
-from tests.networks import save_tiny
-from tests.stages.workspace import SMOKE
+from tests.support.networks import save_tiny
+from tests.support.workspace import SMOKE
 
 CPU = torch.device("cpu")
 OWN = {"steps": 3, "tries": 2, "guidance": 4.0}

@@ -15,7 +15,7 @@ from metrics.reconstruction.perceptual import Perceptual, alexnet_distance
 from metrics.reconstruction.rgba import BACKGROUNDS, over_background
 from models.vae.autoencoder import RGBAVAE
 from stages.evaluate_vae import find_images, main, prepare
-from tests.networks import tiny_vae
+from tests.support.networks import tiny_vae
 
 
 @pytest.fixture(scope="module")

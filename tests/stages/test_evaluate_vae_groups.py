@@ -12,7 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from metrics.reconstruction.backgrounds import Scores, grouped, left_out, mean_over_groups
 from metrics.reconstruction.rgba import BACKGROUNDS
 from stages.evaluate_vae import main
-from tests.networks import tiny_vae
+from tests.support.networks import tiny_vae
 
 FIGURES = ["psnr", "ssim", "ssim_y", "lpips", "fid_alexnet", "alpha_l1"]
 

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from config.params import flatten
 from layers.dataset.digest import digest
-from tests.imports import ROOT
-from tests.stages.workspace import SMALLER, commit, dvc, make_clone, make_workspace, run, stage
+from tests.support.imports import ROOT
+from tests.support.workspace import SMALLER, commit, dvc, make_clone, make_workspace, run, stage
 from tests.test_pipeline_file import STAGES
 
 pytestmark = pytest.mark.pipeline

@@ -13,7 +13,7 @@ from layers.preparation.dataset import Summary
 from layers.preparation.report import bucket_rows
 from stages.prepare_buckets import main
 from tests.conftest import write_rendered
-from tests.stages.workspace import SMOKE, make_workspace, run, stage
+from tests.support.workspace import SMOKE, make_workspace, run, stage
 
 
 def rendered(root, **more):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.promote import main
-from tests.servers import free_port
+from tests.support.servers import free_port
 from tests.tracking.registered import FOLDER, enter_project, evaluate, refine, sample_rows, save_tiny
 from tracking.versions import Registry
 

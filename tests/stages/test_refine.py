@@ -7,7 +7,7 @@ from config.decompose import Refine
 from models.transformer.lora import add_lora, merge_lora, save_lora
 from stages import refine
 from stages.refine import build_network
-from tests.networks import tiny_network
+from tests.support.networks import tiny_network
 from tests.training.test_devices import settings
 
 

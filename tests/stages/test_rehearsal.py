@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from config.params import flatten, load_params
 from models.tiny_release import write_release
 from models.transformer.lora import LORA_FILE, adapted_base
-from tests.imports import ROOT
-from tests.stages.workspace import commit, dvc, make_clone, run, run_together, stage
+from tests.support.imports import ROOT
+from tests.support.workspace import commit, dvc, make_clone, run, run_together, stage
 from training.engine.progress import THE_START
 
 RELEASE = "models/weights/tiny_release"

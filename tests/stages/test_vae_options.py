@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.vae.autoencoder import RGBAVAE
-from tests.stages.workspace import make_workspace, run, stage
+from tests.support.workspace import make_workspace, run, stage
 
 
 def vae_of(root):

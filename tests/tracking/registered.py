@@ -7,8 +7,8 @@ from typing import Any
 from config.params import Params, load_params
 from config.paths import WEIGHTS
 from stages.reports import write_table
-from tests.networks import save_tiny
-from tests.stages.workspace import make_workspace
+from tests.support.networks import save_tiny
+from tests.support.workspace import make_workspace
 from tracking.registry import register_evaluation, register_weights
 from tracking.run import stage_run
 

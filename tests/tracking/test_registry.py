@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from layers.dataset.digest import digest
 from stages.evaluate import main
-from tests.servers import free_port, serving
-from tests.stages.workspace import environment, run, stage
+from tests.support.servers import free_port, serving
+from tests.support.workspace import environment, run, stage
 from tests.tracking.registered import FOLDER, enter_project, evaluate, refine, save_tiny
 from tracking import registry
 from tracking.registry import count_parameters, register_weights

@@ -9,7 +9,7 @@ import pytest
 from config.params import parse_params
 from config.paths import project_root
 from layers.dataset.digest import digest
-from tests.stages.workspace import SMOKE
+from tests.support.workspace import SMOKE
 from tracking import pipeline
 from tracking.run import report_metrics, stage_run, tracking_uri
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from layers.dataset.digest import digest
-from tests.servers import Postgres, Server, postgres_binaries
-from tests.stages.workspace import make_workspace, run, stage
+from tests.support.servers import Postgres, Server, postgres_binaries
+from tests.support.workspace import make_workspace, run, stage
 
 KILLING = """
 import os, signal, sys

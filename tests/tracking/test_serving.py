@@ -22,10 +22,10 @@ from layers.dataset.digest import digest
 from layers.imaging.codec import decode_rgba, encode_png
 from layers.imaging.compositing import composite_8bit
 from stages.serve import CONFIG
-from tests import sample_images
-from tests.imports import ROOMS, ROOT
-from tests.servers import serving
-from tests.stages.workspace import environment, run
+from tests.support import sample_images
+from tests.support.imports import ROOMS, ROOT
+from tests.support.servers import serving
+from tests.support.workspace import environment, run
 from tests.tracking.registered import FOLDER, enter_project, evaluate, save_tiny
 from tracking.run import tracking_uri
 from tracking.serving import ConfigError, RequestError, ServedDecomposer, decode_image

@@ -14,7 +14,7 @@ import pytest
 
 from config.errors import UserError
 from experiments.study.storage import open_storage
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 from tests.tracking.registered import FOLDER, enter_project, evaluate
 from tracking import store as tracking_store
 from tracking.run import stage_run

@@ -18,9 +18,9 @@ from models.transformer.lora import add_lora
 from models.transformer.sampling import Guidance, decompose_latents, slots_noise
 from models.vae.latents import empty_latents
 from models.vae.opaque import as_rgba
-from tests.fake_gpu import GPU, fake_gpu, moved
-from tests.networks import tiny_network, tiny_vae
-from tests.stages.workspace import SMOKE
+from tests.support.fake_gpu import GPU, fake_gpu, moved
+from tests.support.networks import tiny_network, tiny_vae
+from tests.support.workspace import SMOKE
 from training.decompose import flow_objective
 from training.decompose.captions import Captions
 from training.decompose.edits import EDITS

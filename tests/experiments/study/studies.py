@@ -11,8 +11,8 @@ import psutil
 import yaml
 
 from experiments.study.storage import open_storage
-from tests.imports import ROOT
-from tests.stages.workspace import environment, make_workspace, stage
+from tests.support.imports import ROOT
+from tests.support.workspace import environment, make_workspace, stage
 
 STUB = ROOT / "tests" / "experiments" / "study" / "stub_stage.py"
 LAUNCHER = f"python {STUB}"

@@ -16,7 +16,7 @@ from config.overlays import written_into, yaml_scalar
 from config.params import Params, load_params, nested
 from experiments.study.apply import apply_trial, choose, queue_experiments
 from experiments.study.plan import StudyError, ranked
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 VALUES = {
     "train_vae.loss.kl": 1.0e-4,

@@ -12,7 +12,7 @@ from experiments.study.storage import signature
 from experiments.study.summary import importances, summary, table
 from experiments.study.trial import TRIALS
 from tests.experiments.study.studies import params_file, stub_workspace, study
-from tests.stages.workspace import run, stage
+from tests.support.workspace import run, stage
 
 SQLITE = "sqlite:///mlruns/optuna.db"
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from tests.experiments.study.studies import params_file, runs
-from tests.stages.workspace import make_workspace, run, stage
+from tests.support.workspace import make_workspace, run, stage
 from training.engine.progress import VALIDATION_LOG, announce
 
 

@@ -14,7 +14,7 @@ from experiments.study.plan import make_plan, make_sampler
 from experiments.study.space import first_trial, suggest
 from experiments.study.storage import WORKER, open_storage, shown, signature
 from experiments.study.trial import failure
-from tests.stages.workspace import make_workspace
+from tests.support.workspace import make_workspace
 
 TPE = Sampler(kind="tpe", multivariate=True, startup_trials=4, seed=0)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.study.studies import STUB, alive, params_file, pids, runs, start, stub_workspace, study, wait
-from tests.servers import Postgres, postgres_binaries
-from tests.stages.workspace import run, stage
+from tests.support.servers import Postgres, postgres_binaries
+from tests.support.workspace import run, stage
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from config.params import load_params
 from layers.composer.assets import FACES, POOLS, objects, photos, textures
 from layers.composer.compose import _LAYOUTS, LAYER_COUNTS
 from layers.composer.words import THEMES
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 CARD = (ROOT / "docs" / "data_card.md").read_text()
 REPORT = json.loads((ROOT / "metrics" / "reports" / "prepare_buckets.json").read_text())

@@ -8,9 +8,9 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from layers.imaging.codec import ImageError, decode_rgba
 from layers.imaging.to_srgb import decode_image, find_images, read_image_file
-from tests import sample_images
-from tests.imports import ROOMS, ROOT
-from tests.sample_images import GOOD, encoded
+from tests.support import sample_images
+from tests.support.imports import ROOMS, ROOT
+from tests.support.sample_images import GOOD, encoded
 
 
 def colours(mode="RGB", size=(20, 12)):

@@ -11,8 +11,8 @@ from PIL import Image
 
 from metrics.decomposition.folders import evaluate_folders, main, read_stack
 from metrics.decomposition.scores import score_sample
-from tests.imports import ROOT
 from tests.metrics.decomposition.stacks import EXPECTED, SCORES, VECTORS, close, random_layer
+from tests.support.imports import ROOT
 
 
 def write(folder, layers):

@@ -5,7 +5,7 @@ import torch
 
 from models.transformer.condition_start import MEAN_SIGMA, start_at_condition
 from models.transformer.vld_mmdit import VLDMMDiT
-from tests.networks import tiny_transformer
+from tests.support.networks import tiny_transformer
 
 
 def network(heads=6, head_dim=32, axes=(8, 12, 12), channels=16, started=True):

@@ -19,7 +19,7 @@ from models.transformer.lora import (
     target_modules,
 )
 from models.transformer.vld_mmdit import VLDMMDiT, released_scheduler
-from tests.networks import tiny_transformer
+from tests.support.networks import tiny_transformer
 
 RANK = 3
 

@@ -19,7 +19,7 @@ from models.transformer.vld_mmdit import VLDMMDiT, pack
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from models.vae.latents import encode_images
-from tests.networks import tiny_network
+from tests.support.networks import tiny_network
 
 TEXT_WIDTH = 12
 

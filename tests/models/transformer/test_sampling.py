@@ -3,7 +3,7 @@ import torch
 
 from models.transformer.sampling import decompose_images, decompose_latents, slots_noise, start_noise
 from models.vae.latents import decode_layers, encode_images, encode_stack
-from tests.networks import tiny_network, tiny_vae
+from tests.support.networks import tiny_network, tiny_vae
 from training.vae.statistics import latent_statistics
 
 

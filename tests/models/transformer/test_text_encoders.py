@@ -22,8 +22,8 @@ from models.transformer.text_encoders import (
     null_text,
     pad_texts,
 )
-from tests.networks import tiny_network
-from tests.released import TEXTS, write_text_encoder
+from tests.support.networks import tiny_network
+from tests.support.released import TEXTS, write_text_encoder
 from training.engine.cache import TensorCache, embed_texts
 
 MODEL = "Qwen2_5_VLForConditionalGeneration"

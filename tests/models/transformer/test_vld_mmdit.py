@@ -3,7 +3,7 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 
 from models.transformer.vld_mmdit import VLDMMDiT, pack, unpack
-from tests.networks import tiny_network
+from tests.support.networks import tiny_network
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from config.params import load_params
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 from training.vae.objective import VAEObjective
 
 

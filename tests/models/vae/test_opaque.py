@@ -6,7 +6,7 @@ from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from models.vae.linear_code import init_as_linear_code, lack_of_room, patch_axes
 from models.vae.opaque import OpaqueVAE, as_rgba
-from tests.networks import tiny_vae
+from tests.support.networks import tiny_vae
 
 SHAPE = {"base_dim": 8, "z_dim": 4, "dim_mult": (1, 2, 2), "num_res_blocks": 1, "input_channels": 3}
 

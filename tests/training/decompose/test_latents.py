@@ -12,7 +12,7 @@ from layers.dataset.loaders import StackDataset
 from layers.dataset.manifest import DatasetError
 from models.vae import latents
 from models.vae.latents import decode_layers, empty_latents, encode_stack, stacks_at_once
-from tests.networks import tiny_vae
+from tests.support.networks import tiny_vae
 from training.decompose.latents import both_splits, cached_stacks, encode_missing, open_cache
 from training.engine.cache import DamagedCacheError
 

@@ -10,7 +10,7 @@ from layers.dataset.digest import text_digest
 from layers.imaging.tensors import composite
 from metrics.reconstruction.perceptual import Perceptual
 from models.transformer.text_encoders import NULL_TEXT
-from tests.networks import tiny_network, tiny_vae
+from tests.support.networks import tiny_network, tiny_vae
 from training.decompose.captions import Captions
 from training.decompose.flow_objective import FlowObjective, error_curves, phase_at, with_surplus
 from training.decompose.pixel_terms import NAMES, PixelTerms

@@ -16,8 +16,8 @@ from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from models.vae.latents import decode_layers, encode_stack
 from models.vae.linear_code import init_as_linear_code, patch_axes
-from tests.imports import ROOT
-from tests.networks import tiny_transformer
+from tests.support.imports import ROOT
+from tests.support.networks import tiny_transformer
 from training.decompose.flow_objective import FlowObjective
 from training.losses import abmse, alpha_aware_l1
 from training.vae.statistics import latent_statistics

@@ -8,7 +8,7 @@ from layers.dataset.loaders import StackDataset
 from layers.imaging.tensors import to_image
 from metrics.decomposition.scores import aggregate, score_sample
 from models.vae.latents import decode_layers
-from tests.networks import tiny_network, tiny_vae
+from tests.support.networks import tiny_network, tiny_vae
 from training.decompose.latents import cached_stacks, encode_missing, open_cache
 from training.decompose.validation import sampled_scores
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from tests.networks import tiny_vae
+from tests.support.networks import tiny_vae
 from tests.training.vae.test_objective import settings
 from training.vae.objective import VAEObjective
 

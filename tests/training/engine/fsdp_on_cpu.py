@@ -16,8 +16,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from tests.imports import ROOT
-from tests.stages.workspace import killed_at
+from tests.support.imports import ROOT
+from tests.support.workspace import killed_at
 
 CONFIG = ROOT / "presets" / "accelerate" / "fsdp2.yaml"
 

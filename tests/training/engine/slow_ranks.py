@@ -18,7 +18,7 @@ from config.decompose import TextCondition
 from layers.dataset.loaders import StackDataset
 from metrics.reconstruction.perceptual import Perceptual
 from models.vae import latents
-from tests.networks import tiny_network, tiny_vae
+from tests.support.networks import tiny_network, tiny_vae
 from training.decompose.captions import embed_captions
 from training.decompose.latents import both_splits
 from training.decompose.validation import held_out_velocity_error, preview, sampled_scores

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.stages.workspace import run_together
+from tests.support.workspace import run_together
 from tests.training.engine.slow_ranks import found
 from training.engine import processes
 from training.engine.processes import share, shared_out

@@ -12,7 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from config.errors import UserError
 from config.params import load_params
-from tests.stages.workspace import environment, make_workspace
+from tests.support.workspace import environment, make_workspace
 from training.engine import session
 
 

@@ -11,7 +11,7 @@ import stages.plan as planning
 from config.params import load_params
 from layers.dataset.manifest import MANIFEST
 from stages import decompose
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 from training.memory.estimate import PlanError
 from training.memory.plan import BUDGETS
 

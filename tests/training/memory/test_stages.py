@@ -24,7 +24,7 @@ from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
 from models.vae.latents import STACKS_AT_ONCE, at_once, decode_layers, encode_stack, stacks_at_once
 from stages.plan import IMAGES_AT_ONCE
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 from training.decompose.flow_objective import FlowObjective
 from training.decompose.refine_objective import RefineObjective
 from training.memory.networks import RELEASED, networks_of

@@ -9,7 +9,7 @@ from layers.dataset.loaders import RgbaComponentDataset, StackDataset, endless_b
 from metrics.reconstruction.perceptual import Perceptual
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
-from tests.stages.workspace import SMOKE
+from tests.support.workspace import SMOKE
 from training.vae.linear_start import start_as_linear_code
 from training.vae.statistics import LatentMoments
 from training.vae.validation import reconstruction_grid, validate

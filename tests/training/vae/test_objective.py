@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from config.vae import TrainVAE
-from tests.networks import tiny_vae
-from tests.stages.workspace import SMOKE
+from tests.support.networks import tiny_vae
+from tests.support.workspace import SMOKE
 from training.vae.objective import VAEObjective, over_colours, replay_opaque
 
 WEIGHTS = {"abmse": 1.0, "l1": 0.5, "lpips": 0.0, "kl": 0.01, "reference_kl": 0.0, "gan": 0.0}

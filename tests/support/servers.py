@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.stages.workspace import environment
+from tests.support.workspace import environment
 
 
 def free_port() -> int:

@@ -8,8 +8,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from layers.files import locked
-from tests.imports import ROOT
-from tests.stages.workspace import killed_at, make_workspace, run, run_together
+from tests.support.imports import ROOT
+from tests.support.workspace import killed_at, make_workspace, run, run_together
 from tests.training.engine.ddp_gradients import images, objective
 
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")

@@ -12,8 +12,8 @@ import yaml
 
 from config.overlays import written_into, yaml_scalar
 from config.params import Params, nested, read_params
-from tests.forked import forking_programs, run_forked
-from tests.imports import ROOT
+from tests.support.forked import forking_programs, run_forked
+from tests.support.imports import ROOT
 
 TIMEOUT = 500  # seconds
 SMOKE = read_params(ROOT / "presets" / "smoke.yaml")
@@ -66,7 +66,7 @@ def environment(root: Path, **more: str | None) -> dict[str, str]:
     """Environment in which ``root`` is the project: its mlruns/ and .checkpoints/ are used, nothing of ours.
 
     A value of ``None`` takes a variable away. Stages that are started by what PATH finds are forked, see
-    :mod:`tests.forked`.
+    :mod:`tests.support.forked`.
     """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "QIL_"))}
     path = os.pathsep.join([str(forking_programs()), str(Path(sys.executable).parent), env["PATH"]])
@@ -142,8 +142,8 @@ def dvc(root: Path, *arguments: str) -> str:
 def run(command: list[str], root: Path, *, check: bool = True, **more: str | None) -> subprocess.CompletedProcess:
     """Run a command in a workspace; the output is in the error if it fails.
 
-    A stage of the checkout, and a program after ``-P -c``, is run by :mod:`tests.forked`, anything else as it would be
-    by a user.
+    A stage of the checkout, and a program after ``-P -c``, is run by :mod:`.forked`, anything else as it would be by a
+    user.
     """
     env, module = environment(root, **more), [part for part in command[1:] if part not in ("-P", "-m")]
     if command[0] == sys.executable and (

@@ -100,7 +100,7 @@ def _become(
     os.environ.update(environment)
     os.chdir(folder)
     if here:
-        checkout = str(Path(__file__).resolve().parents[1])
+        checkout = str(Path(__file__).resolve().parents[2])
         sys.path[:] = [folder, *(path for path in sys.path if path not in ("", checkout))]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = command

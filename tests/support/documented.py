@@ -251,9 +251,9 @@ NOT_RUN = {
     "python -m benchmarks.vae_full_size --size 640": "minutes; tests/models/vae/test_full_size.py has a step",
     "CUDA_VISIBLE_DEVICES=3 python -m stages.tune": "needs GPUs",
     "accelerate launch --config_file presets/accelerate/multi_node.yaml": "needs a cluster",
-    "accelerate launch --config_file presets/accelerate/fsdp2.yaml": "needs GPUs; as tests/stages/test_sharding.py",
+    "accelerate launch --config_file presets/accelerate/fsdp2.yaml": "tests/training/engine/test_sharding.py",
     "python -m stages.use_preset presets/qwen.yaml": "tests/stages/test_rehearsal.py runs the preset's switches",
-    "accelerate launch --num_processes 2 -m stages.train_vae": "tests/stages/test_processes.py has two processes",
+    "accelerate launch --num_processes 2 -m stages.train_vae": "tests/training/engine/test_two_processes.py",
     "accelerate launch --num_processes=2 scripts/train.py": "of the plan: the one beside it has taken its place",
     "python -m stages.decompose … --model Qwen/Qwen-Image-Layered": "needs a GPU and a hub; README's has a stand-in",
 }

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from safetensors.torch import load_file
 
-from tests.stages.workspace import killed_at, make_workspace, run, stage
+from tests.support.workspace import killed_at, make_workspace, run, stage
 
 TEN_STEPS = {"optimisation": {"epochs": 1, "epoch_samples": 40, "checkpoint_every": 5, "ema_decay": 0.5}}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.stages.workspace import make_workspace, run, run_together, stage
+from tests.support.workspace import make_workspace, run, run_together, stage
 
 SHARDED = (2, "tests.training.engine.fsdp_on_cpu")
 WEIGHTS = "models/weights/decompose/transformer/diffusion_pytorch_model.safetensors"
