@@ -100,8 +100,8 @@ def opaque_enough(alphas: np.ndarray, colours: np.ndarray, image: np.ndarray) ->
 
     Over a colour B, no colour in [0, 1] gives a pixel P at less alpha than (P - B) / (1 - B) where P is brighter and (B
     - P) / B where it is darker. Letters of alpha 0.8 would leave a ghost in the layers below, since only these can
-    still change. From the top down, a layer and those above it that show more than the layers below are raised to that
-    alpha, by a common power, which keeps their order of opacity. Elsewhere the layers below take their texture from the
+    still change. From the top down, a layer and those above it are raised to that alpha if they show more than the
+    layers below. A common power keeps their order of opacity. Elsewhere the layers below take their texture from the
     image, as do all layers of an image that is not opaque itself.
 
     Args:

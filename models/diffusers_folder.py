@@ -99,7 +99,7 @@ def local_folder(source: str | os.PathLike) -> Path | None:
     owner = source.partition("/")[0]
     if find_input(owner).is_dir():
         raise FileNotFoundError(
-            f"no folder at {root}, and {owner} is a folder: taken for a path with a typing error; expected a folder, "
+            f"no folder at {root}, and {owner} is a folder: taken for a mistyped path; expected a folder, "
             f"or {HUB}{source} for the Hugging Face repository"
         )
     return None
@@ -125,7 +125,7 @@ def _download(repository: str, patterns: list[str], before: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=not answers))
     except Exception as error:
-        said = " ".join(str(error).split()) if answers else f"no answer in {HUB_SECONDS} s, and no copy is here"
+        said = " ".join(str(error).split()) if answers else f"no answer in {HUB_SECONDS} s, and no local copy"
         raise FileNotFoundError(f"{before}the hub does not give {repository}: {said}") from error
 
 

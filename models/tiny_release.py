@@ -110,8 +110,8 @@ def write_text_encoder(
 
     Args:
         root: folder of the release.
-        seed: of the weights.
-        dtype: of the weights in the file.
+        seed: seed of the weights.
+        dtype: dtype of the weights in the file.
         vocabulary: its size, as in :func:`write_tokenizer`.
     """
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -203,7 +203,7 @@ def write_release(root: Path, seed: int = 0) -> Path:
         FileExistsError: if ``root`` exists and is not empty.
     """
     if root.exists() and (not root.is_dir() or any(visible(path.name) for path in root.iterdir())):
-        raise FileExistsError(f"{root} is there and is not an empty folder; expected a new or an empty one")
+        raise FileExistsError(f"{root} exists and is not an empty folder; expected a new or an empty one")
     from diffusers import __version__
 
     write_text_encoder(root, seed)

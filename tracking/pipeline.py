@@ -161,7 +161,7 @@ def _credit(client: MlflowClient, parent_id: str, stage: str, run_id: str) -> No
 
 
 def close_abandoned(client: MlflowClient, experiment_id: str, parent_id: str, stage: str) -> None:
-    """Mark a stage's earlier runs in this pipeline that are still open as killed, when the stage starts anew."""
+    """Mark a stage's runs of this pipeline that are still open as killed, when the stage starts again."""
     for run in children(client, experiment_id, parent_id):
         if run.data.tags.get("stage") == stage and run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")

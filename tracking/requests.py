@@ -34,7 +34,7 @@ class RequestError(MlflowException):
 
     @property
     def message(self) -> str:
-        """The sentence, regardless of assignments."""
+        """Fixed sentence; assignments are ignored."""
         return str(self.args[0])
 
     @message.setter

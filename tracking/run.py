@@ -167,7 +167,7 @@ def _open(stage: str, params: Params, inputs: Mapping[str, str], resume_run_id: 
         if before is not None:
             _go_on(client, before, tags)
             return Run(resume_run_id, pipeline_id)
-        print(f"run {resume_run_id} is not in {store_name()}: going on in a new one")
+        print(f"run {resume_run_id} is not in {store_name()}: continuing in a new run")
     if pipeline_id:
         pipeline.close_abandoned(client, experiment_id, pipeline_id, stage)
     run_id = client.create_run(experiment_id, tags=resolve_tags(tags), run_name=stage).info.run_id

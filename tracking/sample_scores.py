@@ -1,4 +1,4 @@
-"""Per-image scores of model versions, and paired bootstrap tests between two versions.
+"""Per-image scores of model versions, and paired bootstrap intervals of their difference.
 
 They are read from ``evaluate_samples.csv`` of the evaluate run whose scores the version has.
 """

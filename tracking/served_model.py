@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     if error.name not in ("tracking", "tracking.serving"):
         raise
     raise ModuleNotFoundError(
-        f"the model's code is the project it was trained in, which {here} is not in: start there or set DVC_ROOT"
+        f"the model's code is in its project, and {here} is outside of it: start in the project or set DVC_ROOT"
     ) from None
 
 set_model(ServedDecomposer())

@@ -147,7 +147,7 @@ class Delivery:
         if "outage" not in self._said:
             self._said.add("outage")
             self._say(
-                f"MLflow store {store_name()} does not answer ({reason(error)}); the run goes on, its metrics are kept "
+                f"MLflow store {store_name()} does not answer ({reason(error)}); the run goes on, metrics are saved "
                 f"in {self._spool.path} and sent when it answers, or by the next stage"
             )
 
@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"tracking_spool: {delivered} runs delivered to {store_name()}, {waiting} wait")
+    print(f"tracking.spool: {delivered} runs delivered to {store_name()}, {waiting} wait")
     return 0
 
 

@@ -59,8 +59,8 @@ def draw_sigmas(
     Args:
         count: number of sigmas.
         density: ``logit_normal`` (sigma = sigmoid(mean + std n), paper sec. 3.2) or ``uniform``.
-        mean: of logit(sigma); unused by ``uniform``.
-        std: of logit(sigma); unused by ``uniform``.
+        mean: mean of logit(sigma); unused by ``uniform``.
+        std: standard deviation of logit(sigma); unused by ``uniform``.
         stratified: one draw from each of ``count`` equally likely parts of the density, in random order: the same
             density, with less variance in the loss of a batch.
         shift: see :func:`shift_sigmas`.

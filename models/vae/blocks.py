@@ -67,7 +67,7 @@ class RMSNorm(nn.Module):
 
 
 class FrameConv(nn.Conv2d):
-    """The last temporal tap of a causal 3-D convolution: ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``.
+    """Last temporal tap of a causal 3-D convolution: ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``.
 
     On disk its kernel is a cube, zero before that tap.
     """

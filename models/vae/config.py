@@ -49,7 +49,7 @@ class VAEConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(defaults[name] if value is None else value))
         if len(self.temperal_downsample) != halvings:
-            raise ValueError(f"temperal_downsample has {len(self.temperal_downsample)} flags, dim_mult asks {halvings}")
+            raise ValueError(f"temperal_downsample: {len(self.temperal_downsample)} flags, dim_mult needs {halvings}")
         fits = len(self.latents_mean) == len(self.latents_std) == self.z_dim
         if not fits or not all(std > 0 for std in self.latents_std):
             raise ValueError(f"latents_mean and latents_std must be z_dim = {self.z_dim} numbers, std above 0")

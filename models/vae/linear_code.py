@@ -7,8 +7,8 @@ training only has to improve on it:
 * residual blocks start as their shortcuts (last convolution 0) and attention adds nothing (projection 0);
 * the strided convolutions of the encoder gather 2x2 pixels into channels, and the last one projects them on the space
   of the patch's principal components; the upsampling convolutions of the decoder spread them out again;
-* RMSNorm and SiLU before the last convolution of either half act linearly: SiLU(v) - SiLU(-v) = v, so every number is
-  passed as the pair (v, -v), and large constants in the spare channels keep the norm nearly equal for every pixel.
+* RMSNorm and SiLU before the last convolution of either half act linearly. As SiLU(v) - SiLU(-v) = v, every number is
+  passed as the pair (v, -v). Large constants in the spare channels keep the norm nearly equal for every pixel.
 
 Nearest doubling followed by a convolution cannot distinguish even and odd pixels, so the decoder's spreading is not
 exact: it lacks the highest frequency. ``training.vae.linear_start`` therefore fits the linear path. This takes seconds,
@@ -57,7 +57,7 @@ def lack_of_room(base_dim: int, z_dim: int, dim_mult: Sequence[int], channels: i
 def patch_axes(batches: Iterable[Tensor], levels: int, count: int, channels: int = 4) -> Tensor:
     """Axes of the space of a patch's strongest principal components, of equal length and mixed.
 
-    Mixed, because the latents are normalised per channel for diffusion: one channel per component would scale the
+    Mixed, because the latents are normalised per channel for diffusion. One channel per component would scale the
     finest detail up to shape and colour, and waste the transformer's capacity on it (docs/log.md). An orthonormal
     cosine transform gives every channel the same share of the strongest component.
 

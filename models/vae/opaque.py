@@ -32,7 +32,7 @@ class OpaqueVAE(nn.Module):
 
     @property
     def decoder(self) -> nn.Module:
-        """The network's decoder."""
+        """Decoder of the network."""
         return self.vae.decoder
 
     def encode(self, x: Tensor) -> DiagonalGaussian:

@@ -126,7 +126,7 @@ def test_a_mistyped_folder_is_refused_before_the_hub_is_asked(hub, save, capsys)
     with pytest.raises(FileNotFoundError) as caught:
         RGBAVAE.from_pretrained("owner/release")
     assert str(caught.value) == (
-        "no folder at owner/release, and owner is a folder: taken for a path with a typing error; expected a folder, "
+        "no folder at owner/release, and owner is a folder: taken for a mistyped path; expected a folder, "
         "or hf://owner/release for the Hugging Face repository"
     )
     assert hub.fetched == set()
@@ -145,7 +145,7 @@ def test_a_mistyped_folder_is_refused_before_the_hub_is_asked(hub, save, capsys)
 def test_a_folder_of_the_project_counts_too(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "kept").mkdir()
-    with pytest.raises(FileNotFoundError, match="kept is a folder: taken for a path with a typing error"):
+    with pytest.raises(FileNotFoundError, match="kept is a folder: taken for a mistyped path"):
         locate("kept/model")
 
 
@@ -158,7 +158,7 @@ def test_a_silent_hub_is_not_waited_for(hub, monkeypatch):
 
     monkeypatch.setattr(hub, "model_info", silent)
     hub.repository("owner/release", OTHERS)
-    with pytest.raises(FileNotFoundError, match="does not give owner/release: no answer in 10 s, and no copy is here"):
+    with pytest.raises(FileNotFoundError, match="does not give owner/release: no answer in 10 s, and no local copy"):
         locate("owner/release", "transformer")
     assert hub.fetched == set(), "asked for what is here only"
 

@@ -124,5 +124,5 @@ def test_what_is_there_is_left_alone(tmp_path, capsys):
     for place in (tmp_path, tmp_path / "file"):
         assert main(["--out", str(place)]) == 2
         said = capsys.readouterr().err
-        assert said == f"error: --out: {place} is there and is not an empty folder; expected a new or an empty one\n"
+        assert said == f"error: --out: {place} exists and is not an empty folder; expected a new or an empty one\n"
     assert contents(tmp_path) == {"file": b"mine"}

@@ -308,7 +308,7 @@ def test_from_elsewhere_the_project_is_named_by_dvc_root(project, server, tmp_pa
     found = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=str(project), **known)
     assert found.stderr.strip().endswith("got 0 images, expected 1 to 8"), found.stderr
     lost = run([sys.executable, "-c", program], tmp_path, check=False, DVC_ROOT=None, **known)
-    assert lost.stderr.strip().endswith("is not in: start there or set DVC_ROOT"), lost.stderr
+    assert lost.stderr.strip().endswith("is outside of it: start in the project or set DVC_ROOT"), lost.stderr
 
 
 def test_versions_that_were_registered_before_the_rooms_moved_still_load():

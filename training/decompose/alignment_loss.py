@@ -59,7 +59,7 @@ def alignment_loss(
         ValueError: for stacks of mismatching shapes or parameters out of range.
     """
     if merge_penalty < 0 or merge_temperature <= 0:
-        raise ValueError(f"want merge_penalty >= 0 and merge_temperature > 0: {merge_penalty}, {merge_temperature}")
+        raise ValueError(f"expected merge_penalty >= 0, merge_temperature > 0: {merge_penalty}, {merge_temperature}")
     costs, reached = level_costs(
         predicted,
         true,
@@ -98,9 +98,9 @@ def level_costs(
     """
     fits = predicted.ndim == true.ndim == 5 and predicted.shape[2] == 4 and predicted.shape[1] > 0 < true.shape[1]
     if not fits or (predicted.shape[0], *predicted.shape[2:]) != (true.shape[0], *true.shape[2:]):
-        raise ValueError(f"want (B, L, 4, H, W) and (B, M, 4, H, W): {tuple(predicted.shape)}, {tuple(true.shape)}")
+        raise ValueError(f"expected (B, L, 4, H, W), (B, M, 4, H, W): {tuple(predicted.shape)}, {tuple(true.shape)}")
     if gamma <= 0 or max_merges < 0:
-        raise ValueError(f"want gamma > 0 and max_merges >= 0: {gamma}, {max_merges}")
+        raise ValueError(f"expected gamma > 0 and max_merges >= 0: {gamma}, {max_merges}")
     ours, theirs = unit_range(predicted), unit_range(true.detach())
     cost = unit_pair_cost(ours, theirs)
     rows, columns = full_counts(cost)
@@ -148,7 +148,7 @@ def _mean_cost(state: _State, gamma: float) -> torch.Tensor:
 
 @torch.no_grad()
 def _best_merge(state: _State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The merge with the largest gain on either side (step 4).
+    """Find the merge with the largest gain on either side (step 4).
 
     Returns:
         Index of the lower layer, and masks of the samples that merge on the predicted and on the true side (neither if

@@ -25,7 +25,7 @@ class Captions:
 
     Args:
         cache: holds an entry for every text that will be requested, and for the null text.
-        width: D of the token states.
+        width: channels D of the token states.
     """
 
     def __init__(self, cache: TensorCache, width: int) -> None:
@@ -38,7 +38,7 @@ class Captions:
         return _sent(states, device), None if mask is None else _sent(mask, device)
 
     def dropped(self, texts: Sequence[str], share: float) -> list[str]:
-        """The texts, each replaced by the null text with probability ``share``; drawn from torch's global generator."""
+        """Replace each text by the null text with probability ``share``, drawn from torch's global generator."""
         keep = (torch.rand(len(texts)) >= share).tolist()
         return [text if kept else NULL_TEXT for text, kept in zip(texts, keep, strict=True)]
 

@@ -30,7 +30,7 @@ SHARD_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class LatentStacks(Dataset):
-    """The latents of a split, read from the cache batch by batch.
+    """Latents of a split, read from the cache batch by batch.
 
     Attributes:
         cache: the cache of latents.

@@ -112,7 +112,7 @@ class TensorCache:
         self._shards.update(dict.fromkeys(entries, path))
 
     def get(self, key: str) -> Entry:
-        """The entry of a key.
+        """Read the entry of a key.
 
         Raises:
             KeyError: if the key has no entry.

@@ -98,7 +98,7 @@ def _link(file: Path, name: Path) -> None:
 
 
 class CheckpointStore:
-    """The resume point of one stage under one fingerprint.
+    """Store for the resume point of one stage under one fingerprint.
 
     Args:
         root: the folder ``.checkpoints``.
@@ -125,7 +125,7 @@ class CheckpointStore:
         return sorted(path.name for path in found if (path / "state.json").is_file())
 
     def read_state(self) -> dict[str, Any] | None:
-        """The state saved beside the tensors, or ``None`` if there is nothing to resume."""
+        """State saved beside the tensors, or ``None`` if there is nothing to resume."""
         path = self.folder / "state.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -193,7 +193,7 @@ class CheckpointStore:
                 continue
             if folder == self._old:
                 for why in faults.values():
-                    self.accelerator.print(f"{self.folder}: broken ({why}): going on from the resume point before it")
+                    self.accelerator.print(f"{self.folder}: damaged ({why}): going on from the previous resume point")
                 if self.accelerator.is_main_process:
                     shutil.rmtree(self.folder, ignore_errors=True)
                     self._old.rename(self.folder)

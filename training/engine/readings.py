@@ -1,4 +1,4 @@
-"""Loss terms of training steps, kept on the device until they are read, since every read makes the host wait."""
+"""Loss terms of training steps, left on the device until they are read, since every read makes the host wait."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def training_session(
 
     Raises:
         LockedError: if another run is under way.
-        ResumePointError: if the resume point is broken.
+        ResumePointError: if the resume point is damaged.
     """
     if not shard:
         os.environ.pop("ACCELERATE_USE_FSDP", None)
@@ -139,7 +139,7 @@ def training_session(
         if state is None and store.others():
             accelerator.print(
                 f"{stage}: {store.home} has resume points of other parameters or inputs: starting afresh; delete those "
-                "that no run will go on from"
+                "that no run will resume"
             )
         with stage_run(
             stage,

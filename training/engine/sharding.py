@@ -49,7 +49,7 @@ def as_part_of(tensor: Tensor, part: Tensor) -> Tensor:
 
 
 def without_weights(network: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers take no memory (device ``meta``)."""
+    """Copy of a network whose parameters and buffers take no memory (device ``meta``)."""
     memo = {}
     for tensor in [*network.parameters(), *network.buffers()]:
         empty = torch.empty_like(tensor, device="meta")

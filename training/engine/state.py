@@ -153,8 +153,8 @@ class TrainingState:
         if progress.best_epoch == 0:
             tried = [entry[task.select] for entry in progress.history]
             accelerator.print(
-                f"{task.title}: {THE_START} was kept: {task.select} {progress.start[task.select]:.4g}, of the epochs "
-                f"at best {max(tried) if task.largest else min(tried):.4g}"
+                f"{task.title}: {THE_START} was kept: {task.select} {progress.start[task.select]:.4g}, best of the "
+                f"epochs {max(tried) if task.largest else min(tried):.4g}"
             )
         return gather(task.network, self._empty, accelerator) if self._sharded else task.network
 

@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A network with its objective, data and validation.
+    """Training task: a network with its objective, data and validation.
 
     Attributes:
         title: name in the progress bar and in printed lines.

@@ -107,7 +107,7 @@ class Networks:
         height, width, layers = key
         side = self.spatial_factor * self.net.patch_size
         if height % side or width % side or layers < 1:
-            raise PlanError(f"bucket {height}x{width} of {layers} layers: expected multiples of {side} px, and layers")
+            raise PlanError(f"bucket {height}x{width} of {layers} layers: expected multiples of {side} px, >= 1 layer")
         return (layers + 2) * (height // side) * (width // side)
 
     def sampling(self, key: Key, stacks: int, dtype: torch.dtype, autocast: bool, lora_rank: int = 0) -> int:
@@ -139,7 +139,7 @@ def networks_in(folder: Path) -> Networks:
     for part in ("transformer", "vae"):
         path = folder / part / CONFIG_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: not there; expected a folder of a model")
+            raise FileNotFoundError(f"{path}: not found; expected a model folder")
         found[part] = read_json(path)
     try:
         transformer = found["transformer"]

@@ -132,7 +132,7 @@ def describe_stages(stages: Sequence[Stage], key: Key, budgets: Sequence[tuple[i
             parts = (moment.weights, moment.trained, moment.work, moment.peak)
             yield f"{stage.name:<15} {moment.name:<12}" + "".join(f"{part / GIB:>9.1f}" for part in parts)
     yield ""
-    yield f"what to switch on; {RESERVE / GIB:.0f} GiB stay free, for workspaces of kernels and gaps between tensors"
+    yield f"options that fit; {RESERVE / GIB:.0f} GiB stay free for kernel workspaces and fragmentation"
     for gpus, gib in budgets:
         for stage in stages:
             first, *more = _sentences(recommend(stage, key[2], gpus, gib), stage)
@@ -143,8 +143,8 @@ def describe_stages(stages: Sequence[Stage], key: Key, budgets: Sequence[tuple[i
 NOTES = (
     "",
     "Not supported: 8-bit or 4-bit frozen weights, 8-bit AdamW, moving blocks to the CPU in training.",
-    "FSDP2 is launcher: accelerate launch --config_file presets/accelerate/fsdp2.yaml; torchrun gives DDP.",
-    "bfloat16 is optimisation.mixed_precision auto, and precision auto where a model is used.",
+    "For FSDP2, launcher: accelerate launch --config_file presets/accelerate/fsdp2.yaml; torchrun gives DDP.",
+    "For bfloat16, optimisation.mixed_precision: auto, and precision: auto where a model is used.",
 )
 
 
@@ -156,7 +156,7 @@ def _sentences(advice: Recommendation, stage: Stage) -> Iterator[str]:
     if advice.label is not None:
         yield advice.label + (", as set" if advice.as_set else "")
         return
-    yield "does not fit" + (f"; FSDP2 over {advice.enough_gpus} would do" if advice.enough_gpus else "")
+    yield "does not fit" + (f"; FSDP2 over {advice.enough_gpus} GPUs would" if advice.enough_gpus else "")
     size, what = stage.floor
     if size > advice.gib * GIB - RESERVE:
         yield f"({what} alone are {size / GIB:.1f} GiB)"

@@ -53,7 +53,7 @@ class Moment(NamedTuple):
 
 
 class Option(NamedTuple):
-    """A way to run a stage.
+    """Option for running a stage, with its memory.
 
     Attributes:
         label: names and values of parameters.
@@ -78,7 +78,7 @@ class Stage(NamedTuple):
     """Memory plan of a stage.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         as_set: option that its parameters select.
         options: options for a number of GPUs, from most to least preferred.
         floor: bytes that no option reduces, and their description.
@@ -140,7 +140,7 @@ class Trained:
     """Memory planner of a stage that trains the transformer.
 
     Args:
-        name: of the stage.
+        name: name of the stage.
         settings: the stage's parameters.
         networks: networks of the model.
         key: the bucket (H, W, L).

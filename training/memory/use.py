@@ -26,7 +26,7 @@ def used_stage(name: str, models: Sequence[Used], key: Key, stacks: int, scored:
     """Plan a stage that decomposes.
 
     Args:
-        name: of the stage.
+        name: name of the stage.
         models: models that are loaded together.
         key: size and layers of the images.
         stacks: images that are decomposed together.

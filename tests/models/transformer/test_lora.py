@@ -237,7 +237,7 @@ def test_wrong_uses_are_one_sentence(tmp_path):
     assert issubclass(LoRAError, UserError)
     transformer = plain()
     for target in ("to_x", "norm_q", "to_out", ""):
-        with pytest.raises(LoRAError, match=f"LoRA target '{target}': expected the name of linear layers"):
+        with pytest.raises(LoRAError, match=f"LoRA target '{target}': expected a name of linear layers"):
             add_lora(transformer, 1, targets=["to_q", target])
     for rank, alpha in ((0, None), (1, 0.0)):
         with pytest.raises(LoRAError, match="rank of at least 1 and an alpha above 0"):

@@ -288,5 +288,5 @@ def test_bad_parameters_are_refused(change):
 @pytest.mark.parametrize("shape", [(1, 2, 4, 2, 3), (2, 2, 4, 2, 2), (1, 2, 3, 2, 2), (2, 4, 2, 2), (1, 0, 4, 2, 2)])
 def test_stacks_that_do_not_fit_are_refused(shape):
     for pair in ((noise(*shape), noise(1, 2, 4, 2, 2)), (noise(1, 2, 4, 2, 2), noise(*shape))):
-        with pytest.raises(ValueError, match="want"):
+        with pytest.raises(ValueError, match="expected"):
             loss(*pair)

@@ -238,7 +238,7 @@ def test_a_start_that_no_epoch_beats_is_kept_to_the_last_bit(tmp_path, largest, 
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert progress.best_epoch == 0 and progress.best == progress.start == {"score": 7.0 * sign}
     assert progress.kept == {"kept": "epoch 0 (the start)"} and (12, {"best_epoch": 0}) in log
-    said = f"test: epoch 0 (the start) was kept: score {7 * sign}, of the epochs at best {sign * max(epochs_score)}\n"
+    said = f"test: epoch 0 (the start) was kept: score {7 * sign}, best of the epochs {sign * max(epochs_score)}\n"
     assert capsys.readouterr().out.endswith(said)
 
 

@@ -101,7 +101,7 @@ def test_what_decompose_refuses_is_one_line(arguments, message, capsys):
 
 def test_a_folder_that_is_no_model_is_one_line(tmp_path, capsys):
     assert decompose.main(["--plan", "--model", str(tmp_path)]) == 2
-    assert "config.json: not there; expected a folder of a model" in capsys.readouterr().err
+    assert "config.json: not found; expected a model folder" in capsys.readouterr().err
     for part in ("transformer", "vae"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")

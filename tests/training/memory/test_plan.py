@@ -104,7 +104,7 @@ def test_where_nothing_fits_it_says_how_many_layers_and_gpus_would(networks):
     assert any(option.fits(20, room) for option in stage.options(advice.enough_gpus))
     text = "\n".join(describe_stages([stage], key))
     assert f"(up to {advice.layers} layers of this size with lora.rank 4, gradient_checkpointing)" in text
-    assert f"does not fit; FSDP2 over {advice.enough_gpus} would do" in text
+    assert f"does not fit; FSDP2 over {advice.enough_gpus} GPUs would" in text
     assert "1 x 24 GB  alone           does not fit" in text and "(the weights alone are 38.1 GiB)" in text
 
 
