@@ -56,15 +56,29 @@ def layers_of(path: Path) -> list[tuple[Path, Any]]:
         if not isinstance(raw, dict) or BASE not in raw:
             break
         found.append((path, {key: value for key, value in raw.items() if key != BASE}))
-        path = Path(os.path.normpath(path.parent / str(raw[BASE])))
+        path = _base_of(path, raw[BASE])
         if any(path.resolve() == other.resolve() for other, _ in found):
             raise ParamsError(f"{found[0][0]}: base: {path} builds on itself; expected params.yaml in the end")
     if found and isinstance(raw, dict) and raw.get(PRESET) is not None:
+        if found[0][0].resolve() == (path.parent / str(raw[PRESET])).resolve():
+            raise ParamsError(
+                f"{found[0][0]}: {path} has it written in already; expected {path.name} itself, "
+                f"which needs no --params, or the default, which git checkout {path.name} gives"
+            )
         raise ParamsError(
             f"{found[0][0]}: {path} has {raw[PRESET]} written in, and one preset is no base of another; "
             f"expected the default, which git checkout {path.name} gives"
         )
     return [(path, raw), *reversed(found)]
+
+
+def _base_of(path: Path, base: Any) -> Path:
+    if not isinstance(base, str) or not base:
+        raise ParamsError(f"{path}: base: got {base!r}, expected the file that it changes, such as ../params.yaml")
+    found = Path(os.path.normpath(path.parent / base))
+    if not found.is_file():
+        raise ParamsError(f"{path}: base: {found}: no such file; expected the project's params.yaml or a preset")
+    return found
 
 
 def merged(base: Any, overlay: Any, block: type[BaseModel]) -> Any:

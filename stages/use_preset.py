@@ -3,8 +3,9 @@
     python -m stages.use_preset presets/qwen.yaml
     git checkout params.yaml                         # and back to the default
 
-What has been set in params.yaml stays where the preset does not say otherwise, such as the place of a dataset. A stage
-with ``--params presets/qwen.yaml`` computes with the same values and writes nothing into params.yaml.
+What has been set in params.yaml stays where the preset does not say otherwise, such as the place of a dataset. Values
+that the preset would replace and that git does not have are lost only with ``--force``. A stage with
+``--params presets/qwen.yaml`` computes with the same values and writes nothing into params.yaml.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from config.committed import different, uncommitted
 from config.errors import ParamsError
 from config.overlays import PRESET, layers_of, written_into
 from config.params import Params, parse_params, read_params
@@ -30,14 +32,22 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the overlay into the file that it builds on, and print what changes.
 
     Raises:
-        ParamsError: if it is no overlay of the project's params.yaml, or breaks the schema; nothing is written then.
+        ParamsError: if it is no overlay of the project's params.yaml, breaks the schema, or would replace what git does
+            not have; nothing is written then.
     """
-    (base, _), *overlays = layers_of(arguments.preset)
+    (base, raw), *overlays = layers_of(arguments.preset)
     target = workspace() / PARAMS
     if not overlays or base.resolve() != target.resolve():
         raise ParamsError(f"{arguments.preset}: builds on {base if overlays else 'nothing'}, expected {target}")
     name = os.path.relpath(arguments.preset, target.parent)
-    wanted = parse_params(read_params(arguments.preset) | {PRESET: name}, name)
+    changed = read_params(arguments.preset) | {PRESET: name}
+    wanted = parse_params(changed, name)
+    lost = sorted(uncommitted(target, raw) & different(raw, changed) - {PRESET})
+    if lost and not arguments.force:
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        raise ParamsError(
+            f"{PARAMS}: {lost[0]}{more}: {name} would replace what is in no commit; expected it committed, or --force"
+        )
     before = target.read_text(encoding="utf-8")
     after = before
     for _, overlay in overlays:
@@ -46,13 +56,14 @@ def run(arguments: argparse.Namespace) -> None:
     assert parse_params(yaml.safe_load(after), PARAMS) == wanted
     write_whole(target, after.encode(), alone=True)
     lines: Any = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
-    changed = [line[1:] for line in lines if line.startswith("+") and not line.startswith("+++")]
-    print("\n".join([*changed, f"{PARAMS}: {name} is written in, {len(changed)} lines changed"]))
+    new = [line[1:] for line in lines if line.startswith("+") and not line.startswith("+++")]
+    print("\n".join([*new, f"{PARAMS}: {name} is written in, {len(new)} lines changed"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("preset", type=Path, help="an overlay, such as presets/qwen.yaml")
+    parser.add_argument("--force", action="store_true", help="replace values that are in no commit, too")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,12 +5,15 @@ import shutil
 import pytest
 import yaml
 
+from config.committed import uncommitted
 from config.errors import UserError
 from config.overlays import layers_of, merged, written_into
 from config.params import Params, flatten, load_params, parse_params, read_params
 from stages.use_preset import main
 from tests.support.imports import ROOT
+from tests.support.workspace import run
 
+IDENTITY = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
@@ -63,6 +66,35 @@ def test_what_a_user_has_set_stays(project):
     assert load_params().prepare_buckets.rendered_root == "mine/rendered" and load_params().train_vae.base_dim == 96
 
 
+def test_values_that_no_commit_has_are_lost_only_by_force(project, capsys):
+    path, default = project / "params.yaml", (project / "params.yaml").read_text()
+    run(["git", "init", "--quiet"], project)
+    run(["git", *IDENTITY, "commit", "--quiet", "--allow-empty", "--message", "no params.yaml yet"], project)
+    assert uncommitted(path, yaml.safe_load(default)) == set(), "git knows no values"
+    run(["git", "add", "params.yaml"], project)
+    run(["git", *IDENTITY, "commit", "--quiet", "--message", "default"], project)
+    mine = default.replace("base_dim: 16 ", "base_dim: 24 ").replace("rendered_root: data", "rendered_root: mine")
+    path.write_text(mine)
+    assert uncommitted(path, yaml.safe_load(mine)) == {"train_vae.base_dim", "prepare_buckets.rendered_root"}
+    assert main(["presets/qwen.yaml"]) == 2
+    assert (
+        "params.yaml: train_vae.base_dim: presets/qwen.yaml would replace what is in no commit"
+        in capsys.readouterr().err
+    )
+    assert path.read_text() == mine
+    assert main(["presets/from_nothing.yaml"]) == 0, "it sets neither"
+    path.write_text(mine)
+    assert main(["presets/qwen.yaml", "--force"]) == 0
+    assert load_params().train_vae.base_dim == 96
+    assert load_params().prepare_buckets.rendered_root == "mine/designs/rendered"
+
+
+def test_a_preset_that_is_written_in_already_says_that_no_flag_is_needed(project, capsys):
+    assert main(["presets/qwen.yaml"]) == 0
+    assert main(["presets/qwen.yaml"]) == 2
+    assert "params.yaml has it written in already; expected params.yaml itself" in capsys.readouterr().err
+
+
 def test_one_preset_is_no_base_of_another(project, capsys):
     assert main(["presets/qwen.yaml"]) == 0
     before = (project / "params.yaml").read_text()
@@ -76,12 +108,14 @@ def test_one_preset_is_no_base_of_another(project, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("base: none.yaml\n", "none.yaml: no such file"),
+        ("base: none.yaml\n", "a.yaml: base: presets/none.yaml: no such file"),
         ("base: a.yaml\n", "builds on itself"),
         ("base: ../params.yaml\ntrain_vae: {wings: 2}\n", "train_vae.wings: unknown key"),
         ("base: ../params.yaml\ntrain_vae: {base_dim: x}\n", "train_vae.base_dim: got 'x'"),
         ("base: ../params.yaml\ntrain_vae: 3\n", "train_vae: got 3, expected"),
-        ("base: 3\n", "3: no such file"),
+        ("base: 3\n", "a.yaml: base: got 3, expected the file that it changes"),
+        ("base:\n", "a.yaml: base: got None, expected the file that it changes"),
+        ("base: ../presets\n", "a.yaml: base: presets: no such file"),
         ("train_vae: {}\n", "a.yaml: builds on nothing"),
         (": :", "a.yaml: not valid YAML"),
     ],

@@ -78,6 +78,7 @@ def rehearsed(tmp_path_factory) -> tuple[Path, float]:
     """A clone in which the pipeline has run with the preset, and the seconds it took."""
     root = make_clone(tmp_path_factory.mktemp("rehearsal") / "clone")
     shutil.copy2(ROOT / "params.yaml", root / "params.yaml")
+    commit(root, "default")
     run(stage("use_preset", "presets/rehearsal.yaml"), root, PYTHONPATH=str(root))
     write_release(root / RELEASE)
     commit(root, "rehearsal")
