@@ -8,7 +8,7 @@ A recipe (models/pretrained/recipe.yaml) is a list of steps: a stage, and what i
 ``--home`` with outputs and resume points of its own there; what it leaves is kept under its name, and a step whose
 parameters or predecessors have changed is done again. After the last one, the weights are written in bfloat16 beside
 the recipe, with a record of all steps and cards that say how they were made and what they score. Runs are in the
-project's MLflow.
+project's MLflow. A preset builds on params.yaml: what is set there in no commit is named before the first step.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from experiments.pretraining.recipe import (
     read_recipe,
     record_of,
     run_stage,
+    uncommitted_below,
 )
 from experiments.pretraining.ship import ship
 from stages.cli import stage_command
@@ -51,6 +52,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         write_cards(arguments.recipe.parent, recipe, arguments.recipe.as_posix())
         return
     preset, home = load_params(str(root / recipe.preset)), arguments.home
+    if yours := uncommitted_below(recipe, root / recipe.preset):
+        print(f"pretrain: {recipe.preset} builds on values of params.yaml in no commit: {', '.join(yours)}", flush=True)
     home.mkdir(parents=True, exist_ok=True)
     before: dict[str, Path] = {}
     key = ""

@@ -17,8 +17,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from config.base import Block
+from config.committed import different, uncommitted
 from config.errors import UserError
-from config.params import Params, parse_params, with_values
+from config.overlays import layers_of
+from config.params import Params, parse_params, read_params, with_values
 from config.paths import REPORTS, WEIGHTS
 from experiments.launch import OUTPUTS, environment_in, launch_command
 from layers.dataset.digest import text_digest
@@ -108,6 +110,24 @@ def read_recipe(path: Path) -> Recipe:
     if strange := sorted(set(recipe.about) - set(recipe.shipped)):
         raise RecipeError(f"{path}: about: {strange[0]} is not shipped")
     return recipe
+
+
+def uncommitted_below(recipe: Recipe, path: Path) -> list[str]:
+    """Parameters of the recipe's stages that come from params.yaml below its preset, and that no commit has.
+
+    Args:
+        recipe: to be followed.
+        path: of its preset; there are none if it is a complete file.
+
+    Raises:
+        ParamsError: if it cannot be read.
+    """
+    (base, raw), *overlays = layers_of(path)
+    if not overlays:
+        return []
+    stages = {step.stage for step in recipe.steps}
+    below = uncommitted(base, raw) - different(raw, read_params(path))
+    return sorted(key for key in below if key.partition(".")[0] in stages)
 
 
 def params_of(step: Step, preset: Params, before: Mapping[str, Path]) -> Params:

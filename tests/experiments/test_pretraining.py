@@ -12,12 +12,12 @@ from safetensors import safe_open
 from config.errors import ParamsError
 from config.params import load_params
 from experiments.pretraining.card import machine_of
-from experiments.pretraining.recipe import RecipeError, is_done, params_of, read_recipe, record_of
+from experiments.pretraining.recipe import RecipeError, is_done, params_of, read_recipe, record_of, uncommitted_below
 from experiments.pretraining.ship import without_origin
 from inference.decomposer import Decomposer
 from models.vae.autoencoder import RGBAVAE
 from tests.support.imports import ROOT
-from tests.support.workspace import SMOKE, make_workspace, run, stage
+from tests.support.workspace import SMOKE, make_clone, make_workspace, run, stage
 
 QUICK = {
     "train_decompose.optimisation.epochs": 1,
@@ -186,3 +186,22 @@ def test_the_projects_recipe_can_be_followed():
     for step in recipe.steps:
         params_of(step, preset, places)
         places[step.name] = step.name
+
+
+def test_what_a_preset_takes_from_params_yaml_and_no_commit_has_is_named(tmp_path):
+    root = make_clone(tmp_path / "clone")
+    recipe = read_recipe(root / "models" / "pretrained" / "recipe.yaml")
+    assert uncommitted_below(recipe, root / recipe.preset) == []
+    path = root / "params.yaml"
+    text = path.read_text()
+    # Below the preset; replaced by it; of no stage.
+    for old, new in (
+        ("source: composer ", "source: rendered "),
+        ("steps: 2 ", "steps: 3 "),
+        ("trials: 1 ", "trials: 5 "),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    assert uncommitted_below(recipe, root / recipe.preset) == ["prepare_buckets.source"]
+    assert uncommitted_below(recipe, path) == [], "a complete file builds on nothing"
