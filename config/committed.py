@@ -1,4 +1,4 @@
-"""What a user has set in a parameter file and git does not have."""
+"""Uncommitted values of a parameter file: what a user has set there and git does not have."""
 
 from __future__ import annotations
 

@@ -193,4 +193,5 @@ def yaml_scalar(value: Any) -> str:
             first, *rest = map(str, digits)
             return f"{'-' * sign}{first}.{''.join(rest) or 0}e{exponent + len(rest):+d}"
         return repr(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
