@@ -1,1 +1,1 @@
-"""The page: drop an image, look at its layers, edit them, download them. Gradio is imported here only."""
+"""Web page to decompose an image, edit its layers and download them. Gradio is imported here only."""

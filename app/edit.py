@@ -1,7 +1,7 @@
-"""Edits of a stack of layers: each gives another stack, nothing is changed in place.
+"""Edits of a stack of layers: each returns a new stack and changes nothing in place.
 
-What an edit says of a layer (hidden, moved, recoloured) stands beside its pixels and is applied when they are asked
-for: a layer moved off the canvas comes back whole, and another colour starts from the layer's own.
+A layer's visibility, offset and colour are stored beside its pixels and applied when it is rendered. So a layer that
+was moved off the canvas comes back whole, and each recolouring starts from the layer's own colour.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class EditError(UserError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A layer and what was done to it.
+    """A layer and the edits made to it.
 
     Attributes:
-        key: names the layer as long as it is there; never used again in its stack.
-        name: for people and for files.
-        pixels: ``(H, W, 4)`` uint8, straight alpha, as the layer came; not to be written to.
-        visible: in the flat image and in files.
+        key: identifies the layer within its stack; never reused after a deletion.
+        name: shown on the page and used in files.
+        pixels: ``(H, W, 4)`` uint8, straight alpha, as decomposed; not to be written to.
+        visible: whether the composite and the files include it.
         offset: pixels it was moved by, (right, down).
-        colour: what its mean colour was made, 0 to 255 each; ``None``: its own.
+        colour: mean colour it was given, 0 to 255 each; ``None``: its own.
     """
 
     key: int
@@ -44,22 +44,22 @@ class Entry:
     colour: Colour | None = None
 
     def recoloured(self) -> np.ndarray:
-        """``(H, W, 4)`` uint8 in its colour, where it came from."""
+        """Pixels ``(H, W, 4)`` uint8 in the given colour, at the original position."""
         return tinted(self.pixels, self.colour)
 
     def rendered(self) -> np.ndarray:
-        """``(H, W, 4)`` uint8 in its colour and in its place."""
+        """Pixels ``(H, W, 4)`` uint8 in the given colour, at the offset."""
         return shifted(self.recoloured(), self.offset)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers bottom to top.
+    """A stack of layers, bottom to top.
 
     Attributes:
         entries: the layers, of one size.
         size: (height, width) of the canvas.
-        next_key: of the next layer.
+        next_key: key of the next layer that is added.
     """
 
     entries: tuple[Entry, ...]
@@ -67,10 +67,10 @@ class Stack:
     next_key: int
 
     def index(self, key: int) -> int:
-        """Place of a layer, 0 at the bottom.
+        """Position of a layer, 0 at the bottom.
 
         Raises:
-            EditError: if it is not there.
+            EditError: if there is no such layer.
         """
         for index, entry in enumerate(self.entries):
             if entry.key == key:
@@ -78,19 +78,19 @@ class Stack:
         raise EditError("this layer is no longer in the stack")
 
     def entry(self, key: int) -> Entry:
-        """The layer of a key; raises :class:`EditError` if it is not there."""
+        """Layer with this key; raises :class:`EditError` if there is no such layer."""
         return self.entries[self.index(key)]
 
 
 def stacked(layers: Sequence[np.ndarray], names: Sequence[str] | None = None) -> Stack:
-    """A stack of layers as they came from a decomposition.
+    """Build a stack from the layers of a decomposition.
 
     Args:
         layers: ``(H, W, 4)`` uint8 of one size, bottom to top, at least one.
-        names: of the layers; ``None`` for those of :func:`layers.export.layer_names`.
+        names: layer names; ``None`` for those of :func:`layers.export.layer_names`.
 
     Raises:
-        ValueError: if there is no layer, or layers differ in size or are no RGBA images.
+        ValueError: if there is no layer, sizes differ, or one is no RGBA image.
     """
     check_stack(layers)
     names = layer_names(len(layers)) if names is None else names
@@ -99,15 +99,15 @@ def stacked(layers: Sequence[np.ndarray], names: Sequence[str] | None = None) ->
 
 
 def shown(stack: Stack, key: int, visible: bool) -> Stack:
-    """Show a layer, or hide it; raises :class:`EditError` if it is not there."""
+    """Show or hide a layer; raises :class:`EditError` if there is no such layer."""
     return _with(stack, key, visible=bool(visible))
 
 
 def moved(stack: Stack, key: int, offset: tuple[int, int]) -> Stack:
-    """Put a layer ``offset`` = (right, down) pixels from where it came from.
+    """Set a layer's ``offset`` = (right, down) in pixels from its original position.
 
     Raises:
-        EditError: if it is not there, or would be further away than the canvas is large.
+        EditError: if there is no such layer, or the offset is larger than the canvas.
     """
     height, width = stack.size
     if abs(offset[0]) > width or abs(offset[1]) > height:
@@ -116,10 +116,10 @@ def moved(stack: Stack, key: int, offset: tuple[int, int]) -> Stack:
 
 
 def recoloured(stack: Stack, key: int, colour: Colour | None) -> Stack:
-    """Give a layer another mean colour; ``None`` gives it back its own.
+    """Set a layer's mean colour; ``None`` restores its own.
 
     Raises:
-        EditError: if it is not there, or the colour is not three values of 0 to 255.
+        EditError: if there is no such layer, or the colour is not three values of 0 to 255.
     """
     if colour is not None and (len(colour) != 3 or not all(0 <= value <= 255 for value in colour)):
         raise EditError(f"colour {colour}: expected three values of 0 to 255")
@@ -127,10 +127,10 @@ def recoloured(stack: Stack, key: int, colour: Colour | None) -> Stack:
 
 
 def deleted(stack: Stack, key: int) -> Stack:
-    """Take a layer out.
+    """Delete a layer.
 
     Raises:
-        EditError: if it is not there, or the only one.
+        EditError: if there is no such layer, or it is the only one.
     """
     index = stack.index(key)
     if len(stack.entries) == 1:
@@ -139,10 +139,10 @@ def deleted(stack: Stack, key: int) -> Stack:
 
 
 def reordered(stack: Stack, key: int, place: int) -> Stack:
-    """Put a layer at another place, 0 at the bottom.
+    """Move a layer to another position in the stack, 0 at the bottom.
 
     Raises:
-        EditError: if it is not there, or there is no such place.
+        EditError: if there is no such layer, or no such position.
     """
     index, others = stack.index(key), list(stack.entries)
     if not 0 <= place < len(others):
@@ -153,19 +153,19 @@ def reordered(stack: Stack, key: int, place: int) -> Stack:
 
 
 def replaced(stack: Stack, key: int, parts: Sequence[np.ndarray]) -> Stack:
-    """Put the parts of a layer, bottom to top, in its place; they are where it is, and hidden if it is.
+    """Replace a layer by its parts, bottom to top; they take over its offset and visibility.
 
-    The layer's colour is not applied to them: they are parts of what :meth:`Entry.recoloured` gives. Parts without a
+    The layer's colour is not applied again, because they are parts of :meth:`Entry.recoloured`. Parts without a
     visible pixel are left out.
 
     Args:
-        stack: with the layer.
+        stack: the one that holds the layer.
         key: of the layer.
-        parts: ``(H, W, 4)`` uint8, as large as the canvas.
+        parts: ``(H, W, 4)`` uint8 each, of the canvas's size.
 
     Raises:
-        EditError: if it is not there, or has fewer than two parts with a visible pixel.
-        ValueError: if parts are no RGBA images of the canvas's size.
+        EditError: if there is no such layer, or fewer than two parts have a visible pixel.
+        ValueError: if a part is no RGBA image of the canvas's size.
     """
     index = stack.index(key)
     whole = stack.entries[index]
@@ -182,7 +182,7 @@ def replaced(stack: Stack, key: int, parts: Sequence[np.ndarray]) -> Stack:
 
 
 def visible_layers(stack: Stack) -> tuple[list[np.ndarray], list[str]]:
-    """Layers that are not hidden, ``(H, W, 4)`` uint8 bottom to top as they look now, and their names.
+    """Visible layers with their edits applied, ``(H, W, 4)`` uint8 bottom to top, and their names.
 
     Raises:
         EditError: if all are hidden.
@@ -200,7 +200,7 @@ def composite(stack: Stack) -> np.ndarray:
 
 
 def reduced(stack: Stack, side: int) -> Stack:
-    """The same stack with no side above ``side`` pixels, to look at: edits of it are quick to show."""
+    """Scale a stack down to sides of at most ``side`` pixels, so that a preview of edits is quick."""
     height, width = stack.size
     scale = min(1.0, side / max(height, width))
     if scale == 1.0:
@@ -218,7 +218,7 @@ def reduced(stack: Stack, side: int) -> Stack:
 
 
 def smaller(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``(H, W, 4)`` uint8 at ``size`` = (height, width); Pillow premultiplies while it filters."""
+    """Resize ``(H, W, 4)`` uint8 to ``size`` = (height, width); Pillow premultiplies alpha while it filters."""
     image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX)
     out = np.array(image)
     out[out[..., 3] == 0] = 0
@@ -226,7 +226,7 @@ def smaller(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def tinted(pixels: np.ndarray, colour: Colour | None) -> np.ndarray:
-    """Shift colours until their mean, weighted by alpha, is ``colour``: light and shade stay, black can be made red.
+    """Shift colours so that their alpha-weighted mean is ``colour``: shading stays, and black can be made red.
 
     Args:
         pixels: ``(H, W, 4)`` uint8.
@@ -244,7 +244,7 @@ def tinted(pixels: np.ndarray, colour: Colour | None) -> np.ndarray:
 
 
 def shifted(pixels: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """Move ``(H, W, 4)`` by (right, down) pixels; what leaves the canvas is cut, what comes in is transparent."""
+    """Move ``(H, W, 4)`` by (right, down) pixels; what leaves the canvas is cut, the rest is transparent."""
     right, down = offset
     if not right and not down:
         return pixels

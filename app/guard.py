@@ -1,7 +1,7 @@
-"""Request filter of the page's server (ASGI middleware): own pages only, from this machine, small, and no paths.
+"""Request filter of the page's server (ASGI middleware): listed routes, this machine only, small bodies, no paths.
 
-Gradio brings routes that this page has no use for, among them one that sends files by path, one that fetches addresses
-and one that stores uploads. What is not on the list below is not there.
+Gradio brings routes that this page does not use. Among them are one that sends files by path, one that fetches
+addresses and one that stores uploads. A route that is not in the lists below is answered with 404.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ POLICY = "; ".join(
 
 
 class Guard:
-    """Refuses what the page does not send, and forbids it every other server.
+    """Middleware that refuses requests the page never sends, and forbids the page to contact other servers.
 
     Args:
-        app: what is guarded.
-        max_bytes: of an upload.
+        app: the application behind the filter.
+        max_bytes: largest size of an upload.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or say in a sentence why not."""
+        """Serve a request, or answer with a sentence that says why not."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -96,22 +96,22 @@ class Guard:
 
 
 def _refused(scope: Scope) -> PlainTextResponse | None:
-    """An answer to who has no business here, or to an address that is none of the page's."""
+    """Error response to a foreign host or origin, an unknown path or a wrong method; ``None`` if there is no fault."""
     headers, path = Headers(scope=scope), scope["path"]
     host = headers.get("host", "")
-    # A name that somebody else points at this machine is not ours (DNS rebinding), nor is another site's page.
+    # Foreign host names that resolve to this machine (DNS rebinding) and pages of other sites are refused.
     if urlsplit(f"//{host}").hostname not in HOSTS or headers.get("origin", f"http://{host}") != f"http://{host}":
-        return PlainTextResponse("this page is for this machine alone", 403)
+        return PlainTextResponse("this page is served to this machine only", 403)
     known = path in PAGES or path in EVENTS or path == UPLOAD or path.startswith(FOLDERS)
     if not known or ".." in path or "//" in path:
-        return PlainTextResponse("there is nothing here", 404)
+        return PlainTextResponse("not found", 404)
     if scope["method"] not in ("GET", "HEAD", "POST"):
-        return PlainTextResponse("GET or POST", 405)
+        return PlainTextResponse("expected GET or POST", 405)
     return None
 
 
 def _refused_body(path: str, body: bytes | None) -> PlainTextResponse | None:
-    """An answer to a body that is too long (``None``) or names a file."""
+    """Error response to a body that is too long (``None``), no JSON or names a file; ``None`` if there is no fault."""
     if body is None:
         return PlainTextResponse("the request is too large", 413)
     if path == UPLOAD:
@@ -121,13 +121,13 @@ def _refused_body(path: str, body: bytes | None) -> PlainTextResponse | None:
     except (ValueError, RecursionError):
         return PlainTextResponse("expected JSON", 400)
     if names_a_file(said):
-        # Wherever an event holds a file, Gradio opens its path, or fetches its address.
+        # If an event holds a file, Gradio opens its path or fetches its address.
         return PlainTextResponse("no event of this page names a file", 403)
     return None
 
 
 def names_a_file(said: Any) -> bool:
-    """True if JSON holds an object with a path or an address, which Gradio would take for a file."""
+    """Return True if JSON holds an object with a path or an address, which Gradio would treat as a file."""
     found = [said]
     while found:
         value = found.pop()
@@ -141,7 +141,7 @@ def names_a_file(said: Any) -> bool:
 
 
 async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
-    """The whole body; ``None`` if it is longer than ``most`` bytes, whatever its header says."""
+    """Read the whole body; ``None`` if it is longer than ``most`` bytes, whatever its header says."""
     said = Headers(scope=scope).get("content-length", "0")
     if not said.isdecimal() or int(said) > most:
         return None

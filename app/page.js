@@ -6,7 +6,7 @@ const say = (words) => {
   note.setAttribute("role", "alert");
 };
 
-// Listeners are on the component itself: Gradio puts what is in it there anew.
+// Listeners are on the component itself, because Gradio replaces its contents.
 const dropArea = (element, trigger) => {
   const send = async (file) => {
     const area = element.querySelector(".drop"), title = area.querySelector("b"), words = title.textContent;

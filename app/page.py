@@ -1,7 +1,7 @@
 """Gradio page: drop an image, decompose it, edit its layers, download them.
 
-Gradio keeps one session a visitor on the server and runs what the page asks for one after the other, so an edit made
-while the networks work is an edit of what they find. Every error is a sentence on the page, and leaves all as it was.
+Gradio keeps one session per visitor on the server and runs events one after the other. So an edit made while the
+networks run is applied to their result. Every error is shown as a sentence on the page and changes nothing.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ Nothing leaves this machine.</p>"""
 
 @dataclass
 class Page:
-    """Shared state of the page's listeners; each takes a visitor's session and returns it with the parts to show.
+    """Event listeners of the page and their shared state; each takes a session and returns it with the parts to show.
 
     Attributes:
         model: the networks.
-        effort: steps and tries of their sampler.
-        guidance: its scale, by what a visitor says of the image.
-        seed: of their noise.
+        effort: sampler steps, and number of candidates.
+        guidance: scale of guidance by the visitor's caption.
+        seed: of the start noise.
         uploads: decoded images by name.
         downloads: packed files by name.
     """
@@ -77,7 +77,7 @@ class Page:
     downloads: Shelf
 
     def on_upload(self, session: Session, event: gr.EventData) -> list[Any]:
-        """An image has come; its layers are still to be made."""
+        """Take over an uploaded image; it has no layers yet."""
 
         def work() -> tuple[Session, str]:
             image = self.uploads.take(event._data.get("image"))
@@ -91,21 +91,21 @@ class Page:
     def on_decompose(
         self, session: Session, count: str, caption: str | None, progress: gr.Progress = PROGRESS
     ) -> list[Any]:
-        """The button under the image."""
+        """Decompose the image, on the button below it."""
         return answer(session, lambda: decomposed(session, count, self._decompose(progress, worded(caption))))
 
     def on_split(
         self, session: Session, count: str, event: gr.EventData, progress: gr.Progress = PROGRESS
     ) -> list[Any]:
-        """A layer is to be taken apart again."""
+        """Decompose a layer again."""
         return answer(session, lambda: split(session, event._data, count, self._decompose(progress)))
 
     def on_edit(self, session: Session, event: gr.EventData) -> list[Any]:
-        """A button of a layer, one of its fields, or its place on the canvas."""
+        """Apply an edit: from a layer's buttons or fields, or from a drag on the canvas."""
         return answer(session, lambda: edited(session, event._data))
 
     def on_download(self, session: Session, form: str) -> tuple[str, str]:
-        """One of the format buttons: the name of the file on the shelf, and a sentence."""
+        """Pack the layers in a format; returns the download's name in the store, and a sentence."""
         try:
             name = self.downloads.put((packed(session, form), f"layers.{form}", FORMATS[form]))
         except Exception as error:
@@ -118,7 +118,7 @@ class Page:
         def decompose(image: np.ndarray, count: int | None) -> list[np.ndarray]:
             check_room([image.shape[:2]], layers_asked(self.model, count))
             said = {"captions": [caption], "guidance": self.guidance}
-            # Where the network chooses the number, it is asked again for what it has chosen; guided, twice each time.
+            # With "auto" the network runs again with the number that it chose; guidance doubles every pass.
             passes = (2 if count is None else 1) * (2 if self.model.guides(self.guidance, [caption]) else 1)
             with steps_shown(self.model, self.effort, progress, passes):
                 (layers,) = layers_of(self.model, [image], count, seed=self.seed, **said, **self.effort._asdict())
@@ -129,7 +129,7 @@ class Page:
 
 @contextmanager
 def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any], passes: int):
-    """Count the network's calls while it samples, a step each, ``passes`` times over."""
+    """Show sampling progress: one network call a step, ``passes`` times over."""
     progress(0.0, desc="Looking at the image")
     done, calls = 0, effort.steps * effort.tries * passes
 
@@ -146,15 +146,15 @@ def steps_shown(model: Decomposer, effort: Effort, progress: Callable[..., Any],
 
 
 def sentence(error: Exception) -> str:
-    """Message for a visitor; faults that are not theirs go to the terminal in full."""
+    """Message for a visitor; tracebacks of unexpected errors go to the terminal."""
     if isinstance(error, UserError):
         return str(error)
     traceback.print_exception(error, file=sys.stderr)
-    return f"this did not work ({type(error).__name__}); nothing was changed, and the terminal says more"
+    return f"this did not work ({type(error).__name__}); nothing was changed; the terminal shows the traceback"
 
 
 def answer(session: Session, work: Callable[[], tuple[Session, str]]) -> list[Any]:
-    """Session, canvas, list and note after some work; after an error but the note changes."""
+    """Session, canvas, list and note after some work; after an error only the note changes."""
     try:
         after, words = work()
         seen = canvas(after), layer_list(after)
@@ -164,7 +164,7 @@ def answer(session: Session, work: Callable[[], tuple[Session, str]]) -> list[An
 
 
 def build_page(page: Page) -> gr.Blocks:
-    """Lay the page out and connect it."""
+    """Lay out the page and connect its listeners."""
     script = HERE.with_suffix(".js").read_text(encoding="utf-8")
     start = Session()
 
@@ -179,7 +179,7 @@ def build_page(page: Page) -> gr.Blocks:
                 drop = gr.HTML(DROP, elem_id="drop", js_on_load=live("dropArea"))
                 count = gr.Dropdown(
                     [AUTO, *map(str, range(1, MOST_LAYERS + 1))],
-                    # A network that cannot choose should not be asked to by whoever presses the button first.
+                    # "auto" is the default only for networks trained to choose the number of layers.
                     value=AUTO if page.model.trained_for.surplus_layers else UNASKED,
                     allow_custom_value=True,
                     label="Layers",
@@ -205,7 +205,7 @@ def build_page(page: Page) -> gr.Blocks:
                 stack = gr.HTML(layer_list(start), elem_id="layers", js_on_load=live("layerList"))
 
         seen = [session, board, stack, words]
-        # One queue for all: a session is read when its turn has come, so nothing is lost between two edits.
+        # One queue for all events: each reads the session when its turn comes, so no edit is lost.
         common = {"concurrency_limit": 1, "concurrency_id": "page", "api_visibility": "private"}
         slow = common | {"show_progress": "full", "show_progress_on": board}
         quick = common | {"show_progress": "hidden", "trigger_mode": "multiple"}
@@ -221,12 +221,12 @@ def build_page(page: Page) -> gr.Blocks:
 
 
 def looks() -> dict[str, Any]:
-    """Theme and style; fonts are the machine's own."""
+    """Theme and style of the page; fonts are those of the system."""
     theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=("monospace",))
     return {"theme": theme, "css": HERE.with_suffix(".css").read_text(encoding="utf-8")}
 
 
 def make_page(model: Decomposer, effort: Effort, guidance: float, seed: int) -> tuple[gr.Blocks, Page]:
-    """The page of a model; see :class:`Page` for the arguments."""
+    """Build the page of a model; see :class:`Page` for the arguments."""
     page = Page(model, effort, guidance, seed, Shelf(), Shelf())
     return build_page(page), page

@@ -1,4 +1,4 @@
-"""Ports of loopback, where commands serve pages and models."""
+"""Loopback ports on which commands serve pages and models."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ HOST = "127.0.0.1"
 
 
 class PortError(UserError):
-    """A port that is taken or none; the message is one sentence."""
+    """A port that is in use or invalid; the message is one sentence."""
 
 
 def listen(port: int, any_free: bool = False) -> socket.socket:
-    """Open a port of loopback.
+    """Open a port on the loopback interface.
 
     Args:
         port: its number.
-        any_free: whether 0 stands for any that is free.
+        any_free: whether 0 means any free port.
 
     Raises:
-        PortError: if it is no port, taken or not to be had.
+        PortError: if it is no port, in use or not permitted.
     """
     if not (0 if any_free else 1) <= port < 65536:
         raise PortError(

@@ -1,7 +1,7 @@
 """State of one visitor of the page (app/page.py) and its changes: an image, its layers, edits of them.
 
-Sessions are not changed but replaced, so an edit that fails leaves the last one. What a browser sent is checked here:
-nothing of it is believed but numbers within bounds and words of a list.
+Sessions are replaced, never changed in place, so a failed edit leaves the last one. Input from the browser is checked
+here: only numbers within bounds and words of a list are accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from layers.export import ENCODERS
 from layers.imaging.compositing import composite_8bit
 
 MAX_BYTES = 32 * 2**20  # of an upload
-MAX_PIXELS = 12_000_000  # of an image: a telephone's
+MAX_PIXELS = 12_000_000  # of an image: that of a phone camera
 MAX_ENTRIES = 40
 MAX_CAPTION = 500  # characters
 
@@ -29,17 +29,17 @@ Decompose = Callable[[np.ndarray, int | None], list[np.ndarray]]
 
 
 class PageError(UserError):
-    """Something the page was asked for and cannot do; the message is one sentence."""
+    """A request that the page cannot fulfil; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """One visitor's work.
+    """State of one visitor.
 
     Attributes:
         image: ``(H, W, 4)`` uint8; ``None`` before the first upload.
-        stack: its layers; ``None`` before they are made.
-        chosen: key of the layer whose tools are open.
+        stack: its layers; ``None`` before the decomposition.
+        chosen: key of the selected layer, whose tools are open.
     """
 
     image: np.ndarray | None = None
@@ -48,10 +48,10 @@ class Session:
 
 
 def worded(said: Any) -> str:
-    """Caption that a visitor gives; "" is none.
+    """Check and strip a visitor's caption; "" means none.
 
     Raises:
-        PageError: if it is no text, or longer than :data:`MAX_CAPTION`.
+        PageError: if it is not a string, or longer than :data:`MAX_CAPTION`.
     """
     words = "" if said is None else said
     if not isinstance(words, str) or len(words) > MAX_CAPTION:
@@ -60,18 +60,18 @@ def worded(said: Any) -> str:
 
 
 def decomposed(session: Session, said: Any, decompose: Decompose) -> tuple[Session, str]:
-    """Take the image apart anew; edits of former layers are gone.
+    """Decompose the image anew; edits of former layers are lost.
 
     Args:
-        session: with an image.
-        said: how many layers, for :func:`layer_count`.
-        decompose: gives layers of an image, given their number or ``None``.
+        session: one with an image.
+        said: requested number of layers, for :func:`layer_count`.
+        decompose: maps an image and a number of layers, or ``None`` for auto, to layers.
 
     Returns:
         The session, and a sentence on how it went.
 
     Raises:
-        PageError: if there is no image, or the number of layers is wrong or too large for it.
+        PageError: if there is no image, or the number of layers is invalid or too large for it.
     """
     count = layer_count(said)
     if session.image is None:
@@ -87,17 +87,17 @@ def decomposed(session: Session, said: Any, decompose: Decompose) -> tuple[Sessi
 
 
 def edited(session: Session, said: Mapping[str, Any]) -> tuple[Session, str]:
-    """Do what a click on a layer says.
+    """Apply one edit that the browser sent.
 
     Args:
-        session: with layers.
+        session: one with layers.
         said: ``action``, ``key`` of the layer, and by action ``x`` and ``y`` in pixels or ``colour`` as ``#rrggbb``.
 
     Returns:
         The session, and a sentence on what was done.
 
     Raises:
-        UserError: if that is no action, or one that the stack does not allow.
+        UserError: if the action is unknown, or the stack does not allow it.
     """
     stack, key = _stack(session), _whole(said, "key")
     place, entry = stack.index(key), stack.entry(key)
@@ -125,24 +125,24 @@ def edited(session: Session, said: Mapping[str, Any]) -> tuple[Session, str]:
             stack, words = deleted(stack, key), "is deleted"
             key = stack.entries[min(place, len(stack.entries) - 1)].key
         case _:
-            raise PageError("this is nothing that can be done to a layer")
+            raise PageError("action: not an edit of a layer")
     return replace(session, stack=stack, chosen=key), f"{entry.name} {words}."
 
 
 def split(session: Session, said: Mapping[str, Any], choice: Any, decompose: Decompose) -> tuple[Session, str]:
-    """Take one layer apart again; its parts take its place.
+    """Decompose one layer again; its parts replace it.
 
     Args:
-        session: with layers.
+        session: one with layers.
         said: ``key`` of the layer.
-        choice: how many parts, for :func:`layer_count`; at least two.
+        choice: requested number of parts, for :func:`layer_count`; at least two.
         decompose: as in :func:`decomposed`.
 
     Returns:
         The session, and a sentence on how it went.
 
     Raises:
-        UserError: if the layer is empty or not there, or the number of parts is wrong or too large.
+        UserError: if the layer is empty or missing, or the number of parts is invalid or too large.
     """
     stack, key, count = _stack(session), _whole(said, "key"), layer_count(choice)
     entry = stack.entry(key)
@@ -161,14 +161,14 @@ def split(session: Session, said: Mapping[str, Any], choice: Any, decompose: Dec
 
 
 def packed(session: Session, form: str) -> bytes:
-    """The layers that are not hidden, as they look now, as a file.
+    """Encode the visible layers with their edits applied as a file.
 
     Args:
-        session: with layers.
+        session: one with layers.
         form: one of :data:`layers.export.ENCODERS`.
 
     Raises:
-        UserError: if there are none, all are hidden, or the format does not exist or cannot hold them.
+        UserError: if there are no layers, all are hidden, or the format is unknown or cannot hold them.
     """
     if form not in ENCODERS:
         raise PageError(f"format: expected one of {', '.join(ENCODERS)}")

@@ -1,6 +1,6 @@
-"""HTML of the page (app/page.py): images and lists, by the template ``view.html.j2``.
+"""HTML of the page (app/page.py): the canvas and the list of layers, from the template ``view.html.j2``.
 
-Images are inside, as PNGs that are transparent where layers are; the checkerboard behind them is the style's.
+Images are embedded as PNGs with their transparency; the style sheet draws the checkerboard behind them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from layers.export.templates import templates_in
 from layers.imaging.codec import encode_png
 
 TEMPLATE = Path(__file__).with_name("view.html.j2")
-CANVAS_SIDE = 960  # pixels at most of the image on the page
+CANVAS_SIDE = 960  # longest side in pixels of the image on the page
 THUMBNAIL_SIDE = 144
 NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer in the list.
+    """One row of the list of layers.
 
     Attributes:
         entry: the layer.
-        source: its thumbnail as a ``data:`` address.
+        source: its thumbnail as a ``data:`` URL.
         colour: its mean colour as ``#rrggbb``.
     """
 
@@ -41,7 +41,7 @@ class Row:
 
 
 def canvas(session: Session) -> str:
-    """Composite of the visible layers over a checkerboard, or the image before it has layers."""
+    """Canvas with the composite of the visible layers, or with the image before it has layers."""
     if session.image is None:
         return _template().canvas(None, None, None, None, 0, 0)
     height, width = session.image.shape[:2]
@@ -55,7 +55,7 @@ def canvas(session: Session) -> str:
 
 
 def layer_list(session: Session) -> str:
-    """Layers from the top down, each a thumbnail with its buttons; the chosen one with its tools."""
+    """List of layers from the top down: thumbnails with buttons, and the tools of the selected one."""
     if session.stack is None:
         return _template().layer_list([], None, 0, 0)
     small = reduced(session.stack, 2 * THUMBNAIL_SIDE)
@@ -68,15 +68,15 @@ def layer_list(session: Session) -> str:
 
 
 def note(words: str, wrong: bool = False) -> str:
-    """A sentence for the visitor, read out by screen readers.
+    """Note for the visitor, also read out by screen readers.
 
-    No two are equal: Gradio would not show one again, though the page's own script may have written over it.
+    Every note gets its own number. Gradio shows no equal note twice, although the page's script may have replaced it.
     """
     return _template().note(words, wrong, next(NUMBERS))
 
 
 def source(image: np.ndarray) -> str:
-    """``(H, W, 4)`` uint8 as a ``data:`` address of a PNG."""
+    """Encode ``(H, W, 4)`` uint8 as a ``data:`` URL of a PNG."""
     return f"data:image/png;base64,{base64.b64encode(encode_png(np.ascontiguousarray(image))).decode()}"
 
 

@@ -1,1 +1,1 @@
-"""What is reported of a model: the sets it is scored on, its figures, panels, charts, the page."""
+"""Evaluation of models: sets of designs, scores, panels, charts and the report page."""

@@ -1,4 +1,4 @@
-"""Charts of the report page as inline SVG: text stays text, colours are the page's, so that dark mode has its own."""
+"""Charts of the report page as inline SVG, with text as text and the page's colours, so dark mode has its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CURVES = ("rgb_l1", "alpha_iou", "cost")
 REFERENCES = (NOTHING, CEILING)
 HERE = "this evaluation"
 
-# Matplotlib writes plain colours; they stand for variables of the page's style sheet.
+# Matplotlib's plain colours are placeholders for variables of the page's style sheet.
 INK, GRID = "#000001", "#000002"
 SERIES = tuple(f"#0000{index:02x}" for index in range(16, 26))
 THEME = {INK: "var(--ink)", GRID: "var(--grid)"} | {colour: f"var(--series-{k})" for k, colour in enumerate(SERIES)}
@@ -46,13 +46,13 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the curves and how charts and legend draw it.
+    """One row of the report as a curve, and its style in charts and legend.
 
     Attributes:
         row: name of the row.
-        dataset: what it was measured on.
-        place: among all lines; says colour and marker, which go round.
-        points: the curves' rows, by merges.
+        dataset: the one it was measured on.
+        place: index among all lines; determines colour and marker, which repeat.
+        points: the row's scores, one entry a number of merges.
     """
 
     row: str
@@ -62,7 +62,7 @@ class Line:
 
     @property
     def literature(self) -> bool:
-        """True if it was measured on another dataset, and so cannot be compared."""
+        """Whether it was measured on another dataset, and so cannot be compared."""
         return self.dataset != HERE
 
     @property
@@ -72,7 +72,7 @@ class Line:
 
     @property
     def marker(self) -> str:
-        """Matplotlib's name of the marker; :data:`MARKERS` has its sign for the legend."""
+        """Matplotlib's name of the marker; :data:`MARKERS` has its character for the legend."""
         return list(MARKERS)[self.place % len(MARKERS)]
 
     @property
@@ -105,20 +105,20 @@ def _svg(figure: Figure, name: str, description: str) -> Markup:
     svg = start + svg
     for colour, variable in THEME.items():
         svg = svg.replace(colour, variable)
-    # Charts share one document, in which an id may stand only once.
+    # Charts share one document, in which ids must be unique.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    # Sizes are the page's affair; fixed ones would overflow a phone.
+    # The page sets the size; a fixed one would overflow a phone.
     svg = re.sub(r'\b(width|height)="[^"]*pt" ', "", svg, count=2)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
 
 
 def draw_curves(lines: Sequence[Line], key: str, description: str) -> Markup:
-    """One figure over allowed merges as inline SVG; literature is dashed.
+    """Draw one metric over allowed merges as inline SVG; literature is dashed.
 
     Args:
-        lines: what to draw.
+        lines: rows to draw.
         key: one of :data:`CURVES`; also the prefix of the chart's ids.
-        description: said by screen readers.
+        description: text for screen readers.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _chart((3.9, 2.8))
@@ -140,13 +140,13 @@ def draw_curves(lines: Sequence[Line], key: str, description: str) -> Markup:
 
 
 def costs_of(samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Cost of the composite alone and of the model, ``(n, 2)`` float, of the samples that have both."""
+    """Costs of the composite baseline and of the model, ``(n, 2)`` float, over samples that have both."""
     pairs = [(row.get("composite_only_cost"), row.get("cost")) for row in samples]
     return np.asarray([pair for pair in pairs if not {None, ""} & set(pair)], float).reshape(-1, 2)
 
 
 def draw_scatter(costs: np.ndarray) -> Markup:
-    """Cost of the model over cost of the composite alone as inline SVG, with the diagonal.
+    """Draw the model's cost over that of the composite baseline as inline SVG, with the diagonal.
 
     Args:
         costs: ``(n, 2)`` of :func:`costs_of`, n above 0.

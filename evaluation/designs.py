@@ -1,7 +1,7 @@
 """Evaluation sets: a bucketed split, or the designs of a source at their own size.
 
-Images are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes; a design keeps its own. So the whole
-image is stretched to a size the network takes, and the layers are stretched back onto the canvas they are scored on.
+Images are ``(H, W, 4)`` uint8 with straight alpha. A network takes few sizes, but a design is scored at its own. So
+the whole image is stretched to a size the network takes, and its layers are stretched back.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from layers.imaging.codec import ImageError
 from layers.imaging.compositing import group_into_peels, over, to_float, to_uint8
 from layers.sources.base import Source
 
-# What LPIPS with the AlexNet trunk takes, whose three poolings leave nothing of less.
+# Smallest side for LPIPS with the AlexNet trunk, whose three poolings leave nothing of less.
 SMALLEST_SIDE = 31
 
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """An image to decompose, and the truth.
+    """An image to decompose, and its true layers.
 
     Attributes:
-        sample_id: in its dataset.
+        sample_id: unique in its dataset.
         caption: what the image shows; may be empty.
-        layers: true layers ``(H, W, 4)``, bottom to top, at the size that is scored; not grouped into peels.
+        layers: true layers ``(H, W, 4)``, bottom to top, at the scored size; not grouped into peels.
         kinds: of each layer, of :data:`layers.imaging.stack.KINDS`.
-        image: ``(H, W, 4)``, what the layers flatten to.
-        model_size: (height, width) the network is shown the image at.
-        layers_asked: how many layers the network is asked for, at least 1.
-        stratum: part of the set that has figures of its own; may be empty.
+        image: ``(H, W, 4)``, composite of the layers.
+        model_size: (height, width) of the network's input.
+        layers_asked: requested number of layers, at least 1.
+        stratum: part of the set that has metrics of its own; may be empty.
     """
 
     sample_id: str
@@ -61,12 +61,12 @@ class EvaluationSample:
 
 
 class EvaluationSet(ABC):
-    """Samples to evaluate, in an order that is always the same.
+    """Samples to evaluate, in a fixed order.
 
     Attributes:
         description: names the set in a report.
-        asked: says how many layers the network is asked for.
-        skipped: reason of each sample that could not be had, by its id; filled by :meth:`batches`, complete at its end.
+        asked: describes the requested number of layers.
+        skipped: reason of each unreadable sample, by its id; filled by :meth:`batches`, complete at its end.
     """
 
     def __init__(self, description: str, asked: str) -> None:
@@ -75,29 +75,29 @@ class EvaluationSet(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples, those that will be skipped included."""
+        """Number of samples, including those that will be skipped."""
 
     @abstractmethod
     def batches(self, batch_size: int) -> Iterator[list[EvaluationSample]]:
-        """One pass in batches of up to ``batch_size`` samples of one ``model_size`` and one ``layers_asked``."""
+        """Yield all samples in batches of up to ``batch_size`` of one ``model_size`` and one ``layers_asked``."""
 
     @abstractmethod
     def read(self, sample_id: str) -> EvaluationSample:
-        """One sample, as :meth:`batches` give it.
+        """Read one sample, as :meth:`batches` yields it.
 
         Raises:
-            SampleError: with the reason it cannot be had.
+            SampleError: with the reason if it cannot be read.
         """
 
 
 class BucketedSplit(EvaluationSet):
-    """A split of what ``prepare_buckets`` writes, bucket by bucket: scored at the bucket's size, asked for the true L.
+    """Split of a bucketed dataset, bucket by bucket: scored at the bucket's size, with the true L requested.
 
     Args:
         root: the bucketed dataset.
         split: ``train``, ``val`` or ``test``.
-        limits: bounds of the size the network is shown.
-        max_layers: the network is never asked for more.
+        limits: bounds of the network's input size.
+        max_layers: largest requested number of layers.
 
     Raises:
         DatasetError: if there is no such dataset or the split is empty.
@@ -114,7 +114,7 @@ class BucketedSplit(EvaluationSet):
         """See :class:`EvaluationSet`."""
         self.skipped.clear()
         for indices in BucketBatches(self._dataset.keys, batch_size, fill="partial", shuffle=False):
-            # Not the dataset's items: where an image is broken, those hold another sample in its place.
+            # Not the dataset's items, which hold another sample in place of one with a broken image.
             if samples := [sample for index in indices if (sample := self._tried(index)) is not None]:
                 yield samples
 
@@ -138,7 +138,7 @@ class BucketedSplit(EvaluationSet):
 
     def _sample(self, record: StackRecord) -> EvaluationSample:
         height, width, layers_asked = record.bucket
-        # Any size is stretched to one that the network takes, as decompose does it.
+        # Any size is stretched to one that the network takes, as decompose does.
         size = stretched_size((height, width), self._limits)
         try:
             layers = [read_image(self._dataset.root, place) for place in record.layers]
@@ -151,18 +151,18 @@ class BucketedSplit(EvaluationSet):
 
 
 class SourceDesigns(EvaluationSet):
-    """Designs of a source as they are, in its order: scored at their own size, read one after the other.
+    """Designs of a source, in its order, scored at their own size and read one after the other.
 
-    The network is asked for as many layers as the metric makes of the true ones, its peels. No more than a batch and
-    the design after it are in memory; neighbours that differ in size or number of layers share no batch.
+    The requested number of layers is that of the true peels, as the metric groups them. At most a batch and the design
+    after it are in memory; neighbours that differ in size or number of layers share no batch.
 
     Args:
         source: the reader.
-        limits: bounds of the size the network is shown.
-        max_layers: the network is never asked for more.
-        count: only so many of the source's first designs; ``None`` for all.
+        limits: bounds of the network's input size.
+        max_layers: largest requested number of layers.
+        count: number of designs from the source's first on; ``None`` for all.
         description: see :class:`EvaluationSet`.
-        long_side: pixels that the long side of a larger design is reduced to; ``None`` leaves its size.
+        long_side: pixels to which the long side of a larger design is reduced; ``None`` leaves its size.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class SourceDesigns(EvaluationSet):
         for _, alike in itertools.groupby(self._samples(), lambda sample: (sample.model_size, sample.layers_asked)):
             while batch := list(itertools.islice(alike, batch_size)):
                 yield batch
-                # Else it would stay in memory while the next one is read.
+                # Otherwise it would stay in memory while the next one is read.
                 del batch
 
     def _samples(self) -> Iterator[EvaluationSample]:
@@ -206,7 +206,7 @@ class SourceDesigns(EvaluationSet):
         except SampleError:
             raise
         except Exception as error:
-            # A reader's own fault is one design's reason too, as in prepare_buckets.
+            # An unexpected error of a reader skips one design only, as in prepare_buckets.
             raise SampleError(f"the reader failed with {type(error).__name__}: {error}") from error
         size = reduced(design.size, self._long_side)
         try:
@@ -236,9 +236,9 @@ class SourceDesigns(EvaluationSet):
 
 
 def reduced(canvas: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """(height, width) of a canvas whose long side is at most ``long_side`` pixels, at its aspect.
+    """Reduce a canvas's (height, width) to a long side of at most ``long_side`` pixels, at its aspect.
 
-    A banner is left so large that its short side can be scored.
+    A banner stays large enough for its short side to be scored.
     """
     if long_side is None or max(canvas) <= long_side:
         return canvas

@@ -1,7 +1,7 @@
-"""Published figures, drawn beside ours and never taken for comparable; from ``literature.yaml``.
+"""Published figures from ``literature.yaml``, drawn beside ours and marked as not comparable.
 
-Every table has ``source``, ``dataset``, ``columns``, ``caveats`` and ``rows``. A row has a name, ``row``, and of each
-column a value, or a list of them over allowed merges, null where none is known.
+Every table has ``source``, ``dataset``, ``columns``, ``caveats`` and ``rows``. A row has a name, ``row``, and a value
+for each column, or a list of values over allowed merges, with null for unknown ones.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 TABLES = Path(__file__).with_name("literature.yaml")
-# Beside our own curves: the paper's table, and what was measured of weights that can be downloaded.
+# Drawn beside our curves: the paper's table, and measurements of the downloadable weights.
 DRAWN = ("crello_decomposition", "crello_released")
 
 
 def table(name: str) -> dict[str, Any]:
-    """One table: ``crello_decomposition``, ``crello_released``, ``crello_ablation`` or ``aim500_reconstruction``.
+    """Read one table: ``crello_decomposition``, ``crello_released``, ``crello_ablation`` or ``aim500_reconstruction``.
 
     Raises:
         KeyError: if there is no such table.
@@ -36,8 +36,8 @@ def decomposition_rows(*names: str) -> list[dict[str, Any]]:
 
     Returns:
         Rows of ``merges``, ``row``, ``dataset``, ``rgb_l1``, ``alpha_iou`` and ``cost``, the last three in [0, 1], at
-        the merges that are known. No table prints the cost, (rgb_l1 + 1 - alpha_iou) / 2: it is linear, so the cost of
-        the means is the mean cost.
+        the known merges. No table prints the cost, (rgb_l1 + 1 - alpha_iou) / 2. It is linear, so the cost of the
+        means is the mean cost.
 
     Raises:
         KeyError: if there is no such table.

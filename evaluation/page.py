@@ -1,7 +1,7 @@
 """Report page of an evaluation, one HTML file: tables, curves, scores of each sample, images.
 
-The file stands alone: styles, script, charts and images are inside, and its content security policy forbids every
-request. The words are in ``page.html.j2``.
+Styles, script, charts and images are embedded, and the content security policy forbids every request. The text is in
+``page.html.j2``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Panel:
 
     Attributes:
         title: heading, plain text.
-        caption: what is seen, plain text.
+        caption: description, plain text.
         image: ``(H, W, 3)`` uint8.
     """
 
@@ -41,7 +41,7 @@ class Panel:
 
     @property
     def source(self) -> str:
-        """The image as a ``data:`` address of a WebP, less than half of its PNG beside the page.
+        """Image as a ``data:`` URL of a WebP, less than half the size of its PNG beside the page.
 
         Raises:
             ValueError: if it is not ``(H, W, 3)`` uint8.
@@ -56,11 +56,11 @@ class Panel:
 
 
 def number(value: Any, key: str = "") -> str:
-    """A value as the page shows it: whole numbers whole, dB, seconds and MiB short, everything else to four digits.
+    """Format a value for the page: integers whole, dB, seconds and MiB short, everything else to four digits.
 
     Args:
-        value: a number, text, or None or "" for what there is no value of.
-        key: its name, which says the unit.
+        value: a number or text; None or "" for a missing value.
+        key: its name, which determines the unit.
     """
     if value is None or value == "":
         return EMPTY
@@ -71,7 +71,7 @@ def number(value: Any, key: str = "") -> str:
 
 
 def best_rows(decomposition: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, list[str]]:
-    """Rows with the best value of each figure at 0 merges, among models; none if there is but one model."""
+    """Rows of models with the best value of each metric at 0 merges; none if there is only one model."""
     models = {name: levels[0] for name, levels in decomposition.items() if name not in REFERENCES}
     best = {}
     for key in CURVES if len(models) > 1 else ():
@@ -90,11 +90,11 @@ def write_page(
     """Write the report page; equal inputs give equal bytes.
 
     Args:
-        path: the HTML file; its folder is made.
-        report: what ``metrics/reports/evaluate.json`` holds.
+        path: the HTML file; its folder is created.
+        report: content of ``metrics/reports/evaluate.json``.
         curves: rows of ``merges``, ``row``, ``dataset`` and :data:`CURVES`; a dataset other than
             :data:`evaluation.charts.HERE` is literature, drawn dashed and labelled as not comparable.
-        samples: one row an image; all have the first one's keys.
+        samples: one row an image; all have the keys of the first.
         panels: images, in the order shown.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Panels of the report: input, true and predicted stack, recomposition and its error, from best to worst."""
+"""Panels of the report: input, true and predicted layers, recomposition and its error, from best to worst."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_PIXELS = 160  # smaller images are enlarged by a whole factor
 
 
 def chosen(costs: Sequence[float], count: int) -> list[tuple[str, int]]:
-    """Titles and places of ``count`` samples spread from the lowest cost to the highest, the median among them."""
+    """Titles and indices of ``count`` samples, spread from the lowest cost to the highest, the median included."""
     ranked = sorted(range(len(costs)), key=lambda index: costs[index])
     last = len(ranked) - 1
     places = {round(k * last / max(count - 1, 1)) for k in range(count)}
@@ -30,14 +30,14 @@ def chosen(costs: Sequence[float], count: int) -> list[tuple[str, int]]:
 
 
 def error_map(original: np.ndarray, recomposition: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of the colours over white, four times as bright: ``(H, W, 3)`` uint8."""
+    """Mean absolute difference of the colours over white, times 4: ``(H, W, 3)`` uint8."""
     flat = [over_background(to_float(image), WHITE) for image in (original, recomposition)]
     error = np.abs(flat[0] - flat[1]).mean(axis=-1, keepdims=True)
     return np.rint(np.clip(4.0 * error, 0.0, 1.0) * 255.0).astype(np.uint8).repeat(3, axis=-1)
 
 
 def draw(result: Decomposed) -> np.ndarray:
-    """The panel of one sample, ``(H, W, 3)`` uint8."""
+    """Draw the panel of one sample, ``(H, W, 3)`` uint8."""
     sample, again = result.sample, result.recomposition
     beside = [[composite_8bit(layers), *layers] for layers in result.beside.values()]
     return grid(
@@ -64,7 +64,7 @@ def panels_of(
     settings: Evaluate,
     baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> list[Panel]:
-    """Draw ``settings.panels`` samples; they are decomposed again, to the same layers, instead of all being kept."""
+    """Draw ``settings.panels`` samples, decomposed again to the same layers, so that not all need be kept in memory."""
     costs = [m.levels[MODEL][0].cost for m in measured]
     panels = []
     for title, index in chosen(costs, settings.panels) if settings.panels else ():

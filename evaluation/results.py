@@ -1,7 +1,7 @@
-"""Results table of the README, made from the committed reports.
+"""Results table of the README, generated from the committed reports.
 
     python -m evaluation.results            # print it
-    python -m evaluation.results --write    # and put it into README.md
+    python -m evaluation.results --write    # and write it into README.md
     python -m evaluation.results --check    # exit code 1 if README.md holds another one
 
 Columns are the test split, its parts, and the parts of every further dataset that has a report.
@@ -30,7 +30,7 @@ ROWS = {
     "composite_only": "the input as the only layer",
     "true_layers_through_vae": "true layers through the VAE",
 }
-# What reports of one table have to agree in.
+# Settings that must be equal in all reports of the table.
 SAME = ("model", "weights_md5", "text", "steps", "sampling_shift", "tries", "seed", "guidance", "restored", "precision")
 FIGURES = {"alpha_iou": "alpha soft IoU, higher is better", "cost": "cost, lower is better"}
 
@@ -40,7 +40,7 @@ class ResultsError(UserError):
 
 
 class Column(NamedTuple):
-    """A set or a part of one: its heading, how many designs, and of each row and figure mean, low and high."""
+    """Column of the table, a set or a part of one; ``rows`` has mean, low and high of each row and metric."""
 
     heading: str
     count: int
@@ -48,11 +48,11 @@ class Column(NamedTuple):
 
 
 def columns_of(report: Mapping[str, Any], name: str) -> Iterator[Column]:
-    """Columns of a report: the whole and its parts; of a set of unlike parts, a further dataset, the parts alone.
+    """Columns of a report: the whole set and its parts; for a further dataset, whose parts differ, only these.
 
     Args:
-        report: what ``evaluate*.json`` holds.
-        name: heading of the whole of the pipeline's own split; "" for a further dataset.
+        report: content of an ``evaluate*.json``.
+        name: heading of the whole, for the pipeline's own split; "" for a further dataset.
     """
     if name or not report.get("strata"):
         rows = {
@@ -65,18 +65,18 @@ def columns_of(report: Mapping[str, Any], name: str) -> Iterator[Column]:
             row: {key: (figures[key]["mean"], figures[key]["low"], figures[key]["high"]) for key in FIGURES}
             for row, figures in part["rows"].items()
         }
-        # Another's word: no line break, and no end of a cell.
+        # Names from a dataset must not break the line or the cell.
         heading = " ".join(stratum.replace("_", " ").split()).replace("|", "\\|")
         yield Column(heading, part["samples"], rows)
 
 
 def read_columns(folder: Path) -> list[Column]:
-    """Columns of all reports of a folder, the pipeline's own first.
+    """Read the columns of all reports in a folder, the pipeline's own first.
 
-    A report of another model, or of one that was used otherwise, is left out, and standard error says so.
+    A report of another model or with other settings is left out, with a message on standard error.
 
     Raises:
-        ResultsError: if the pipeline's own is missing.
+        ResultsError: if the pipeline's own report is missing.
     """
     own = folder / "evaluate.json"
     if not own.is_file():
@@ -97,7 +97,7 @@ def read_columns(folder: Path) -> list[Column]:
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """The first thing that two reports do not agree in; empty if there is none."""
+    """First setting in which two reports differ, in words; empty if there is none."""
     pairs = {key: (theirs.get(key), ours.get(key)) for key in SAME}
     rows = [setting.get("rows", {}) for setting in (theirs, ours)]
     pairs |= {row: tuple(entry[row] for entry in rows) for row in ROWS if all(row in entry for entry in rows)}
@@ -105,10 +105,10 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report of stage evaluate.
+    """Read a report of stage evaluate.
 
     Raises:
-        ResultsError: if it is none, or of an earlier form.
+        ResultsError: if it is no such report, or of an earlier format.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def table(columns: Sequence[Column], key: str) -> Iterator[str]:
-    """Lines of one figure's table in Markdown."""
+    """Lines of one metric's table in Markdown."""
     yield f"| {FIGURES[key]} | " + " | ".join(f"{column.heading} ({column.count})" for column in columns) + " |"
     yield "|---|" + "---|" * len(columns)
     for row, words in ROWS.items():
@@ -130,7 +130,7 @@ def table(columns: Sequence[Column], key: str) -> Iterator[str]:
 
 
 def _cell(column: Column, figure: tuple[float, float, float] | None) -> str:
-    """A mean with its interval, without one where designs are few, or a dash."""
+    """Cell with a mean and its interval, without the interval if designs are few; a dash if missing."""
     if figure is None:
         return "–"
     mean, low, high = figure
@@ -138,7 +138,7 @@ def _cell(column: Column, figure: tuple[float, float, float] | None) -> str:
 
 
 def edits(report: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of the table of edits, of the pipeline's own split."""
+    """Lines of the table of edits, on the pipeline's own split."""
     kinds = [kind for kind in report["edits"]["model"] if kind != "all"]
     yield "| PSNR after an edit, dB | " + " | ".join(kinds) + " |"
     yield "|---|" + "---|" * len(kinds)
@@ -148,7 +148,7 @@ def edits(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sentences(report: Mapping[str, Any]) -> Iterator[str]:
-    """Change by training, on the pipeline's own split."""
+    """Sentences on the gain over the input alone and over the weights that ship, on the pipeline's own split."""
     count = report["setting"]["samples"]
     better = round(report["better_than_nothing"] * count)
     split = report["setting"]["split"]
@@ -163,7 +163,7 @@ def sentences(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def lines(folder: Path = REPORTS) -> list[str]:
-    """The generated part of the README, markers included.
+    """Generated part of the README, markers included.
 
     Raises:
         ResultsError: if a report is missing or incomplete.
@@ -180,10 +180,10 @@ def lines(folder: Path = REPORTS) -> list[str]:
 
 
 def replaced(text: str, block: Sequence[str]) -> str:
-    """A text with what lies between the markers exchanged.
+    """Replace the part of a text between the markers.
 
     Raises:
-        ResultsError: if the markers are not there once, in their order.
+        ResultsError: if the markers are not there exactly once, in order.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -195,7 +195,7 @@ def replaced(text: str, block: Sequence[str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="write it into README.md")
     parser.add_argument("--check", action="store_true", help="exit code 1 if README.md holds another one")
     arguments = parser.parse_args(argv)
     readme = ROOT / "README.md"

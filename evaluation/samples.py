@@ -1,4 +1,4 @@
-"""Scores of single samples: images are decomposed batch by batch, measured, and released at once."""
+"""Scores of single samples: images are decomposed in batches, measured, and released at once."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ NO_MODELS: Mapping[str, Decomposer] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Images of one sample, ``(H, W, 4)`` uint8 at the size that is scored, stacks bottom to top.
+    """Images of one sample, ``(H, W, 4)`` uint8 at the scored size, stacks bottom to top.
 
     Attributes:
-        sample: input and truth.
+        sample: input and true layers.
         predicted: the model's layers, restored if the settings say so.
-        as_predicted: the same before that.
-        peels: the true layers as the metric and the model have them: those that do not overlap are one.
-        ceiling: the peels through the VAE, restored likewise.
+        as_predicted: the model's layers before that.
+        peels: the true layers, grouped as for the metric and the model: those that do not overlap are merged.
+        ceiling: upper bound, the peels through the VAE, restored likewise.
         through_vae: the peels, encoded and decoded.
-        seconds: wall time of the model for this image, its share of a batch.
-        beside: layers of other models, by their names, and of this one told the caption, if there is one, and as
+        seconds: wall time of the model for this image, an equal share of the batch's.
+        beside: layers of the other rows by name: baselines, this model with the caption if there is one, and as
             predicted.
     """
 
@@ -62,23 +62,23 @@ class Decomposed:
 
     @property
     def recomposition(self) -> np.ndarray:
-        """The layers as predicted, flattened: restored ones flatten to the image whatever was predicted."""
+        """Composite of the layers as predicted; restored ones would always flatten to the input."""
         return composite_8bit(self.as_predicted)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of one sample.
+    """Scores of one sample.
 
     Attributes:
         sample_id: its name.
-        bucket: size the model saw, ``96x64``.
+        bucket: size of the model's input, such as ``96x64``.
         peels: of the true stack.
-        levels: of each row, the model and what stands beside it, one entry a merge level.
-        missing: of rows that lack the sample, why.
+        levels: scores of each row of the report, one entry a merge level.
+        missing: reason for each row that lacks the sample.
         structure: of the model's layers.
         recomposition: the model's layers flattened, against the input over white.
-        vae_layers: of each peel of the true stack, its reconstruction over nine backgrounds.
+        vae_layers: reconstruction of each true peel over nine backgrounds.
         seconds: of the model.
         stratum: part of the set that it belongs to; may be empty.
         edits: of the model, its bounds and its baselines, see :func:`metrics.editability.scores.edit_scores`.
@@ -100,13 +100,13 @@ class Measured:
 def predicted_layers(
     model: Decomposer, samples: Sequence[EvaluationSample], settings: Evaluate, told: bool
 ) -> list[list[np.ndarray]]:
-    """A model's layers of each sample of a batch, told its captions or not, as ``decompose`` has them, unrestored.
+    """Layers that a model predicts for a batch, with or without captions, as in ``decompose`` before refinement.
 
     Args:
         model: the networks.
         samples: of one size and one number of layers.
         settings: as they hold for this model.
-        told: whether the model is told the captions; guidance is by them, so it has none if not.
+        told: whether the model is given the captions; without them there is no guidance either.
     """
     captions = [sample.caption for sample in samples] if told else None
     effort = {"steps": settings.steps, "tries": settings.tries, "seed": settings.seed}
@@ -116,7 +116,7 @@ def predicted_layers(
 
 
 def as_shown(stack: list[np.ndarray], sample: EvaluationSample, settings: Evaluate) -> list[np.ndarray]:
-    """A stack at the size that is scored: restored as ``decompose`` does it, or only resized."""
+    """Layers at the scored size: restored as in ``decompose``, or only resized."""
     if settings.restore:
         return restore(stack, sample.image)
     return at_scored_size(stack, sample.image.shape[:2])
@@ -128,7 +128,7 @@ def decompose(
     settings: Evaluate,
     baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> list[Decomposed]:
-    """Decompose a batch of one size and one number of layers, by the model and by what stands beside it."""
+    """Decompose a batch of one size and one number of layers, with the model and its baselines."""
     start = time.perf_counter()
     told = settings.captions == "told"
     stacks = predicted_layers(model, samples, settings, told)
@@ -169,7 +169,7 @@ def decompose(
 
 
 def read_prediction(folder: Path, sample: EvaluationSample) -> list[np.ndarray] | str:
-    """Somebody else's layers of a sample, ``<id>/*.png`` sorted by name from bottom to top, or why there are none."""
+    """Read other layers of a sample, ``<id>/*.png`` sorted from bottom to top, or the reason they are missing."""
     try:
         layers = read_stack(folder / sample.sample_id)
     except ValueError as error:
@@ -182,7 +182,7 @@ def read_prediction(folder: Path, sample: EvaluationSample) -> list[np.ndarray] 
 
 
 def write_prediction(folder: Path, result: Decomposed) -> None:
-    """Write the model's layers as ``<id>/<k>.png``, which ``python -m metrics.decomposition --pred`` reads."""
+    """Write the model's layers as ``<id>/<k>.png``, as ``python -m metrics.decomposition --pred`` reads them."""
     home = folder / result.sample.sample_id
     home.mkdir(parents=True, exist_ok=True)
     for earlier in home.glob("[0-9][0-9].png"):
@@ -198,14 +198,14 @@ def measure(
     settings: Evaluate,
     device: torch.device,
 ) -> list[Measured]:
-    """Score a batch: the model's row, those that stand beside it, and those of other models and folders.
+    """Score a batch: the rows of the model, its bounds, other models and folders.
 
     Args:
         results: of :func:`decompose`.
-        others: name of a row and folder of its predictions.
+        others: name of a row to the folder of its predictions.
         distance: LPIPS.
-        settings: merges, and processes of the metric.
-        device: where ``distance`` is; what is compared image by image goes there.
+        settings: number of merges, and processes of the metric.
+        device: that of ``distance``; images are compared there.
     """
     tasks, missing = [], [{} for _ in results]
     for number, result in enumerate(results):
@@ -230,13 +230,13 @@ def measure(
 def compared(
     again: Sequence[np.ndarray], originals: Sequence[np.ndarray], distance: Distance, device: torch.device, **how: Any
 ) -> list[dict[str, float]]:
-    """Metrics of each reconstruction of an image: :func:`metrics.reconstruction.rgba.reconstruction_metrics`.
+    """Compute :func:`metrics.reconstruction.rgba.reconstruction_metrics` of each image and its reconstruction.
 
     Args:
         again: reconstructions, ``(H, W, 4)`` uint8 of one size.
-        originals: as many, of the same size.
+        originals: as many images of the same size.
         distance: LPIPS.
-        device: where it is; images go there, as many at once as through the VAE.
+        device: that of ``distance``; images go there in batches as large as for the VAE.
         how: further arguments.
     """
     height, width = originals[0].shape[:2]
@@ -293,7 +293,7 @@ def evaluated(
     settings: Evaluate,
     baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> Iterator[Measured]:
-    """Measure sample after sample; writes predictions where settings say so."""
+    """Yield the scores of each sample; write predictions if the settings say so."""
     for samples in batches:
         results = decompose(model, samples, settings, baselines)
         if settings.predictions is not None:

@@ -1,4 +1,4 @@
-"""Sets that evaluate scores: the split of the pipeline, and further datasets with a report each."""
+"""Sets of stage evaluate: the split of the pipeline, and further datasets with a report each."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from evaluation.designs import BucketedSplit, EvaluationSet, SourceDesigns
 from inference.decomposer import Decomposer
 from layers.sources.catalogue import open_source
 
-# LayerD's evaluation, as far as its code states it; the paper names neither size nor revision.
+# LayerD's evaluation as its code states it; the paper names neither size nor revision.
 PUBLISHED = {"crello": {"split": "test", "short_side": 512, "layerd_filters": True}}
 
 
 class NamedSet(NamedTuple):
-    """A set, and the name of its report: "" for the pipeline's own split."""
+    """A set and the name of its report, "" for the pipeline's own split."""
 
     name: str
     images: EvaluationSet
 
     @property
     def suffix(self) -> str:
-        """Suffix of its files' names."""
+        """Suffix of its report's file names."""
         return f"_{self.name}" if self.name else ""
 
 
 def with_source(params: Params, arguments: argparse.Namespace) -> Params:
-    """Parameters with ``--source`` and what belongs to it in place.
+    """Parameters with ``--source`` and its options applied.
 
     Raises:
-        ParamsError: if one of them does not fit.
+        ParamsError: if one of them is invalid.
     """
     if arguments.source is None:
         return params
@@ -53,10 +53,10 @@ def with_source(params: Params, arguments: argparse.Namespace) -> Params:
 
 
 def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) -> list[NamedSet]:
-    """The sets to score; all are opened before the first one is scored.
+    """Open the sets to score, all before the first one is scored.
 
-    The split and the datasets of ``evaluate.datasets``; with ``--source`` that source alone, with ``--dataset`` those
-    alone. A dataset of the parameters whose folder is absent is left out, which is printed.
+    They are the split and the datasets of ``evaluate.datasets``, or only those of ``--source`` or ``--dataset``. A
+    dataset of the parameters whose folder is absent is left out with a message.
 
     Raises:
         UserError: if one cannot be opened.
@@ -84,7 +84,7 @@ def sets_of(params: Params, arguments: argparse.Namespace, model: Decomposer) ->
 
 
 def check_datasets(arguments: argparse.Namespace) -> None:
-    """Refuse flags, and folders of ``--dataset`` that are missing, before models are loaded.
+    """Refuse wrong flags and missing folders of ``--dataset`` before models are loaded.
 
     Raises:
         UserError: if something is wrong.
@@ -99,7 +99,7 @@ def check_datasets(arguments: argparse.Namespace) -> None:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Refuse, with a :class:`ParamsError`, flags that would be dropped without a word."""
+    """Refuse flags that would be ignored silently, with a :class:`ParamsError`."""
     names = [name for name, _ in arguments.dataset]
     if len(set(names)) < len(names):
         raise ParamsError(f"--dataset: got one name twice in {', '.join(names)}, expected a name for each")
@@ -112,7 +112,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 
 def designs_of(params: Params, name: str, data: EvaluationData, count: int | None, model: Decomposer) -> NamedSet:
-    """The designs of a dataset of ``evaluate.datasets``."""
+    """Designs of a dataset of ``evaluate.datasets``."""
     where = {"source": data.source, "location": data.location, "rendered_root": data.location}
     block = params.prepare_buckets.model_copy(update=where | {"layout_root": data.layout_root})
     most, count = data.max_layers or MOST_LAYERS, data.count if count is None else count
@@ -127,9 +127,9 @@ def designs_of(params: Params, name: str, data: EvaluationData, count: int | Non
 
 
 def folder_data(folder: Path) -> EvaluationData:
-    """A dataset in the project's own form, for ``--dataset``: ``rendered/`` and ``layouts/`` in a folder.
+    """Parameters of a ``--dataset`` in the project's own format: a folder with ``rendered/`` and ``layouts/``.
 
-    Designs are scored at 256 px: at full size the metric takes minutes a design, and a network of 96 px sees no more.
+    Designs are scored at 256 px: at full size the metric takes minutes a design, and a 96 px network sees no more.
     """
     layouts = folder / "layouts"
     there = str(layouts) if find_input(str(layouts)).is_dir() else None

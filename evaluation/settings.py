@@ -1,4 +1,4 @@
-"""Settings of a report: what the figures of every row were computed with."""
+"""Settings of a report, with which the metrics of every row were computed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.precision import name_of
 
 
 def of_baselines(settings: Evaluate) -> dict[str, Evaluate]:
-    """The settings as they hold for each baseline."""
+    """Settings of each baseline, by its name."""
     return {name: settings.of_baseline(name) for name in settings.baselines}
 
 
 def use_of(model: Decomposer, settings: Evaluate, told: bool, md5: Mapping[str, str]) -> dict[str, object]:
-    """Settings of a row's model that may differ from row to row, as they were resolved."""
+    """Resolved settings of a row's model that may differ from row to row."""
     return {
         "model": settings.model,
         "weights_md5": md5.get(settings.model, "not known"),
@@ -41,15 +41,15 @@ def setting_of(
     baselines: Mapping[str, Decomposer],
     md5: Mapping[str, str],
 ) -> dict[str, object]:
-    """Settings of a report; ``rows`` holds what differs in rows of other models, or of this one given captions.
+    """Settings of a report; ``rows`` has those that differ for other models, or for this one with captions.
 
     Args:
         one: the set.
-        measured: its samples.
-        model: that was measured.
+        measured: scores of its samples.
+        model: the evaluated one.
         settings: of the stage.
-        baselines: models beside it.
-        md5: digests of what was read, by its place.
+        baselines: other models, by name.
+        md5: digests of inputs, by path.
     """
     images = one.images
     told = settings.captions == "told"

@@ -1,4 +1,4 @@
-"""Summary of many samples as the reports hold it: means, intervals, breakdowns, tables."""
+"""Summary of many samples for the reports: means, intervals, breakdowns, tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HERE = "this evaluation"
 
 
 def rows_of(measured: Sequence[Measured], max_merges: int) -> dict[str, list[list[MergeLevel]]]:
-    """Levels of every sample for each row.
+    """Scores of every sample for each row, by merge level.
 
-    What another folder has no prediction of counts as worst. A sample without a caption is, for the row that is told
-    captions, what the model made of it untold.
+    A missing prediction of another folder counts as worst. In the row with captions, a sample without a caption has
+    the scores of the model without captions.
     """
     names = [MODEL, NOTHING, CEILING, *_others(measured)]
     worst = [MergeLevel(merges, 1.0, 0.0, 1.0, 0, ()) for merges in range(max_merges + 1)]
@@ -39,8 +39,8 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
 
     Args:
         measured: at least one sample.
-        setting: what the figures hang on.
-        max_merges: levels of the protocol.
+        setting: those of :func:`evaluation.settings.setting_of`.
+        max_merges: of the protocol.
     """
     rows = rows_of(measured, max_merges)
     means = {name: aggregate(levels) for name, levels in rows.items()}
@@ -48,7 +48,7 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
     layers = sum(m.structure.layers for m in measured)
     return {
         "setting": dict(setting),
-        # The headline by names, because DVC and MLflow show no lists.
+        # Main metrics by name, because DVC and MLflow show no lists.
         "at_0_merges": {name: {key: getattr(levels[0], key) for key in CURVES} for name, levels in means.items()},
         "decomposition": {name: [level_entry(level) for level in levels] for name, levels in means.items()},
         "intervals": {
@@ -79,7 +79,7 @@ def summarise(measured: Sequence[Measured], setting: Mapping[str, Any], max_merg
 
 
 def strata(measured: Sequence[Measured], rows: Mapping[str, Sequence[Sequence[MergeLevel]]]) -> dict[str, Any]:
-    """Of each part of the set its samples, and of each row the means at 0 merges with their 95 % intervals."""
+    """Number of samples in each part of the set, and each row's means at 0 merges with 95 % intervals."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, sample in enumerate(measured):
         if sample.stratum:
@@ -98,7 +98,7 @@ def strata(measured: Sequence[Measured], rows: Mapping[str, Sequence[Sequence[Me
 
 
 def _better_than_nothing(measured: Sequence[Measured]) -> float:
-    """Share of samples of which the model's layers cost less than the image as the only layer."""
+    """Share of samples on which the model's layers cost less than the composite baseline."""
     return float(np.mean([m.levels[MODEL][0].cost < m.levels[NOTHING][0].cost for m in measured]))
 
 
@@ -110,9 +110,9 @@ def _mean_and_interval(values: Sequence[float]) -> dict[str, float]:
 def differences(
     model: Sequence[Sequence[MergeLevel]], other: Sequence[Sequence[MergeLevel]]
 ) -> dict[str, dict[str, float]]:
-    """The model minus another row at 0 merges, image by image: mean and its 95 % interval.
+    """Paired difference at 0 merges, the model minus another row: mean and its 95 % interval.
 
-    Paired, so that how hard an image is drops out: two intervals of means may overlap where this one leaves 0 out.
+    Pairing removes the difficulty of the images: intervals of two means may overlap while this one excludes 0.
     """
     found = {}
     for key in CURVES:
@@ -127,7 +127,7 @@ def _others(measured: Sequence[Measured]) -> list[str]:
 
 
 def _grouped(entries: Iterable[tuple[str, Any]], counted: str = "samples") -> dict[str, dict[str, float]]:
-    """Mean scores at 0 merges by a name, and of how many."""
+    """Mean scores at 0 merges by group, and the number of entries in each."""
     groups: dict[str, list[Any]] = defaultdict(list)
     for name, entry in entries:
         groups[name].append(entry)
@@ -138,7 +138,7 @@ def _grouped(entries: Iterable[tuple[str, Any]], counted: str = "samples") -> di
 
 
 def curve_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Long rows for ``decomposition.csv``: every row at every level, then the paper's, on its dataset."""
+    """Long rows for ``decomposition.csv``: every row at every merge level, then published ones on their dataset."""
     ours = [
         {"merges": level["merges"], "row": name, "dataset": HERE} | {key: level[key] for key in CURVES}
         for name, levels in report["decomposition"].items()
@@ -149,7 +149,7 @@ def curve_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def sample_rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """One row a sample for ``evaluate_samples.csv``; an order agreement that is not defined is left empty."""
+    """Rows of ``evaluate_samples.csv``, one a sample; an undefined order agreement is left empty."""
     return [
         {
             "id": m.sample_id,

@@ -1,1 +1,1 @@
-"""Many runs of the stages: Optuna studies and the pretraining of what ships. Optuna is imported here only."""
+"""Experiments over many stage runs: Optuna studies and pretraining. Optuna is imported here only."""

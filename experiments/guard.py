@@ -1,10 +1,10 @@
-"""Guard process of a trial: nothing of the trial outlives the tuner, however that ends.
+"""Guard process of a trial: no process of the trial outlives the tuner, however the tuner ends.
 
     python guard.py LIFELINE COMMAND...
 
-LIFELINE is the read end of a pipe whose other end the tuner alone holds. When it closes, because the trial is to end or
-because the tuner was killed, every process below this one gets SIGTERM and, ``GRACE_SECONDS`` later, SIGKILL. A process
-group is not enough for that: torchrun starts each of its workers in a session of its own.
+LIFELINE is the read end of a pipe whose other end only the tuner holds. It closes when the trial is to end or the tuner
+was killed. Then every descendant process gets SIGTERM and, ``GRACE_SECONDS`` later, SIGKILL. A process group is not
+enough, because torchrun starts each of its workers in a session of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _alive() -> list[psutil.Process]:
 
 
 def end_descendants() -> None:
-    """End every process below this one: SIGTERM, and after the grace SIGKILL; returns when none is left."""
+    """End every descendant process: SIGTERM, then SIGKILL after ``GRACE_SECONDS``; returns when none is left."""
     deadline, told = time.monotonic() + GRACE_SECONDS, set()
     while alive := _alive():
         late = time.monotonic() > deadline
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code, 128 + n if signal n ended it."""
     lifeline, command = int(argv[0]), argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
-    # Orphans come to us instead of init, so that workers of a launcher that was killed are still found.
+    # Orphans are adopted by this process instead of init, so workers of a killed launcher are still found.
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         child = subprocess.Popen(command, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL))

@@ -18,12 +18,12 @@ CODE = Path(__file__).resolve().parents[1]
 
 
 def _search_path() -> str:
-    # torchrun and accelerate lie beside the interpreter, wherever the tuner was started from.
+    # torchrun and accelerate are in the interpreter's folder, which need not be on PATH.
     return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def launch_command(launcher: str, stage: str) -> list[str]:
-    """Command line of a stage under the launcher of params.yaml, whose files are found from any folder.
+    """Command line of a stage under the launcher of params.yaml; it works from any folder.
 
     Raises:
         ParamsError: if there is no such launcher.
@@ -32,7 +32,7 @@ def launch_command(launcher: str, stage: str) -> list[str]:
     if words[0] == "python":
         words[0] = sys.executable
     elif (found := shutil.which(words[0], path=_search_path())) is not None:
-        # It is started in other folders: a relative one, or one of a relative PATH, would not be found there.
+        # Absolute, because the launcher is started in other folders, where a relative path would not be found.
         words[0] = str(Path(found).absolute())
     else:
         raise ParamsError(f"launcher: {words[0]!r} is not found; expected a command, such as python or torchrun")
@@ -40,17 +40,17 @@ def launch_command(launcher: str, stage: str) -> list[str]:
 
 
 def _found_from_anywhere(word: str) -> str:
-    """A word of the launcher; a file's (``presets/x.yaml``, ``--config_file=presets/x.yaml``) as an absolute path."""
+    """One word of the launcher; files (``presets/x.yaml``, ``--config_file=presets/x.yaml``) become absolute paths."""
     option, equals, name = word.rpartition("=")
     found = find_input(name)
-    # A lone number or name is hardly meant as a file, even if one is called so.
+    # A word without a suffix, such as a number, is not meant as a file, even if a file has that name.
     return f"{option}{equals}{found.resolve()}" if found.suffix and found.is_file() else word
 
 
 def environment_in(folder: Path) -> dict[str, str]:
-    """Environment in which a stage works in ``folder``, with the code of this checkout and the runs of this project."""
+    """Environment for a stage that works in ``folder``, with this checkout's code and this project's MLflow runs."""
     return {
-        # The folder's own models/ and metrics/ hold outputs, not packages.
+        # Without it Python would import the folder's own models/ and metrics/, which hold outputs.
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": str(CODE),
         "DVC_ROOT": str(project_root().resolve()),

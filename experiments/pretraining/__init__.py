@@ -1,1 +1,1 @@
-"""The weights that ship, made again by the project's own stages."""
+"""Pretraining of the weights that ship, by the project's own stages."""

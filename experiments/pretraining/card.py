@@ -1,7 +1,7 @@
-"""Cards of the weights that ship, in the form of the Hugging Face hub: words from the recipe, figures from a record.
+"""Model cards of the weights that ship, in the Hugging Face format: text from the recipe, figures from a record.
 
-The record (:data:`FAMILY_RECORD`) lies beside the recipe and is committed: of every step what it saw, took and scored.
-Cards are written from it, so no figure of a card is typed.
+The record (:data:`FAMILY_RECORD`) is committed beside the recipe. It holds the data, time and scores of every step.
+Cards are generated from it, so no figure is typed by hand.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from experiments.pretraining.recipe import About, Recipe
 
 CARD, FAMILY_RECORD = "README.md", "record.json"
 DIGITS = 4
-# Of a step's report, what is recorded.
+# Figures of a step's report that are recorded.
 FIGURES = {
     "train_vae": ("psnr_white", "layer_psnr_white", "lpips"),
     "train_decompose": ("velocity_layers", "velocity_composite", "cost", "alpha_iou", "rgb_l1"),
 }
 EVALUATED = ("rgb_l1", "alpha_iou", "cost")
-# What the hub is told, and how it is called there.
+# Metrics in a card's front matter, and their names on the hub.
 METRICS = {
     "alpha_iou": "alpha soft IoU at 0 merges, higher is better",
     "rgb_l1": "RGB L1 at 0 merges, lower is better",
@@ -38,7 +38,7 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def samples_of(params: Mapping[str, Any]) -> str:
-    """Samples that a step has seen, in words."""
+    """Number of samples that a step was trained on, in words."""
     optimisation = params.get("optimisation")
     if optimisation is None:
         return f"{params['train_count']:,} designs" if params.get("train_count") else ""
@@ -52,7 +52,7 @@ def machine_of(step: Mapping[str, Any]) -> str:
 
 
 def figures_of(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of a step's report: numbers by name, or such mappings by row."""
+    """Figures of a step's report: numbers by name, or for each row numbers by name."""
     report, stage = step["report"], step["stage"]
     if stage == "refine":
         after = {name: value for name, value in sorted(report["after"].items()) if name in report["before"]}
@@ -67,7 +67,7 @@ def record_of_family(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Record of a family of weights.
 
     Args:
-        steps: what :func:`experiments.pretraining.recipe.keep` has left of each, by name, in their order.
+        steps: records saved by :func:`experiments.pretraining.recipe.keep`, by step name, in order.
     """
     dates = sorted(step["date"] for step in steps.values())
     rows = []
@@ -83,12 +83,12 @@ def record_of_family(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def card_of(name: str, recipe: Recipe, record: Mapping[str, Any], place: str) -> str:
-    """The card of a shipped folder.
+    """Model card of a shipped folder, in Markdown.
 
     Args:
         name: of the folder.
-        recipe: what was done, and what people have to say of it.
-        record: what came out, see :func:`record_of_family`.
+        recipe: the steps, and the texts about each shipped folder.
+        record: figures of the steps, see :func:`record_of_family`.
         place: of the recipe, relative to the project.
     """
     about = recipe.about.get(name) or About(title=name, what="", use="", limits="")
@@ -131,7 +131,7 @@ def write_cards(folder: Path, recipe: Recipe, place: str) -> None:
     """Write the cards of a family from its record.
 
     Args:
-        folder: with the record and the shipped folders.
+        folder: holds the record and the shipped folders.
         recipe: see :func:`card_of`; so is ``place``.
         place: of the recipe.
     """
@@ -145,7 +145,7 @@ def _rounded(values: Mapping[str, float], names: Mapping[str, Any] | tuple[str, 
 
 
 def _in_words(step: Mapping[str, Any]) -> str:
-    """The figures of a step, for people."""
+    """Figures of a step, in words."""
     figures = step["figures"]
     if step["stage"] == "refine":
         before, after = figures["before"], figures["after"]
@@ -170,7 +170,7 @@ def _split_in_words(record: Mapping[str, Any]) -> str:
 
 
 def _metadata(title: str, results: list[EvalResult]) -> str:
-    """Front matter that the hub reads."""
+    """Front matter of a card, which the hub reads."""
     scored = {"model_name": title, "eval_results": results} if results else {}
     tags = ["image-layer-decomposition", "rgba"]
     data = ModelCardData(
@@ -180,7 +180,7 @@ def _metadata(title: str, results: list[EvalResult]) -> str:
 
 
 def _results(recipe: Recipe, shipped: str, record: Mapping[str, Any]) -> Iterator[EvalResult]:
-    """Scores of a shipped step: of an evaluation that starts from it, else of its own report."""
+    """Scores of a shipped step: from an evaluation that starts from it, else from its own report."""
     steps = {step["name"]: step for step in record["steps"]}
     evaluations = [step.name for step in recipe.steps if step.stage == "evaluate" and step.start == shipped]
     step = steps[evaluations[-1] if evaluations else shipped]

@@ -1,4 +1,4 @@
-"""Recipe of pretraining: steps that are stages, what each changes, and what it leaves."""
+"""Recipe of pretraining: its steps, each a stage with changed parameters and a saved output."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ INPUTS = {"train_decompose": WEIGHTS / "vae", "refine": WEIGHTS / "decompose", "
 
 
 class RecipeError(UserError):
-    """A recipe cannot be followed, or a step of it has failed; the message says which and why."""
+    """An invalid recipe, or a step that failed; the message says which and why."""
 
 
 class Step(Block):
     """One run of a stage.
 
     Attributes:
-        name: of what is kept.
+        name: of the step, and of its saved output.
         stage: of the pipeline.
-        start: step whose output the stage finds in its input's place; ``None`` for none.
-        change: dotted path to value, over the preset; ``{name}`` in a text is the folder that a step has left.
+        start: step whose output becomes the stage's input; ``None`` for none.
+        change: dotted path to value, over the preset; ``{name}`` in a text stands for the output folder of a step.
     """
 
     name: str
@@ -60,10 +60,10 @@ class About(Block):
     """Text about a shipped folder, for its card; figures come from the record.
 
     Attributes:
-        title: a name that says what it is.
-        what: it is, and how it is loaded.
-        use: what it is meant for, and what not.
-        limits: what it cannot do.
+        title: descriptive name.
+        what: description, and how it is loaded.
+        use: intended use, and what it is not meant for.
+        limits: known limitations.
     """
 
     title: str
@@ -73,13 +73,13 @@ class About(Block):
 
 
 class Recipe(Block):
-    """Steps in their order.
+    """A recipe of pretraining.
 
     Attributes:
         preset: parameters that steps change, a file below the project's root.
-        steps: to be done.
-        shipped: name of a shipped folder and the step whose output it is.
-        about: words for the card of a shipped folder, by its name.
+        steps: in the order in which they run.
+        shipped: name of a shipped folder to the step whose output it holds.
+        about: text for the card of a shipped folder, by its name.
     """
 
     preset: str
@@ -92,7 +92,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        RecipeError: if it is none, or a step needs one that does not come before it.
+        RecipeError: if it is invalid, or a step needs one that does not come before it.
     """
     try:
         recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -135,8 +135,8 @@ def params_of(step: Step, preset: Params, before: Mapping[str, Path]) -> Params:
 
     Args:
         step: of the recipe.
-        preset: what it changes.
-        before: what the steps before it have left, as seen from where stages run.
+        preset: parameters that the step changes.
+        before: output folders of the steps before it, relative to where stages run.
 
     Raises:
         RecipeError: if a text names a step that does not come before.
@@ -150,14 +150,14 @@ def params_of(step: Step, preset: Params, before: Mapping[str, Path]) -> Params:
 
 
 def record_of(step: Step, params: Params, before: str) -> dict[str, Any]:
-    """Record of a step: all that decides its output; ``before`` stands for all steps before it."""
+    """Record of a step: everything that its output depends on; ``before`` stands for the earlier steps."""
     block = params.model_dump()[step.stage]
     described = json.dumps([step.stage, step.start, block, before], sort_keys=True, default=str)
     return {"stage": step.stage, "params": block, "key": text_digest(described, 16)}
 
 
 def is_done(folder: Path, key: str) -> bool:
-    """True if the saved output is of a step with this key."""
+    """Return True if the saved output is of a step with this key."""
     record = folder / RECORD
     return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["key"] == key
 
@@ -186,7 +186,7 @@ def run_stage(step: Step, params: Params, home: Path) -> float:
 
 
 def keep(step: Step, record: dict[str, Any], home: Path, seconds: float) -> None:
-    """Put a step's output and report aside, whole or not at all."""
+    """Save a step's output and report under its name, atomically."""
     folder = home / KEPT / step.name
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Weights as they ship: in bfloat16, with a card that says how they were made."""
+"""Export of the weights that ship: bfloat16 files, with a model card that says how they were made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layers.files import put_folder
 
 
 def to_bfloat16(source: Path, target: Path) -> None:
-    """Write a safetensors file again with half the bytes; what is not float32 stays."""
+    """Copy a safetensors file with float32 tensors in bfloat16; other types stay."""
     with safe_open(source, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
         metadata = file.metadata()
@@ -25,17 +25,17 @@ def to_bfloat16(source: Path, target: Path) -> None:
 
 
 def without_origin(source: Path, target: Path) -> None:
-    """Copy a network's configuration without the folder that diffusers last read it from."""
+    """Copy a network's configuration without the path that diffusers last read it from."""
     config = json.loads(source.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def ship(recipe: Recipe, kept: Path, place: Path) -> None:
-    """Write what a recipe ships beside it, each folder whole or not at all, with the record and cards.
+    """Write the shipped folders beside the recipe, each atomically, with the record and the cards.
 
     Args:
-        recipe: whose steps are done.
+        recipe: one whose steps are done.
         kept: folder with the output and ``step.json`` of every step.
         place: of the recipe.
     """

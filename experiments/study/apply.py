@@ -1,4 +1,4 @@
-"""Results of a study back in the pipeline: values in params.yaml, trials as DVC experiments."""
+"""Transfer of a study's results into the pipeline: values to params.yaml, trials to DVC experiments."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from experiments.study.plan import StudyError, ranked, values_of
 
 
 def yaml_lines(values: Mapping[str, Any], indent: str = "") -> str:
-    """Write dotted paths and their values, a line each."""
+    """Format dotted paths and their values as YAML, a line each."""
     return "".join(f"{indent}{path}: {yaml_scalar(value)}\n" for path, value in values.items())
 
 
 def choose(study: optuna.Study, number: int | None) -> FrozenTrial:
-    """A trial by its number, or the best one.
+    """Find a trial by its number, or the best one.
 
     Raises:
         StudyError: if there is no such trial, or no single best one.
@@ -53,7 +53,7 @@ def apply_trial(path: str | Path, study: optuna.Study, trial: FrozenTrial) -> No
     """Write a trial's values into a parameter file and print what changes.
 
     Raises:
-        ParamsError: if there is no such parameter, or does not accept it.
+        ParamsError: if there is no such parameter, or it does not accept the value.
     """
     path = Path(path)
     before = path.read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def queue_experiments(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Non
 
     Raises:
         StudyError: if there is no trial.
-        UserError: with what DVC says, if it refuses.
+        UserError: with DVC's message, if DVC refuses.
     """
     if not trials:
         raise StudyError(f"tune: no trial of {study.study_name} has ended well")

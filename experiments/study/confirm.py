@@ -1,7 +1,7 @@
 """Confirmation of a study: its best trial and today's parameters, both trained again with other seeds.
 
-The best of many noisy measurements looks better than it is (the winner's curse): a study of eight trials that differ in
-nothing but chance has a best one too. With other seeds the two are measured once more, neither chosen by it.
+The best of many noisy measurements looks better than it is (the winner's curse), even if trials differ only by chance.
+So both are measured once more with seeds that had no part in the choice.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CONFIRMED, CONFIRMING = "confirmed", "confirming"
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Metrics of a stage with other seeds.
+    """Metrics of the best trial and of today's parameters with other seeds.
 
     Attributes:
         trial: number of the best trial.
-        seeds: that both were trained with.
-        best: the stage's figures under the trial's values, by seed.
-        today: under today's parameters, by seed.
+        seeds: with which both were trained.
+        best: the stage's metrics under the trial's values, one mapping a seed.
+        today: those under today's parameters, one mapping a seed.
     """
 
     trial: int
@@ -46,9 +46,9 @@ class Confirmation:
         return [sign * (a[objective] - b[objective]) for a, b in zip(self.best, self.today, strict=True)]
 
     def changes(self) -> dict[str, float]:
-        """Mean difference, trial minus today, of every figure that all of the trainings have.
+        """Mean difference, trial minus today, of every metric that all of the trainings have.
 
-        But the loss, whose weights differ.
+        The loss is left out, because its weights differ.
         """
         rows = [*self.best, *self.today]
         names = [name for name in rows[0] if name != "loss" and all(name in row for row in rows)]
@@ -57,7 +57,7 @@ class Confirmation:
 
 
 def read_confirmation(study: optuna.Study) -> Confirmation | None:
-    """Confirmation of the trial that is best now, if there is one."""
+    """Read the confirmation of the currently best trial; ``None`` if there is none."""
     kept, trials = study.user_attrs.get(CONFIRMED), ranked(study)
     if not kept or not trials or len(study.directions) > 1 or kept["trial"] != trials[0].number:
         return None
@@ -65,17 +65,17 @@ def read_confirmation(study: optuna.Study) -> Confirmation | None:
 
 
 def confirm(study: optuna.Study, plan: Plan, study_run: Run, seeds: int) -> None:
-    """Train the best trial and today's parameters again, and keep what they score with the study.
+    """Train the best trial and today's parameters again, and save their metrics in the study.
 
-    Only seeds that are missing are trained. Nothing is done where today's parameters are the best, where there is no
-    single best trial (several objectives), or where another worker is at it. A training that fails is said, and leaves
-    the study as it was.
+    Only missing seeds are trained. Nothing is done if today's parameters are the best, if there are several objectives
+    and so no single best trial, or if another worker does it. A failed training is reported and leaves the study
+    unchanged.
 
     Args:
-        study: with a trial that ended well.
-        plan: what it searched.
+        study: one with a completed trial.
+        plan: of the study.
         study_run: its MLflow run.
-        seeds: how many others than that of the study.
+        seeds: number of seeds beside that of the study.
     """
     best, before = ranked(study)[0], read_confirmation(study)
     if len(plan.objectives) > 1 or is_today(study, best) or seeds <= len(before.seeds if before else ()):
@@ -102,13 +102,13 @@ def confirm(study: optuna.Study, plan: Plan, study_run: Run, seeds: int) -> None
 
 
 def _trained(plan: Plan, values: Mapping[str, Any], study_run: Run, name: str, seed: int) -> dict[str, float]:
-    """The stage's figures after a training with other values and another seed."""
+    """Metrics of the stage after a training with other values and another seed."""
     tags = confirmation_tags(plan.name, name, seed)
     launched = launch(
         plan.stage,
         with_values(plan.base, {**values, f"{plan.stage}.seed": seed}),
         study=plan.name,
-        # Of this process: another worker may be at the same.
+        # The process id is in the name, because another worker may train the same.
         folder=f"{name}_seed_{seed}_{os.getpid()}",
         tags=tags,
         study_run=study_run.run_id,
@@ -126,7 +126,7 @@ def _trained(plan: Plan, values: Mapping[str, Any], study_run: Run, name: str, s
 
 
 def verdict(gains: Sequence[float]) -> str:
-    """Verdict in words: does the gain hold?"""
+    """Verdict in words on whether the gain holds with other seeds."""
     better, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
     how = "holds" if better == len(gains) else "does not hold" if mean <= 0 else "is not sure"
     return f"better with {better} of {len(gains)} other seeds, {mean:+.4f} on average: the gain {how}"

@@ -1,4 +1,4 @@
-"""Objective of a study: from the values that Optuna suggests to the metrics of a stage."""
+"""Objective function of a study: maps the values that Optuna suggests to the metrics of a stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Objective:
     """Objective function for Optuna: one trial, from suggested values to its result.
 
     Args:
-        plan: what is searched.
+        plan: of the study.
         study_run: the study's MLflow run.
     """
 
@@ -35,8 +35,8 @@ class Objective:
         """Run a trial; its validations reach the pruner where there is one objective.
 
         Raises:
-            TrialFailed: if the stage does not end well, or the values drawn do not fit together.
-            TrialPruned: if it was ended early.
+            TrialFailed: if the stage fails, or the suggested values do not fit together.
+            TrialPruned: if the pruner ended it early.
         """
         plan = self.plan
         trial.set_user_attr(WORKER, signature())
@@ -78,7 +78,7 @@ class Objective:
     def _report(self, trial: optuna.Trial, event: dict) -> None:
         (value,) = measured(event["metrics"], self.plan)
         trial.report(value, event["epoch"])
-        # After its last validation there is nothing left to save.
+        # After the last validation pruning would save nothing.
         if event["epoch"] < self.plan.epochs and trial.should_prune():
             raise optuna.TrialPruned(f"after epoch {event['epoch']} of {self.plan.epochs}")
 
@@ -88,7 +88,7 @@ class Objective:
         return TrialFailed(reason)
 
     def close(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Tag the MLflow run of a trial that has ended, and say how it ended."""
+        """Tag the MLflow run of a trial that has ended, and print how it ended."""
         error = trial.user_attrs.get(ERROR)
         tags = {"optuna.error": error} if error else {}
         for number in trial.system_attrs.get("retry_history", [])[-1:]:
@@ -103,7 +103,7 @@ class Objective:
         print(f"trial {trial.number}: {trial.state.name.lower()}: {said}", flush=True)
 
     def give_back(self, study: optuna.Study) -> None:
-        """Enqueue the trial again that was interrupted in this process: it did not fail."""
+        """Enqueue this process's interrupted trial again, because it did not fail."""
         for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
             if trial.user_attrs.get(WORKER) == signature() and trial.user_attrs.get(ERROR) == INTERRUPTED:
                 self.close(study, trial)

@@ -29,7 +29,7 @@ DIFFERENCES_SHOWN = 3
 
 
 class StudyError(UserError, LookupError):
-    """A study is not there, is empty, or is another one than it is taken for."""
+    """A study is missing, has no completed trial, or was begun under other conditions."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Plan:
     """Plan of a study: the searched space and its objectives.
 
     Attributes:
-        stage: that is tuned.
+        stage: the one that is tuned.
         name: of the study.
         objectives: metric of the stage's validation to ``maximize`` or ``minimize``.
         space: dotted path to its entry.
         base: all parameters under the budget, nested.
-        first: today's parameters in the sampler's terms.
-        fixed: what all trials have in common, flat, with the md5s of what the stage reads.
+        first: today's parameters as values of the sampler, for the first trial.
+        fixed: parameters that all trials share, flat, with the md5s of the stage's inputs.
     """
 
     stage: str
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """Validations of a trial."""
+        """Number of validations of a trial."""
         return self.base[self.stage]["optimisation"]["epochs"]
 
 
@@ -74,11 +74,11 @@ def study_name(params: Params, stage: str) -> str:
 
 
 def make_plan(params: Params, stage: str) -> Plan:
-    """Check everything that can be checked before a trial runs.
+    """Make the plan of a study; check everything that can be checked before a trial runs.
 
     Raises:
-        ParamsError: naming what of ``tune`` does not fit the stage.
-        FileNotFoundError: if what the stage reads is not there.
+        ParamsError: naming the entry of ``tune`` that does not fit the stage.
+        FileNotFoundError: if an input of the stage is missing.
     """
     tune = params.tune
     objectives, space = tune.of_stage(tune.objectives, stage), tune.of_stage(tune.space, stage)
@@ -106,7 +106,7 @@ def make_plan(params: Params, stage: str) -> Plan:
 
 
 class _DrawsByNumber:
-    """Trial k draws from a seed made of the study's and k: workers differ, and a study that goes on repeats nothing."""
+    """Sampler that seeds trial k by the study's seed and k, so neither workers nor a resumed study repeat a draw."""
 
     study_seed: int
 
@@ -129,7 +129,7 @@ class _Random(_DrawsByNumber, optuna.samplers.RandomSampler):
 
 
 def make_sampler(settings: Sampler, space: Mapping[str, SearchRange]) -> optuna.samplers.BaseSampler:
-    """The sampler of params.yaml; the multivariate TPE models parameters that occur together in groups of their own."""
+    """Make the sampler of params.yaml; multivariate TPE models parameters that occur together as one group."""
     if settings.kind == "random":
         sampler = _Random()
     else:
@@ -147,7 +147,7 @@ def make_sampler(settings: Sampler, space: Mapping[str, SearchRange]) -> optuna.
 
 
 def make_pruner(params: Params, epochs: int) -> optuna.pruners.BasePruner:
-    """The pruner of params.yaml, whose steps are epochs."""
+    """Make the pruner of params.yaml; its steps are epochs."""
     settings = params.tune.pruner
     if settings is None:
         return optuna.pruners.NopPruner()
@@ -164,7 +164,7 @@ def make_pruner(params: Params, epochs: int) -> optuna.pruners.BasePruner:
 
 
 def open_study(params: Params, plan: Plan) -> optuna.Study:
-    """Create the study or join it; today's parameters are its first trial.
+    """Create the study or join it; its first trial has today's parameters.
 
     Raises:
         StudyError: if it was begun with other objectives, parameters or inputs.
@@ -193,7 +193,7 @@ def open_study(params: Params, plan: Plan) -> optuna.Study:
 
 
 def _is_ready(study: optuna.Study) -> bool:
-    """True once the study's creator has opened its MLflow run; one that was killed before never does."""
+    """Return True once the study's MLflow run is open, which never happens if its creator was killed before."""
     deadline = time.monotonic() + READY_SECONDS
     while RUN_ID not in study.user_attrs:
         if time.monotonic() > deadline:
@@ -203,14 +203,14 @@ def _is_ready(study: optuna.Study) -> bool:
 
 
 def check_same(study: optuna.Study, plan: Plan) -> None:
-    """Refuse to go on with a study under other conditions, or with other kinds of values: other ranges are no matter.
+    """Refuse to go on with a study under other conditions or with other kinds of values; ranges may change.
 
     Raises:
         StudyError: naming what differs.
-        ParamsError: if it is a parameter that is searched.
+        ParamsError: if a searched parameter changed its kind.
     """
     fixed: Mapping[str, Any] = study.user_attrs[FIXED]
-    # Studies of an earlier version did not keep the md5 of the weights that a stage starts from.
+    # Studies of an earlier version lack the md5 of the weights that a stage starts from.
     asked = [key for key in plan.fixed if key in fixed or not key.startswith(MD5)]
     keys = [key for key in {**fixed, **dict.fromkeys(asked)} if fixed.get(key) != plan.fixed.get(key)]
     if keys:
@@ -226,10 +226,10 @@ def check_same(study: optuna.Study, plan: Plan) -> None:
 
 
 def load_study(params: Params, name: str) -> optuna.Study:
-    """A study that is there, to look at.
+    """Load an existing study, read only.
 
     Raises:
-        StudyError: if it is not.
+        StudyError: if there is none of this name.
     """
     storage = open_storage(params.tune.storage)
     try:
@@ -240,12 +240,12 @@ def load_study(params: Params, name: str) -> optuna.Study:
 
 
 def figures_of(report: dict) -> dict:
-    """Objectives as measured after training; the report of refine also holds those before it."""
+    """Metrics of a report after training; that of refine also holds those before it."""
     return report.get("after", report)
 
 
 def measured(report: dict, plan: Plan) -> list[float]:
-    """The objectives' values, in order, out of a stage's report.
+    """Values of the objectives, in order, from a stage's report.
 
     Raises:
         ParamsError: if the report lacks one.
@@ -261,7 +261,7 @@ def measured(report: dict, plan: Plan) -> list[float]:
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials, best first; with several objectives those of the Pareto front, by the first of them."""
+    """Completed trials, best first; with several objectives the Pareto front, sorted by the first objective."""
     if len(study.directions) > 1:
         trials = study.best_trials
     else:
@@ -271,12 +271,12 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def is_today(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """True for the trial of params.yaml's values as the study began: number 0, or its retry."""
+    """Return True for the trial of params.yaml's values when the study began: number 0, or its retry."""
     return trial.params == (study.user_attrs.get(TODAY) or study.trials[0].params)
 
 
 def todays_values(study: optuna.Study, space: Mapping[str, SearchRange]) -> dict[str, Any]:
-    """Dotted path to value of what params.yaml had when the study began, of everything that is searched."""
+    """Searched parameters with their values in params.yaml when the study began, by dotted path."""
     params = study.user_attrs.get(TODAY) or study.trials[0].params
     disabled = {path.removesuffix(SWITCH) for path, on in params.items() if path.endswith(SWITCH) and not on}
     return {
@@ -286,10 +286,10 @@ def todays_values(study: optuna.Study, space: Mapping[str, SearchRange]) -> dict
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Dotted path to value of everything a trial searched."""
+    """Values of everything that a trial searched, by dotted path."""
     return trial.user_attrs[VALUES]
 
 
 def run_id_of(study: optuna.Study) -> str | None:
-    """The study's MLflow run."""
+    """Id of the study's MLflow run."""
     return study.user_attrs.get(RUN_ID)

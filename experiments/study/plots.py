@@ -1,4 +1,4 @@
-"""Plots of a study: one interactive page, the same as images, a table of trials, the best values."""
+"""Plots and tables of a study: an interactive page, the same plots as PNGs, all trials, the best values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARTIFACTS = "study"
 
 
 def _kinds(study: optuna.Study) -> list[tuple[str, str, dict[str, Any]]]:
-    """File name, name of Optuna's function, and its arguments, of every plot that fits the study."""
+    """Plots that fit the study: file name, name of Optuna's function, and its arguments."""
     names = list(study.user_attrs["objectives"])
     if len(names) == 1:
         target: list[tuple[str, dict[str, Any]]] = [("", {"target_name": names[0]})]
@@ -50,7 +50,7 @@ def _kinds(study: optuna.Study) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _drawn(draw: Callable[..., Any], study: optuna.Study, arguments: dict[str, Any]) -> Any:
-    """A plot, or ``None`` where the study has too few trials for it: importances need two that differ."""
+    """Draw a plot; ``None`` if the study has too few trials: importances need two that differ."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -70,10 +70,10 @@ def _save_image(axes: Any, path: Path) -> None:
 def draw_plots(study: optuna.Study, folder: Path) -> list[Path]:
     """Draw every plot that the study has trials for.
 
-    Images are Matplotlib's: plotly's need a Chrome, which machines that train have not.
+    Images are drawn by Matplotlib, because plotly's need a Chrome, which training machines lack.
 
     Returns:
-        ``plots.html``, which holds plotly once and loads nothing, and one PNG a plot.
+        Paths of ``plots.html``, which embeds plotly and makes no request, and of one PNG a plot.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts, paths = [], []
@@ -94,7 +94,7 @@ def draw_plots(study: optuna.Study, folder: Path) -> list[Path]:
 
 
 def write_trials(study: optuna.Study, path: Path) -> Path:
-    """Write a table of all trials: number, state, objectives, parameters, why it failed."""
+    """Write a table of all trials: number, state, objectives, parameters, reason of a failure."""
     names = list(study.user_attrs["objectives"])
     searched = list(dict.fromkeys(key for trial in study.trials for key in trial.user_attrs.get(VALUES, {})))
     with path.open("w", newline="", encoding="utf-8") as file:

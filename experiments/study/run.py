@@ -1,4 +1,4 @@
-"""Trials of a study, one after the other, then its confirmation and its report."""
+"""Run of a study in one worker: trials one after the other, then confirmation and report."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from tracking.studies import still_running, tag_study
 
 
 def _one_more(study: optuna.Study, objective: Objective) -> None:
-    """Run a trial; that of a worker which was silent for too long may have been given to another meanwhile."""
+    """Run a trial; if this worker's heartbeat had expired, another worker may have been given the same trial."""
     try:
         study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[objective.close])
     except ValueError as error:
         if not str(error).startswith("Cannot tell a"):
             raise
-        print("tune: this worker was taken for dead: its trial went to another, and what it found is left out")
+        print("tune: this worker was taken for dead: another worker got its trial, and its own result is dropped")
 
 
 def logged_params(params: Params, stage: str) -> Params:
-    """The parameters that MLflow is told: the stage that is tuned, the storage without its password."""
+    """Parameters as logged to MLflow: with the stage that is tuned, and the storage's URL without its password."""
     settings = params.tune.model_copy(update={"stage": stage, "storage": shown(params.tune.storage)})
     return params.model_copy(update={"tune": settings})
 
 
 def run_study(params: Params, stage: str, trials: int) -> None:
-    """Run some trials of a new or an old study, then report it."""
+    """Run trials of a new or an existing study, then report it."""
     plan = make_plan(params, stage)
     parse_params(plan.base, "tune.budget")
     launch_command(params.launcher, stage)
-    # Optuna would print a traceback for every trial that failed; close() says it in a line.
+    # Optuna would print a traceback for every failed trial; close() prints one line.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = open_study(params, plan)
     try:
@@ -59,7 +59,7 @@ def run_study(params: Params, stage: str, trials: int) -> None:
             others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if others:
                 numbers = ", ".join(str(trial.number) for trial in others)
-                print(f"tune: other workers are at trials {numbers}: the last one reports, or --report")
+                print(f"tune: other workers still run trials {numbers}: the last one reports, or --report does it now")
             else:
                 confirm_and_report(study, plan, parent, params.tune.confirm_seeds)
         if others:
@@ -72,7 +72,7 @@ def run_study(params: Params, stage: str, trials: int) -> None:
 
 
 def confirm_and_report(study: optuna.Study, plan: Plan, parent: Run, seeds: int) -> None:
-    """Train the best trial again, then report, which is also done where that is interrupted."""
+    """Train the best trial again, then report; an interrupted confirmation is reported too."""
     try:
         if ranked(study):
             confirm(study, plan, parent, seeds)
@@ -95,7 +95,7 @@ def report(study: optuna.Study, parent: Run) -> None:
         raise StudyError(
             f"tune: none of {len(study.trials)} trials of {study.study_name} has ended well{last}; logs are in {folder}"
         )
-    # Drawing takes seconds to import, and workers that are not the last do without.
+    # Imported here, because plotting takes seconds to import and only the last worker plots.
     from experiments.study.plots import publish
 
     publish(study, folder, parent)

@@ -1,4 +1,4 @@
-"""Search space of a study: from the entries of ``tune.space`` to the parameters of one trial."""
+"""Parameter space of a study: from the entries of ``tune.space`` to the values of one trial."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SWITCH = ".enabled"
 
 
 def budgeted(params: Params, stage: str) -> dict[str, Any]:
-    """All parameters, nested, as the trials of a stage start from them: with the overrides of ``tune.budget``.
+    """All parameters, nested, with the overrides of ``tune.budget`` from which the trials of a stage start.
 
     Raises:
         ParamsError: if the budget names what does not exist.
@@ -33,7 +33,7 @@ def budgeted(params: Params, stage: str) -> dict[str, Any]:
 
 
 def is_searched(bounds: SearchRange, values: Mapping[str, Any]) -> bool:
-    """True if the other parameters, given flat, meet the conditions of an entry."""
+    """Return True if the other parameters, given flat, meet the conditions of an entry."""
     for path, wanted in bounds.when.items():
         value = values[path]
         if wanted == "above 0":
@@ -45,7 +45,7 @@ def is_searched(bounds: SearchRange, values: Mapping[str, Any]) -> bool:
 
 
 def searchable(space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> set[str]:
-    """The entries that some trial may search: those whose conditions today's parameters meet, or other entries may."""
+    """Entries that a trial may search: today's parameters or values of other entries can meet their conditions."""
     found: set[str] = set()
     for path, bounds in space.items():
         open_conditions = {name: wanted for name, wanted in bounds.when.items() if name not in found}
@@ -63,14 +63,14 @@ def _draw(trial: optuna.Trial, path: str, bounds: SearchRange) -> Any:
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw one value for every parameter that this trial searches.
+    """Suggest one value for every parameter that this trial searches.
 
-    A conditional parameter is drawn only where its conditions are met by what was drawn before it and by ``base``, so
-    the sampler never learns from values that had no effect.
+    A conditional parameter is drawn only if earlier draws and ``base`` meet its conditions, so the sampler never
+    learns from values that had no effect.
 
     Args:
-        trial: asks the sampler.
-        space: dotted path to its entry; what others depend on comes first.
+        trial: Optuna's trial, which asks the sampler.
+        space: dotted path to its entry; parameters that others depend on come first.
         base: all parameters, flat.
 
     Returns:
@@ -99,10 +99,10 @@ def _contains(bounds: SearchRange, value: Any) -> bool:
 
 
 def first_trial(space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Today's parameters in the terms of the sampler, switches included: what is enqueued before all others.
+    """Today's parameters as values of the sampler, switches included, to be enqueued as the first trial.
 
     Raises:
-        ParamsError: if the space leaves them out, names what does not exist, or depends on it.
+        ParamsError: if the space excludes them, or names or depends on a parameter that does not exist.
     """
     fixed: dict[str, Any] = {}
     for path, bounds in space.items():
@@ -129,7 +129,7 @@ def first_trial(space: Mapping[str, SearchRange], base: Mapping[str, Any]) -> di
 def fixed_part(params: Params, stage: str) -> dict[str, Any]:
     """Parameters that all trials of a study share, flat; trials that differ in them cannot be compared.
 
-    The stage's parameters under the budget, but those that are searched, and the objectives.
+    They are the stage's parameters under the budget without the searched ones, and the objectives.
     """
     base = flatten(budgeted(params, stage))
     space = searchable(params.tune.of_stage(params.tune.space, stage), base)
@@ -142,10 +142,10 @@ def fixed_part(params: Params, stage: str) -> dict[str, Any]:
 
 
 def check_kinds(space: Mapping[str, SearchRange], study: optuna.Study) -> None:
-    """Refuse entries that are of another kind than when a study was begun; other bounds are no matter.
+    """Refuse entries of another kind than when a study was begun; bounds may change.
 
     Raises:
-        ParamsError: naming the entry, what it was and what it is.
+        ParamsError: naming the entry, its former kind and its kind now.
     """
     for trial in study.get_trials(deepcopy=False):
         for path in trial.distributions.keys() & space.keys():
@@ -160,7 +160,7 @@ def check_kinds(space: Mapping[str, SearchRange], study: optuna.Study) -> None:
 
 
 def _distribution(bounds: SearchRange) -> BaseDistribution:
-    """An entry as Optuna keeps it."""
+    """Optuna's distribution of an entry."""
     if bounds.choices is not None:
         return CategoricalDistribution(bounds.choices)
     if bounds.integer:

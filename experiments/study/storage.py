@@ -1,8 +1,8 @@
 """Storage of studies, and the retry of trials whose worker died.
 
-Optuna's databases have heartbeats, its journal has none: it gets them here as files beside it, whose times the file
-server sets, so that clocks of machines need not agree. Besides, a worker signs its trial; who finds the signature of a
-process of its own machine that is gone need not wait for a heartbeat to run out.
+Optuna's databases have heartbeats, its journal has none. It gets them here as files beside it; the file server sets
+their times, so clocks of machines need not agree. Besides, each trial has the signature of its worker. A worker of the
+same machine can see that this process has ended, and need not wait for the heartbeat to expire.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StorageError(UserError, ConnectionError):
 
 
 def _machine() -> str:
-    """This boot of this machine and its namespace of process ids; containers may share a host name."""
+    """Identity of this boot and its process-id namespace; host names are not unique among containers."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -64,7 +64,7 @@ def signature() -> list[Any]:
 
 
 def is_gone(worker: list[Any]) -> bool:
-    """True if a worker's signature is of a process of this machine that has ended."""
+    """Return True if a worker's signature is of a process of this machine that has ended."""
     machine, pid, began = worker
     if machine != _machine():
         return False
@@ -76,7 +76,7 @@ def is_gone(worker: list[Any]) -> bool:
 
 
 def _abandoned(storage: BaseStorage, study_id: int) -> set[int]:
-    """Running trials of workers that are known to be gone, and old ones that nobody signed."""
+    """Running trials of workers that are known to have ended, and old trials without a signature."""
     found = set()
     for trial in storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(WORKER)
@@ -87,9 +87,9 @@ def _abandoned(storage: BaseStorage, study_id: int) -> set[int]:
 
 
 def retry_once(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueue a trial again whose worker died, and close what MLflow still shows as running.
+    """Enqueue a trial again whose worker died, and close its run in MLflow.
 
-    What is copied are its parameters, not its attributes: the new one is not signed by the dead worker.
+    Only parameters are copied, not attributes, so the new trial does not have the dead worker's signature.
     """
     tags = {"optuna.error": "its worker died"}
     close_trial(study.user_attrs.get(RUN_ID), trial.number, "FAIL", trial.user_attrs.get(VALUES, {}), tags)
@@ -102,14 +102,14 @@ def retry_once(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 class Database(RDBStorage):
-    """A database, by default SQLite; heartbeats are Optuna's."""
+    """Storage in a database, by default SQLite, with Optuna's heartbeats."""
 
     def __init__(self, url: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             super().__init__(
                 url,
-                # Hours pass between two uses of a connection, and what lies between closes idle ones.
+                # Hours pass between two uses of a connection, and networks close idle ones.
                 engine_kwargs={"pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
@@ -121,7 +121,7 @@ class Database(RDBStorage):
 
 
 class _WholeLines(JournalFileBackend):
-    """Drops the end of a line that a kill or a full disk has torn, which the next one would be written onto."""
+    """Journal backend that drops a last line torn by a kill or a full disk, before it appends the next one."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         with get_lock_file(self._lock), Path(self._file_path).open("r+b") as file:
@@ -132,7 +132,7 @@ class _WholeLines(JournalFileBackend):
 
 
 class Journal(JournalStorage, BaseHeartbeat):
-    """An append-only file, also on NFS, where SQLite must not be."""
+    """Storage in an append-only file, also on NFS, where SQLite is unsafe."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(_WholeLines(str(path)))
@@ -180,8 +180,8 @@ def open_storage(url: str) -> BaseStorage:
         url: ``journal:PATH``, or a database's URL as SQLAlchemy writes it; a relative path starts from the project.
 
     Raises:
-        ParamsError: if it is no such URL, or its driver is not installed.
-        StorageError: if it does not answer.
+        ParamsError: if the URL is invalid, or its driver is not installed.
+        StorageError: if the storage does not answer.
     """
     if url.startswith(JOURNAL):
         return _open_journal(in_project(url.removeprefix(JOURNAL)))
@@ -201,10 +201,10 @@ def open_storage(url: str) -> BaseStorage:
         except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
             raise ParamsError(f"tune.storage: {shown(url)}: no driver for it is installed ({error})") from None
         except RuntimeError as error:
-            # Optuna's own sentence on tables of another of its versions.
+            # Optuna's own message about tables of another Optuna version.
             raise StorageError(f"tune.storage: {shown(url)}: {' '.join(str(error).split())}") from None
         except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
-            # Workers that start together create the same tables, and all but one fail at it.
+            # Workers that start together create the same tables, and all but one fail.
             if attempt == OPEN_ATTEMPTS:
                 reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
                 raise StorageError(f"tune.storage: {shown(url)} does not answer: {reason}") from None
@@ -216,7 +216,7 @@ def _open_journal(path: Path) -> Journal:
     """Open or create a journal.
 
     Raises:
-        StorageError: if the file is none, or cannot be had.
+        StorageError: if the file is no journal, or cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,10 +240,10 @@ def _is_record(line: bytes) -> bool:
 
 
 def _refuse_others(url: str) -> None:
-    """Refuse a database that holds, or will hold, something else than studies: Optuna would make its tables beside it.
+    """Refuse a database that holds or will hold other data than studies: Optuna would create its tables in it.
 
     Raises:
-        StorageError: naming what it is.
+        StorageError: naming the other data.
     """
     asked, ours = (sqlalchemy.make_url(each) for each in (url, tracking_uri()))
     if _place(asked) == _place(ours):
@@ -256,7 +256,7 @@ def _refuse_others(url: str) -> None:
         with inspected(url) as inspector:
             found = inspector.get_multi_columns() if inspector else {}
     except (ImportError, sqlalchemy.exc.SQLAlchemyError):
-        return  # said where it is opened
+        return  # reported where it is opened
     columns = {name: {column["name"] for column in table} for (_, name), table in found.items()}
     columns.pop("alembic_version", None)
     other = [name for name, names in columns.items() if name not in own or names != set(own[name].columns.keys())]

@@ -1,4 +1,4 @@
-"""Summary of a study for the terminal: trials, what mattered, whether it holds, what to do next."""
+"""Summary of a study for the terminal: trials, importances, confirmation, next command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _without_stage(path: str) -> str:
 
 
 def table(study: optuna.Study) -> list[str]:
-    """One line a trial, the best first: number, objectives, values, and what became of it."""
+    """Table of trials, one line each, the best first: number, objectives, values, and state."""
     names = list(study.user_attrs["objectives"])
     trials = ranked(study)
     others = [trial for trial in study.trials if trial.number not in {best.number for best in trials}]
@@ -83,7 +83,7 @@ def _head(study: optuna.Study, trials: Sequence[FrozenTrial], names: Sequence[st
 
 
 def _beside(differences: Mapping[str, float]) -> list[str]:
-    """Changes of the stage's other metrics: a gain may be paid for elsewhere."""
+    """Changes of the stage's other metrics, because a gain may cost something elsewhere."""
     told = [f"{name} {value:+.4f}" for name, value in differences.items() if f"{value:.4f}".strip("-") != "0.0000"]
     return [f"with it, the stage's other figures change by: {', '.join(told)}"] if told else []
 
@@ -107,7 +107,7 @@ def summary(study: optuna.Study, folder: Path) -> str:
     """Summary of a study for the terminal.
 
     Args:
-        study: with a trial that ended well.
+        study: one with a completed trial.
         folder: where :func:`experiments.study.plots.publish` has written plots and tables.
     """
     names, trials = list(study.user_attrs["objectives"]), ranked(study)

@@ -1,4 +1,4 @@
-"""Trial of a study: a stage in a process and a folder of its own, watched while it runs."""
+"""Trial of a study: a stage in its own process and folder, whose validations are read while it runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tracking.studies import run_environment
 from training.engine.progress import VALIDATION_LOG
 
 TRIALS = Path(".tune")
-# What a stage reads of the stages before it, beside the data.
+# Outputs of earlier stages that a stage reads, beside the data.
 EARLIER = {"train_vae": (), "train_decompose": (WEIGHTS / "vae",), "refine": (WEIGHTS / "decompose",)}
 GUARD = CODE / "experiments" / "guard.py"
 POLL_SECONDS = 0.2
@@ -31,20 +31,20 @@ TELLING = re.compile(r"^(\[rank\d+\]:\s*)?(error: |[\w.]*(Error|Exception)\b)")
 
 
 class TrialFailed(RuntimeError):
-    """The process of a trial ended without a report; the message is what its log says last."""
+    """The process of a trial ended without a report; the message is the last error in its log."""
 
 
 def _make_folder(folder: Path, stage: str, output_root: str) -> None:
-    """A folder with links to what the stage reads of the pipeline; its outputs and resume points are its own.
+    """Make a trial's folder, with links to the stage's inputs; outputs and resume points are the trial's own.
 
-    All else that parameters name is found in the project (:mod:`config.paths`).
+    All other paths in parameters are found in the project (:mod:`config.paths`).
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / REPORTS).mkdir(parents=True)
     (folder / WEIGHTS).mkdir(parents=True)
     for read in (Path(output_root), CACHE, *EARLIER[stage]):
         place = folder / read
-        # One may lie within the other, and be there already.
+        # One input may lie within another, and so exist already.
         if not read.is_absolute() and in_workspace(read) == read and not place.exists():
             if read == CACHE:
                 read.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def _make_folder(folder: Path, stage: str, output_root: str) -> None:
 
 @contextlib.contextmanager
 def _launched(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen]:
-    """A command under the guard, output in ``log.txt``; on leaving, all of its processes have ended."""
+    """Run a command under the guard with output in ``log.txt``; on exit all of its processes have ended."""
     lifeline, held = os.pipe()
     try:
         with (folder / "log.txt").open("wb") as log:
@@ -81,7 +81,7 @@ def _launched(command: list[str], folder: Path, environment: Mapping[str, str]) 
 
 
 def _validations(process: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:
-    """Each validation of a running stage as it is announced, until the process has ended."""
+    """Yield each validation of a running stage as it is written, until the process has ended."""
     position = 0
     while True:
         ended = process.poll() is not None
@@ -98,7 +98,7 @@ def _validations(process: subprocess.Popen, path: Path) -> Iterator[dict[str, An
 
 
 def failure(code: int, log: str) -> str:
-    """Why a process failed, in a line: its exit code and what its log says last."""
+    """Reason of a failed process in one line: its exit code and the last error in its log."""
     lines = [line.strip() for line in log.splitlines() if re.search(r"\w", line)]
     telling = next((line for line in reversed(lines) if TELLING.match(line)), lines[-1] if lines else "(no output)")
     how = f"ended with code {code}"
@@ -111,7 +111,7 @@ def failure(code: int, log: str) -> str:
 def launch(
     stage: str, raw: Mapping[str, Any], *, study: str, folder: str, tags: Mapping[str, str], study_run: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Run a stage with given parameters and yield what it measures.
+    """Run a stage with given parameters and yield its validations and its report.
 
     Args:
         stage: its name.
@@ -122,11 +122,11 @@ def launch(
         study_run: MLflow run that the stage's run is nested under.
 
     Yields:
-        Validations ``{epoch, samples, metrics}`` as they come; last ``{report}``, the stage's report. A caller that
-        closes the generator before ends the trial's processes.
+        Validations ``{epoch, samples, metrics}`` as they come, and last the stage's report, ``{report}``. Closing the
+        generator early ends the trial's processes.
 
     Raises:
-        TrialFailed: if the stage does not end well.
+        TrialFailed: if the stage fails.
     """
     home = project_root() / TRIALS / study / folder
     _make_folder(home, stage, raw["prepare_buckets"]["output_root"])
@@ -148,6 +148,6 @@ def launch(
         except FileNotFoundError:
             raise TrialFailed(f"ended well without {REPORTS / stage}.json") from None
     finally:
-        # Of a cheap stand-in's weights nothing is used again, and those of a large network fill a disk.
+        # Weights of a short trial are never used again, and those of a large network fill a disk.
         shutil.rmtree(home / "models", ignore_errors=True)
         shutil.rmtree(home / ".checkpoints", ignore_errors=True)
