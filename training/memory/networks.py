@@ -16,17 +16,10 @@ from models.diffusers_folder import CONFIG_FILE
 from models.transformer.text_condition import read_text_condition
 from models.vae.autoencoder import RGBAVAE
 from models.vae.config import VAEConfig
+from training.decompose.build import SHAPE
 from training.memory.estimate import Outline, PlanError, meta_transformer, outline
 from training.memory.work import Key, sampling, vae_config
 
-SHAPE = (
-    "num_layers",
-    "num_attention_heads",
-    "attention_head_dim",
-    "axes_dims_rope",
-    "patch_size",
-    "joint_attention_dim",
-)
 # Shape of the transformer of Qwen/Qwen-Image-Layered.
 RELEASED = {
     "latent_channels": 16,
