@@ -1,4 +1,4 @@
-"""Parameters of the recipe from nothing with changes from a benchmark's command line."""
+"""Parameters of presets/from_nothing.yaml with changes from a benchmark's command line."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Validation metrics of the decomposition network over samples seen and time: a recipe and changes of it.
+"""Validation metrics of the decomposition network over samples and time, for a recipe with changes.
 
     python -m benchmarks.decompose_recipe [--samples 8000] [--every 2000] [--without SWITCH] [KEY=VALUE ...]
 
 The recipe is the block train_decompose of presets/from_nothing.yaml; ``KEY=VALUE`` changes it, as in
-``optimisation.batch_size=4``. ``--without`` takes away what the paper's ablation takes away (table 2): ``layer_rope``
-gives all slots and the condition the same index, ``rgba_condition`` shows the flat image in another latent space than
-the layers', here a linear code of RGB patches. The network learns from the cached latents of ``models/weights/vae``
-(``dvc repro train_vae``), held in memory. The clock stands while it is measured on the validation split, on averaged
-weights: velocity error at fixed noise and sigmas, then images sampled from noise and scored by the protocol at 0
-merges.
+``optimisation.batch_size=4``. ``--without`` removes a part as in the paper's ablation (table 2). Without
+``layer_rope`` all slots and the condition have the same index. Without ``rgba_condition`` the flat image is in another
+latent space than the layers, here a linear code of RGB patches. The network is trained on the cached latents of
+``models/weights/vae`` (``dvc repro train_vae``), held in memory. Validation of the EMA weights is not timed. It is the
+velocity error at fixed noise and sigmas, and scores of sampled images by the protocol at 0 merges.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ SWITCHES = ("layer_rope", "rgba_condition")
 
 
 class RGBCondition(nn.Module):
-    """A network that is shown the flat image as a normalised linear code of its RGB patches.
+    """Network whose input image is a normalised linear code of its RGB patches.
 
     Args:
         network: the network.
-        vae: of the latents.
-        latents: ``(N, C, h, w)`` of images that the code is found on.
+        vae: of the layers' latents.
+        latents: ``(N, C, h, w)`` of images to which the code is fitted.
     """
 
     def __init__(self, network: VLDMMDiT, vae: RGBAVAE, latents: torch.Tensor) -> None:
@@ -64,7 +63,7 @@ class RGBCondition(nn.Module):
         return F.pixel_unshuffle(pixels, pixels.shape[-1] // latents.shape[-1])
 
     def forward(self, noisy, condition, sigma, text=None):
-        """As :class:`models.transformer.vld_mmdit.VLDMMDiT`."""
+        """Predict velocities, as :class:`models.transformer.vld_mmdit.VLDMMDiT` does."""
         with torch.no_grad():
             rows = self._patches(condition).movedim(1, -1) - self.mean
             code = (rows @ self.axes.T).movedim(-1, 1)
@@ -72,7 +71,7 @@ class RGBCondition(nn.Module):
 
 
 def flatten_layer_axis(network: VLDMMDiT) -> None:
-    """Rotary positions of row and column alone."""
+    """Remove the layer axis from the rotary positions: only row and column remain."""
     positions = network.transformer.pos_embed.positions
     rotations = network.transformer.config.axes_dims_rope[0] // 2
     positions.pos_freqs[:, :rotations] = 1.0
@@ -80,7 +79,7 @@ def flatten_layer_axis(network: VLDMMDiT) -> None:
 
 
 def main() -> None:
-    """Train and print."""
+    """Train and print validation metrics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of train_decompose")
     parser.add_argument("--samples", type=int, default=8000, help="the cosine's length")

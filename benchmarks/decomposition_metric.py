@@ -2,9 +2,9 @@
 
     python -m benchmarks.decomposition_metric [--size 512] [--layers 6] [--samples 3]
 
-Both sides score the same generated stacks in turn, each in its own process with one thread, and must agree. The stacks
-are unrelated to each other, the worst case: all merges are taken. The plain side keeps to the wording of the protocol
-and remembers nothing, as LayerD's evaluator does; the tests use it as their reference.
+Both sides score the same generated stacks in turn, each in its own process with one thread, and must agree. Predicted
+and true stacks are unrelated, the worst case: all merges are taken. The plain side follows the protocol's wording and
+caches nothing, as LayerD's evaluator does; the tests use it as their reference.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _plain_over(bottom: np.ndarray, top: np.ndarray) -> np.ndarray:
 
 
 def _plain_peels(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Group what does not overlap and flatten (step 1)."""
+    """Group layers that do not overlap, and flatten each group (step 1)."""
     remaining = list(range(len(layers)))
     groups = []
     while remaining:
@@ -98,7 +98,7 @@ def _plain_peels(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _plain_path(cost: np.ndarray) -> list[tuple[int, int]]:
-    """Dynamic time warping with the reference's tie rule (step 3)."""
+    """Find the path of dynamic time warping with the reference's tie rule (step 3)."""
     total = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
     total[0, 0] = 0.0
     for i, j in np.ndindex(*cost.shape):
@@ -123,7 +123,7 @@ def _plain_best_merge(
     path: list[tuple[int, int]],
     cost: Callable[[np.ndarray, np.ndarray], float],
 ) -> tuple[float, int]:
-    """Largest gain and the lower index of its pair; gain 0 if nothing gains (step 4)."""
+    """Largest gain of a merge and the lower index of its pair; gain 0 if no merge gains (step 4)."""
     best = (0.0, 0)
     for i in range(len(layers) - 1 if len(layers) > 2 else 0):
         mates = [[others[b] for a, b in path if a == index] for index in (i, i + 1)]
@@ -168,7 +168,7 @@ SIDES: dict[str, Callable[..., list[Level]]] = {"ours": _score, "plain numpy": p
 
 
 def _measure(side: str, seed: int, layers: int, size: int, max_merges: int) -> tuple[list[Level], float, float, float]:
-    """Return levels, CPU seconds, peak memory of the process in MiB and the peak before scoring."""
+    """Return merge levels, CPU seconds, peak memory of the process in MiB and the peak before scoring."""
     rng = np.random.default_rng(seed)
     pred, gt = make_stack(rng, layers, size), make_stack(rng, layers, size)
     before = process_peak() / 2**20

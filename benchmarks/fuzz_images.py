@@ -1,11 +1,11 @@
-"""Mutated images through every reader: each outcome is an image or one sentence, whatever the bytes are.
+"""Fuzzing of every image reader with mutated files: each outcome must be an image or one sentence.
 
     python -m benchmarks.fuzz_images [--count 1000] [--seed 0] [--keep DIR]
 
-Images of all formats and modes, with profiles, EXIF, text and several frames, are spoilt: bytes flipped, the end cut,
-pieces swapped, doubled, overwritten, lengths made huge. Each goes through the reader of ``stages.decompose`` (from a
-file), the page's upload route, the served model's and the datasets'. Mutation k of a seed is always the same. Printed
-are counts by reader, and the slowest; the exit code is 1 if any outcome is neither, and ``--keep`` keeps those files.
+Images of all formats and modes, with profiles, EXIF, text and several frames, are mutated: bytes flipped, the end cut,
+pieces swapped, doubled or overwritten, lengths made huge. Each goes through the readers of ``stages.decompose`` (from
+a file), the page's upload route, the served model and the datasets. Mutation k of a seed is always the same. Counts by
+reader and the longest time are printed. The exit code is 1 if any outcome is neither; ``--keep`` saves those files.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from tracking.serving import RequestError
 from tracking.serving import decode_image as served
 
 SIZE = (64, 48)
-LONGEST = 400  # letters of a sentence
+LONGEST = 400  # characters of a sentence
 Reader = Callable[[bytes], np.ndarray | str]
 
 
 def originals() -> list[bytes]:
-    """Whole images: every format, their modes, and what files hold besides pixels."""
+    """Intact files: every format with its modes, and metadata beside pixels."""
     across, down = np.meshgrid(np.linspace(0, 1, SIZE[0]), np.linspace(0, 1, SIZE[1]))
     values = np.stack([across, down, 1 - across, 0.3 + 0.7 * down], axis=-1)
     rgba = Image.fromarray((values * 255).astype(np.uint8))
@@ -48,7 +48,7 @@ def originals() -> list[bytes]:
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010F: "a maker", 0x0131: "a program"})
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    profile[24:36] = bytes(12)  # when it was made, to the second: files would differ from run to run
+    profile[24:36] = bytes(12)  # the creation time, which would make files differ from run to run
     said = {"exif": exif, "icc_profile": bytes(profile)}
     wanted = [
         *((image, "PNG", said) for image in (rgba, flat, rgba.convert("P"), rgba.convert("LA"), grey)),
@@ -68,7 +68,7 @@ def originals() -> list[bytes]:
     files = []
     for image, kind, options in wanted:
         file = io.BytesIO()
-        image.copy().save(file, kind, **options)  # Pillow leaves settings of a JPEG in an image
+        image.copy().save(file, kind, **options)  # a copy, because saving a JPEG changes the image's settings
         files.append(file.getvalue())
     text = b"zTXt" + b"note\0\0" + zlib.compress(bytes(2_000_000))
     files.append(
@@ -78,7 +78,7 @@ def originals() -> list[bytes]:
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """Spoil a file one to three times."""
+    """Mutate a file one to three times."""
     for _ in range(rng.integers(1, 4)):
         data = MUTATIONS[rng.integers(len(MUTATIONS))](data, rng)
     return data
@@ -86,7 +86,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 def _flipped(data: bytes, rng: np.random.Generator) -> bytes:
     spoilt = np.frombuffer(data, np.uint8).copy()
-    # Half of them near the start, where what decides is said.
+    # Half of them near the start, in the headers.
     most = len(spoilt) if rng.random() < 0.5 else min(len(spoilt), 200)
     places = rng.integers(0, max(most, 1), rng.integers(1, 17))
     if len(spoilt):
@@ -124,7 +124,7 @@ def _huge(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _chunks_swapped(data: bytes, rng: np.random.Generator) -> bytes:
-    """Whole chunks of a PNG in another order; of other formats pieces that begin at a marker's byte."""
+    """Reorder the chunks of a PNG; in other formats reorder pieces that begin at a marker's byte."""
     parts = data.split(b"IDAT" if data.startswith(b"\x89PNG") else b"\xff")
     if len(parts) < 3:
         return _swapped(data, rng)
@@ -137,14 +137,14 @@ MUTATIONS = (_flipped, _flipped, _cut, _swapped, _chunks_swapped, _doubled, _ove
 
 
 def mutations(count: int, seed: int) -> Iterator[bytes]:
-    """``count`` spoilt files, taking turns with the originals."""
+    """Yield ``count`` mutated files, from each original in turn."""
     files = originals()
     for number in range(count):
         yield mutated(files[number % len(files)], np.random.default_rng((seed, number)))
 
 
 def readers(folder: Path) -> dict[str, Reader]:
-    """Readers of users' images, by name; each returns pixels, or its sentence."""
+    """Readers of users' images, by name; each returns pixels, or the sentence of its error."""
     uploads = Shelf()
     page = TestClient(build_server(gr.Blocks(), uploads, Shelf(), {}), base_url="http://127.0.0.1")
 
@@ -177,7 +177,7 @@ def readers(folder: Path) -> dict[str, Reader]:
 
 
 def outcome(reader: Reader, data: bytes) -> str:
-    """``image`` or ``sentence``; anything else in words."""
+    """Outcome of a reader on a file: ``image``, ``sentence``, or a description of anything else."""
     try:
         found = reader(data)
     except Exception as error:
@@ -190,7 +190,7 @@ def outcome(reader: Reader, data: bytes) -> str:
 
 
 def fuzz(count: int, seed: int, keep: Path | None = None) -> tuple[dict[str, Counter], list[str], float]:
-    """Run; returns counts of outcomes by reader, what was neither image nor sentence, and the most seconds of one."""
+    """Read all mutations; returns counts of outcomes by reader, other outcomes, and the most seconds of a reading."""
     counts: dict[str, Counter] = {}
     faults, slowest = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -211,7 +211,7 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> tuple[dict[str, Cou
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what came of it; 1 if anything was neither an image nor a sentence."""
+    """Fuzz and print the outcomes; returns 1 if any was neither an image nor a sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

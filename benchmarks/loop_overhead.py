@@ -1,11 +1,11 @@
-"""Overhead of the training loop of train_decompose beside its network: latents, noise, losses, EMA, logging.
+"""Overhead of train_decompose's training loop over its bare network: latents, noise, losses, EMA, logging.
 
     python -m benchmarks.loop_overhead [--steps 30] [--rounds 5]
 
-``fit`` with the settings of presets/from_nothing.yaml takes turns with a bare loop over the same batches: the network
-on tensors made before, a mean square, backward, clipping and AdamW. Latents are read from the cache of
-``models/weights/vae`` (``dvc repro train_vae``). Printed are medians of seconds a step and of the paired ratios. The
-loop's resume points and validations, which have intervals of their own, are left out.
+``fit`` with the settings of presets/from_nothing.yaml alternates with a bare loop over the same batches. That is the
+network on tensors made before, a mean square, backward, clipping and AdamW. Latents are read from the cache of
+``models/weights/vae`` (``dvc repro train_vae``). Medians of seconds a step and of the paired ratios are printed.
+Resume points and validations, which have intervals of their own, are left out.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from training.engine.task import Task
 
 
 class Forgetful(CheckpointStore):
-    """Writes no resume point."""
+    """Checkpoint store that writes no resume point."""
 
     def save(self, **_) -> None:
-        """Do nothing."""
+        """Skip the resume point."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Time both loops and print medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""Memory tables of docs/scale.md: every stage of a preset on one GPU, by size, and what fits which card.
+"""Memory tables of docs/scale.md: peaks of a preset's stages on one GPU by size, and which card fits what.
 
     python -m benchmarks.memory_table --params presets/qwen.yaml
 
@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def words(advice: Recommendation) -> str:
-    """Options to switch on, as a table cell."""
+    """Table cell with the options to switch on."""
     if advice.label is not None:
         return advice.label.replace("gradient_checkpointing", "checkpointing") + (", as set" if advice.as_set else "")
     fewer = f"up to {advice.layers} layers with {advice.last.split(',')[0]}" if advice.layers else "no"
@@ -35,7 +35,7 @@ def words(advice: Recommendation) -> str:
 
 
 def lines(params: Params, keys: Sequence[Key] = KEYS) -> Iterator[str]:
-    """Peaks by stage and size, then what each budget asks for."""
+    """Lines of the tables: peaks by stage and size, then the options that each GPU budget needs."""
     networks = networks_of(params)
     planned = {key: planned_stages(params, networks, key) for key in keys}
     names = [stage.name for stage in planned[keys[0]]]

@@ -1,10 +1,10 @@
-"""Throughput of prepare_buckets: against a plain Pillow loop over the same files, and over processes.
+"""Throughput of prepare_buckets against a plain Pillow loop over the same files, and by processes.
 
     python -m benchmarks.prepare_throughput [--samples 128] [--size 1080] [--side 640] [--rounds 3]
 
-The loop opens each layer, resizes it to the bucket as straight RGBA and saves it with default compression; it groups
-nothing and checks nothing. It runs without the flat image that every sample needs, and with it. Each side has a
-process of its own that lives through all rounds; all sides run in every round, and ratios are medians over rounds.
+The loop opens each layer, resizes it to the bucket as straight RGBA and saves it with default compression, without
+grouping or checks. It runs with and without the flat image that every sample needs. Each side has a process of its own
+for all rounds; all sides run in every round, and ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from layers.sources.rendered import RenderedSource
 
 
 def pillow_loop(rendered: Path, limits: BucketLimits, out: Path, composite: bool) -> None:
-    """Plain Pillow loop: open, resize, save; with ``composite`` also the flat image."""
+    """Open, resize and save all layers with plain Pillow; with ``composite`` also the flat image."""
     for folder in sorted(rendered.iterdir()):
         flat = None
         for path in sorted(folder.glob("*.png")):
@@ -47,7 +47,7 @@ def pillow_loop(rendered: Path, limits: BucketLimits, out: Path, composite: bool
 
 
 def theirs(root: Path, limits: BucketLimits, composite: bool) -> float:
-    """Seconds of the loop."""
+    """Seconds of :func:`pillow_loop`."""
     out = root / f"theirs{composite}"
     out.mkdir()
     start = time.perf_counter()
@@ -97,7 +97,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in sides}
     try:
         write_dataset(root, range(arguments.samples), seed=0, size=arguments.size, jobs=-1)
-        # The first round starts the processes and warms the file cache; a run over 250,000 samples pays for that once.
+        # The first round, which starts processes and warms the file cache, is not counted: 250,000 samples pay it once.
         for number in range(arguments.rounds + 1):
             for name, call in sides.items():
                 seconds = homes[name].submit(*call).result()
@@ -105,7 +105,7 @@ def main() -> None:
                     times[name].append(seconds)
         layers = len(list((root / "rendered").glob("*/*.png")))
     finally:
-        # Without this a home waits five minutes for its idle workers to end by themselves.
+        # Otherwise a side's process waits five minutes until its idle workers end by themselves.
         homes["ours_2_processes"].submit(end_workers).result()
         for home in homes.values():
             home.shutdown()

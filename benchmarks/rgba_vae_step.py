@@ -1,10 +1,10 @@
-"""Training step of the 2-D RGBA-VAE against ``diffusers.AutoencoderKLQwenImage`` with the same weights.
+"""Timing of a training step of the 2-D RGBA-VAE against ``diffusers.AutoencoderKLQwenImage`` of equal weights.
 
     python -m benchmarks.rgba_vae_step [--runs 5] [--threads 2] [--device cpu|cuda] [--bf16]
 
 One step is encode, decode of the mode, mean square, backward. The cases are the full width at 128 and 256 px and the
-default's width at its image size. Both sides take turns in one process; printed are medians, the median of their
-ratios, and the largest difference of the outputs (float32 only).
+default's width at its image size. Both sides take turns in one process. Medians, the median of their ratios and the
+largest difference of the outputs (float32 only) are printed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from models.vae.config import VAEConfig
 
 @dataclass(frozen=True)
 class Case:
-    """One network and batch.
+    """One network and batch to time.
 
     Attributes:
         name: as printed.
         config: of the network.
         shape: of the images, (B, H, W).
-        rounds: how many times as many runs as asked for; small cases are noisier.
+        rounds: factor on the requested number of runs; small cases are noisier.
     """
 
     name: str
@@ -92,7 +92,7 @@ def measure(case: Case, runs: int, device: torch.device, bf16: bool) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Time all cases and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

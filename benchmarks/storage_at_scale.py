@@ -1,4 +1,4 @@
-"""Plain files against tars for a bucketed dataset of many samples: writing, listing, reading, DVC, deleting.
+"""Timing of plain files against tars for a bucketed dataset of many samples: writing, listing, reading, DVC, deleting.
 
     python -m benchmarks.storage_at_scale [--samples 100000] [--no-dvc]
 
@@ -36,7 +36,7 @@ SIDE, POOL, SHARD, READS = 64, 200, 256, 5000
 
 
 def pool() -> list[Fitted]:
-    """Composed designs at bucket size, of two layers each."""
+    """Compose designs at bucket size, of two layers each."""
     preparation = Preparation(BucketLimits(min_side=SIDE, max_side=SIDE, max_pixels=SIDE**2, max_aspect=2.3))
     fitted: list[Fitted] = []
     index = 0
@@ -67,7 +67,7 @@ def _add(ledger: Ledger, writer: Writer, number: int, fitted: Fitted) -> None:
 
 
 def write(root: Path, samples: int, storage: str, designs: list[Fitted]) -> None:
-    """Write a dataset as the stage does."""
+    """Write a dataset as prepare_buckets does."""
     ledger = Ledger(root, storage)
     with tqdm(total=samples, desc=f"write {storage}", mininterval=5.0) as bar:
         for first in range(0, samples, SHARD):
@@ -85,7 +85,7 @@ def write(root: Path, samples: int, storage: str, designs: list[Fitted]) -> None
 
 
 def read(root: Path) -> float:
-    """Samples a second, drawn at random over the whole set, through the loader's dataset."""
+    """Samples a second when read at random over the whole set, through the loader's dataset."""
     dataset = StackDataset(root, "train")
     numbers = random.Random(0).sample(range(len(dataset)), min(READS, len(dataset)))
     start = time.perf_counter()
@@ -95,7 +95,7 @@ def read(root: Path) -> float:
 
 
 def sizes(root: Path) -> tuple[int, int]:
-    """Number of files, and bytes that they take on the disk."""
+    """Number of files, and their bytes on disk."""
     files = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
     return len(files), sum(path.stat().st_blocks for path in files) * 512
 
@@ -114,7 +114,7 @@ def dvc(root: Path, *arguments: str) -> float:
 
 
 def measure(folder: Path, storage: str, samples: int, designs: list[Fitted], with_dvc: bool) -> dict[str, Any]:
-    """All figures of one storage."""
+    """Measure one storage."""
     root = folder / storage
     row: dict[str, Any] = {"write": timed(lambda: write(root, samples, storage, designs))}
     files, taken = sizes(root)

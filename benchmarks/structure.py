@@ -2,7 +2,7 @@
 
     python -m benchmarks.structure [ROOT]
 
-ROOT is another checkout, to compare with; its rooms are the folders with Python code at its top level.
+ROOT is another checkout, to compare with. Rooms are the folders with Python code at the top level.
 tests/test_rooms.py holds today's figures within their bounds.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-# Not rooms of the code: what checks it, and what times it.
+# Folders that are no rooms: tests, benchmarks, documents.
 BESIDE = ("tests", "benchmarks", "docs", "notebooks")
 NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
@@ -40,7 +40,7 @@ class Measured:
         name: ``path:function``.
         lines: from its ``def`` to its last line.
         positional: arguments that may be given by position, without ``self`` and ``cls``.
-        arguments: all that have a name.
+        arguments: number of all named arguments.
     """
 
     name: str
@@ -70,7 +70,7 @@ def files_by_folder(files: list[Path]) -> Counter[str]:
 
 
 def repeating_names(files: list[Path]) -> list[str]:
-    """Files whose name has a word that a folder has: above it, or one that its folder could be divided into.
+    """Files whose name repeats a word of a folder above it, or of a folder that its own could be divided into.
 
     The second kind is a prefix that three and more files of a folder share, such as ``tune_``.
     """
@@ -97,7 +97,7 @@ def functions(root: Path, files: list[Path]) -> Iterator[Measured]:
 
 
 def arrows(root: Path, files: list[Path]) -> set[tuple[str, str]]:
-    """Pairs of different rooms of which the first imports the second."""
+    """Pairs of different rooms, the first of which imports the second."""
     found = set()
     for path in files:
         text = (root / path).read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def importers(root: Path, files: list[Path], library: str) -> list[str]:
 
 
 def statement_lines(text: str) -> int:
-    """Lines of a module that hold code: no docstrings, comments, imports and blank lines."""
+    """Number of a module's code lines, without docstrings, comments, imports and blank lines."""
     left_out: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
@@ -130,7 +130,7 @@ def statement_lines(text: str) -> int:
 
 
 def pipeline_lines(root: Path) -> tuple[int, int]:
-    """Dependencies in dvc.yaml, and its lines."""
+    """Number of dependencies in dvc.yaml, and of its lines."""
     text = (root / "dvc.yaml").read_text(encoding="utf-8")
     return sum(len(stage["deps"]) for stage in yaml.safe_load(text)["stages"].values()), text.count("\n")
 

@@ -1,4 +1,4 @@
-"""Training steps of the full-size RGBA-VAE: images a second and peak memory, with and without gradient checkpointing.
+"""Timing of the full-size RGBA-VAE's training step, with and without gradient checkpointing: images/s, peak memory.
 
     python -m benchmarks.vae_full_size [--size 640] [--batch 1] [--steps 5] [--device cuda|cpu]
 
@@ -28,7 +28,7 @@ PRESET = "presets/qwen.yaml"
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Train for some steps and print."""
+    """Train for some steps and print speed and peak memory."""
     settings = load_params(PRESET).train_vae
     device = torch.device(arguments.device)
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Start both sides, or be one of them."""
+    """Start a process for each side, or run one side in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--batch", type=int, default=1)

@@ -1,13 +1,12 @@
-"""Validation PSNR of the RGBA-VAE over time and images seen, from nothing: today's recipe and the first one.
+"""Validation PSNR of the RGBA-VAE over time and images, trained from nothing by today's and the first recipe.
 
     python -m benchmarks.vae_recipe [--recipe default|first|both] [--seconds 360] [KEY=VALUE ...]
 
-``default`` is the block train_vae of presets/from_nothing.yaml, started as ``stages.train_vae`` starts it;
-``KEY=VALUE`` changes it, as in ``init=random optimisation.learning_rate=1.0e-3``. ``first`` is the recipe the project
-began with: width 24, 16 images a step, AdamW 3e-4, squared error and 0.2 times absolute error of RGBA and over white,
-KL 1e-5, cosine over 19,200 images. Both learn from the bucketed data (``dvc repro prepare_buckets``), held in memory;
-the clock runs while they train, the start included, and stands while they are measured on the validation split, on
-averaged weights.
+``default`` is the block train_vae of presets/from_nothing.yaml, initialised as in ``stages.train_vae``;
+``KEY=VALUE`` changes it, as in ``init=random optimisation.learning_rate=1.0e-3``. ``first`` is the project's first
+recipe: width 24, 16 images a step, AdamW 3e-4, squared error and 0.2 times absolute error of RGBA and over white,
+KL 1e-5, cosine over 19,200 images. Both train on the bucketed data (``dvc repro prepare_buckets``), held in memory.
+Training and initialisation are timed; validation, with EMA weights, is not.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ FIRST_IMAGES = 19_200
 
 
 class FirstObjective(nn.Module):
-    """The loss the project began with."""
+    """Loss of the project's first recipe."""
 
     def __init__(self, vae: RGBAVAE) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class FirstObjective(nn.Module):
 
 
 def endless(pool: list[dict], order: BucketBatches) -> Iterator[dict]:
-    """Batches without end from items in memory."""
+    """Yield batches of items in memory without end."""
     for indices in order.endless(0):
         yield default_collate([pool[index] for index in indices])
 
@@ -89,7 +88,7 @@ def train(
     spent: float,
     clip: float,
 ) -> None:
-    """Train until the clock or the items are used up, printing a row every so many seconds."""
+    """Train for a time or a number of items; print a row every ``every`` seconds."""
     parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=rate(0), betas=BETAS, weight_decay=0.0)
     average, seen, step, due = [p.detach().clone() for p in parameters], 0, 0, spent
@@ -117,7 +116,7 @@ def train(
 
 
 def run_default(settings: TrainVAE, dataset, pool: list[dict], stacks: list[dict], seconds: float, every: float):
-    """Today's recipe."""
+    """Train by today's recipe."""
     block = settings.optimisation
     order = BucketBatches(dataset.keys, block.batch_size, seed=settings.seed)
     vae = build_vae(settings)
@@ -146,7 +145,7 @@ def run_default(settings: TrainVAE, dataset, pool: list[dict], stacks: list[dict
 
 
 def run_first(dataset, pool: list[dict], stacks: list[dict], seconds: float, every: float) -> None:
-    """The first recipe."""
+    """Train by the first recipe."""
     torch.manual_seed(0)
     vae = RGBAVAE(VAEConfig(base_dim=24, dim_mult=(1, 2, 4)))
     for name, parameter in vae.named_parameters():
@@ -170,7 +169,7 @@ def run_first(dataset, pool: list[dict], stacks: list[dict], seconds: float, eve
 
 
 def main() -> None:
-    """Train and print."""
+    """Train by the chosen recipes and print validation PSNR."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of train_vae, for the recipe default")
     parser.add_argument("--recipe", choices=("default", "first", "both"), default="both")

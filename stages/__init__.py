@@ -1,1 +1,1 @@
-"""Commands: the five stages of the pipeline, and what people type besides."""
+"""Commands: the five stages of the pipeline, and tools beside it."""

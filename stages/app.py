@@ -1,10 +1,10 @@
-"""Open the page: drop an image, look at its layers, edit them, download them. On loopback alone.
+"""Serve a web page, on loopback only, to decompose an image, edit its layers and download them.
 
     python -m stages.app [--model FOLDER] [--port 7860]
     python -m stages.app --model Qwen/Qwen-Image-Layered --guidance 4 --offload models
 
 The model is the one that ships with the project, another folder, or a hub repository in the released layout.
-Images are read in memory, nothing is written, and the page asks no other server for anything.
+Images stay in memory, nothing is written to disk, and the page contacts no other server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stages.decompose import add_effort_arguments, add_model_arguments, check_ef
 
 def run(arguments: argparse.Namespace) -> None:
     """Check, load the networks, serve until interrupted."""
-    # Gradio reads these when it is imported, which takes seconds: not before arguments are looked at.
+    # Gradio reads these on import, which takes seconds, so arguments are checked before.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     from app.page import looks, make_page
     from app.server import build_server, serve

@@ -1,4 +1,4 @@
-"""Show a bucketed dataset: what a batch holds, and a contact sheet.
+"""Show a bucketed dataset: the contents of a batch, and a contact sheet.
 
 python -m stages.check_data --max-samples 2 --batch-size 1
 """
@@ -22,7 +22,7 @@ from layers.imaging.view import grid
 
 
 def describe(name: str, value: object) -> str:
-    """One line on one entry of a batch: shape, type and range of tensors, else the value."""
+    """Describe one entry of a batch in a line: shape, type and range of a tensor, else the value."""
     if isinstance(value, torch.Tensor):
         low, high = value.min().item(), value.max().item()
         return f"  {name}: {tuple(value.shape)} {value.dtype}, {low:.2f} to {high:.2f}"

@@ -23,7 +23,7 @@ def command(
     argv: Sequence[str] | None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
-    """Parse arguments, run a command; what a user can cause is one line and exit code 2.
+    """Parse arguments and run a command; a user's error is one line and exit code 2.
 
     Args:
         run: the command.
@@ -34,7 +34,7 @@ def command(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if add_arguments:
         add_arguments(parser)
-    # File names are bytes; one that the terminal's encoding lacks must not end the command that names it.
+    # File names are bytes; printing one that the terminal cannot encode must not end the command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -45,7 +45,7 @@ def command(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Who reads, such as head, has enough; else Python would complain once more as it ends.
+        # The reader, such as head, has closed the pipe; otherwise Python would report it again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -60,10 +60,10 @@ def stage_command(
     argv: Sequence[str] | None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
-    """As :func:`command`, for what reads params.yaml: check it, then run.
+    """Run a command that reads params.yaml, as :func:`command` does, after checking the parameters.
 
-    The stage works in the folder that :func:`config.paths.workspace` names, wherever the command was given; flags of
-    type :class:`~pathlib.Path` are relative to where it was given.
+    The stage works in the folder that :func:`config.paths.workspace` names, wherever the command is started. Flags of
+    type :class:`~pathlib.Path` are relative to the folder where it is started.
     """
     defaults: dict[str, Any] = {}
 
@@ -71,7 +71,7 @@ def stage_command(
         parser.add_argument("--params", type=Path, help="parameter file (default: params.yaml of the project)")
         if add_arguments:
             add_arguments(parser)
-        # Defaults are the project's paths, not relative to where the command is given.
+        # Defaults are paths in the project, not relative to where the command is started.
         defaults.update((action.dest, action.default) for action in parser._actions)
 
     def run_in_workspace(arguments: argparse.Namespace) -> None:
@@ -89,11 +89,11 @@ def stage_command(
 
 
 def training_command(run: Callable[[Params], None], description: str | None, argv: Sequence[str] | None) -> int:
-    """As :func:`stage_command`, for stages that train: with ``--plan`` they only print what every stage would take."""
+    """Run a training stage, as :func:`stage_command` does; ``--plan`` only prints what every stage would take."""
 
     def run_or_plan(params: Params, arguments: argparse.Namespace) -> None:
         if arguments.plan:
-            # By its name: no stage imports the planner, which changes no result.
+            # Imported by name, so that DVC's dependencies lack the planner, which changes no result.
             importlib.import_module("stages.plan").print_plan(params)
         else:
             run(params)
@@ -105,7 +105,7 @@ def training_command(run: Callable[[Params], None], description: str | None, arg
 
 
 def _seen_from(folder: Path, value: Any) -> Any:
-    """A flag that is a path, written from where the user stands, as ``folder`` sees it; absolute outside of it."""
+    """Make paths of the user's folder relative to ``folder``, or absolute outside of it; other values stay."""
     if isinstance(value, list | tuple):
         return type(value)(_seen_from(folder, item) for item in value)
     if not isinstance(value, Path):
@@ -115,9 +115,9 @@ def _seen_from(folder: Path, value: Any) -> Any:
 
 
 def place(text: str) -> Path | str:
-    """Type of a flag that is a folder, or else the name of something remote."""
+    """Parse a flag that is a local folder or the name of something remote."""
     try:
         local = text.startswith((".", "~")) or Path(text).exists()
-    except OSError:  # longer than a name may be
+    except OSError:  # too long for a file name
         local = False
     return Path(text) if local else text

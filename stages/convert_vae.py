@@ -1,12 +1,12 @@
-"""Convert an RGB VAE to an RGBA-VAE that does the same to opaque images (the paper's surgery, sec. 3.1).
+"""Convert an RGB VAE to an RGBA-VAE with equal results on opaque images (the paper's surgery, sec. 3.1).
 
     python -m stages.convert_vae --source Qwen/Qwen-Image --subfolder vae --output-dir DIR
 
-``--source`` is a local folder or a Hugging Face repository in the diffusers format, of 3 or 4 channels. First encoder
-and last decoder convolution are widened to four channels: colour weights copied, alpha weights 0, alpha bias
-``--alpha-bias-init``. Before anything is written, the result shows on opaque images that latents and colours are
-those of the source; ``train_vae.rgb_checkpoint`` takes the folder. What a single frame never reaches is written as
-zeros, so the result is for images, not for video.
+``--source`` is a local folder or a Hugging Face repository in the diffusers format, of 3 or 4 channels. The first
+encoder and the last decoder convolution are widened to four channels: colour weights are copied, alpha weights are 0,
+the alpha bias is ``--alpha-bias-init``. Before anything is written, latents and colours on opaque images are compared
+with the source's. ``train_vae.rgb_checkpoint`` takes the folder. Weights that a single frame never reaches are written
+as zeros, so the result is for images, not for video.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ PROOF_SIZE = 64
 
 
 class ConversionError(ValueError):
-    """The converted network does not do what the source does."""
+    """The converted network's results on opaque images differ from the source's."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Largest differences between source and result, each over the largest value it is compared with or 1.
+    """Largest differences between source and result, each divided by the source's largest value, at least 1.
 
     Attributes:
         latents: of the posteriors' moments.
         colours: of the decoded images.
-        alpha: between decoded alpha and what is expected of it; 0 where the source has an alpha channel of its own.
+        alpha: between decoded and expected alpha; 0 if the source has an alpha channel of its own.
     """
 
     latents: float
@@ -53,7 +53,7 @@ class Proof:
 
 
 def opaque_images(size: int = PROOF_SIZE) -> Tensor:
-    """Noise, a ramp, black and white as ``(4, 4, size, size)`` in [-1, 1], alpha 1."""
+    """Opaque test images: noise, a ramp, black and white as ``(4, 4, size, size)`` in [-1, 1], alpha 1."""
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(-1.0, 1.0, size)
     images = torch.ones(4, 4, size, size)
@@ -69,12 +69,12 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 @torch.no_grad()
 def prove(source: RGBAVAE, converted: RGBAVAE, alpha: float) -> Proof:
-    """Compare on :func:`opaque_images`.
+    """Compare source and converted network on :func:`opaque_images`.
 
     Args:
         source: network of 3 or 4 channels.
         converted: its widened form.
-        alpha: expected of every decoded pixel, if the source has three channels.
+        alpha: expected in every decoded pixel if the source has three channels.
     """
     images, channels = opaque_images(), source.config.input_channels
     theirs, ours = source.encode(images[:, :channels]), converted.encode(images)
@@ -85,16 +85,16 @@ def prove(source: RGBAVAE, converted: RGBAVAE, alpha: float) -> Proof:
 
 
 def convert(source: str, subfolder: str | None, output_dir: Path, alpha_bias_init: float = 1.0) -> Proof:
-    """Widen, prove, write.
+    """Widen a VAE to RGBA, compare it with its source, and write it.
 
     Args:
         source: folder or hub repository in the diffusers format.
         subfolder: folder inside it.
-        output_dir: folder to write; what it holds of an earlier conversion is replaced.
+        output_dir: folder to write; an earlier conversion in it is replaced.
         alpha_bias_init: initial alpha of every pixel, in [-1, 1].
 
     Returns:
-        The proof, of the network as it reads back from the disk.
+        The comparison, made with the network as read back from disk.
 
     Raises:
         ConversionError: if a difference is above :data:`TOLERANCE`; nothing is written then.
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if the folder was written, 2 and one line on stderr if the user has to act."""
+    """Run the command; returns 0 if the folder was written, else 2 after one line on stderr."""
     args = _parser().parse_args(arguments)
     try:
         proof = convert(args.source, args.subfolder, args.output_dir, args.alpha_bias_init)

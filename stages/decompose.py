@@ -4,9 +4,9 @@
     python -m stages.decompose IMAGE… --layers 4 --out DIR --model Qwen/Qwen-Image-Layered --offload blocks
     python -m stages.decompose --plan --model Qwen/Qwen-Image-Layered      # how much memory that would take
 
-IMAGE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers come at
-the image's own resolution with its own colours, and flatten to it again (inference/restore.py). The model is the one
-that ships with the project, another folder such as models/weights/refine, or a hub repository in the released layout.
+IMAGE is a file, a folder or a pattern: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF of any mode and size. Layers have
+the image's own resolution and colours, and flatten to it again (inference/restore.py). The model is the one that
+ships with the project, another folder such as models/weights/refine, or a hub repository in the released layout.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SHIPPED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "model
 
 
 class DecomposeError(UserError):
-    """An argument, or an image, that cannot be decomposed; the message says which and why."""
+    """An invalid argument, or an image that cannot be decomposed; the message says which and why."""
 
 
 def check_effort(arguments: argparse.Namespace) -> None:
-    """Refuse, with a :class:`DecomposeError`, what :func:`add_effort_arguments` has let in out of bounds."""
+    """Refuse values of :func:`add_effort_arguments` that are out of bounds, with a :class:`DecomposeError`."""
     for name in ("steps", "tries"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -54,7 +54,7 @@ def check_effort(arguments: argparse.Namespace) -> None:
 
 
 def checked(arguments: argparse.Namespace) -> list[str]:
-    """The formats asked for.
+    """Check the arguments; returns the requested formats.
 
     Raises:
         DecomposeError: if an argument is out of bounds.
@@ -73,7 +73,7 @@ def checked(arguments: argparse.Namespace) -> list[str]:
 
 
 def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Output folder of each image: ``<out>/<stem>``; a stem that is taken gets a free number."""
+    """Output folder of each image, ``<out>/<stem>``; a number is added to a stem that is taken."""
     stems = {_same(path.stem) for path in paths}
     taken: set[str] = set()
     found = {}
@@ -89,12 +89,12 @@ def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 
 def _same(name: str) -> str:
-    """Equal for names that some file systems take for one: those of macOS and Windows."""
+    """Key that is equal for names which the file systems of macOS and Windows treat as one."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def read(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], list[np.ndarray], dict[Path, str]]]:
-    """Batches of images, and of those that cannot be read the reason."""
+    """Read images in batches, with the reasons of those that cannot be read."""
     for first in range(0, len(paths), batch_size):
         images, refused = {}, {}
         for path in paths[first : first + batch_size]:
@@ -108,7 +108,7 @@ def read(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], l
 def split_again(
     layers: list[np.ndarray], depth: int, decompose: Callable[[list[np.ndarray]], list[list[np.ndarray]]]
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Decompose each layer once more, ``depth`` times over; names say which layer a part is of (paper, fig. 1)."""
+    """Decompose each layer again, ``depth`` times over; a part's name contains its layer's (paper, fig. 1)."""
     parts = [(layer, str(index)) for index, layer in enumerate(layers)]
     for _ in range(depth):
         visible = [index for index, (layer, _) in enumerate(parts) if layer[..., 3].any()]
@@ -123,10 +123,10 @@ def split_again(
 
 
 def open_model(arguments: argparse.Namespace) -> Decomposer:
-    """The networks that ``--model`` names, as :func:`add_model_arguments` and ``--guidance`` have it; the page's too.
+    """Load the networks by the flags of :func:`add_model_arguments` and ``--guidance``; also for the page.
 
     Raises:
-        GuidanceError: for guidance of a network without text.
+        GuidanceError: if guidance is requested of a network without text.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = weights_dtype(arguments.precision, device)
@@ -145,12 +145,12 @@ def plan(arguments: argparse.Namespace) -> None:
         raise DecomposeError(f"--batch-size: got {arguments.batch_size}, expected more")
     count = None if arguments.layers is None else layer_count(arguments.layers, "--layers")
     sizes = (count, arguments.batch_size)
-    # By its name: it imports every stage's objective, which nothing else here needs.
+    # Imported by name, because it imports every stage's objective, which nothing else here needs.
     importlib.import_module("stages.plan").print_use(arguments.model, *sizes, arguments.precision, arguments.offload)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read, decompose, write."""
+    """Read images, decompose them, write their layers."""
     if arguments.plan:
         plan(arguments)
         return
@@ -213,7 +213,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
     """Add flags of the sampling effort; the page has the same."""
-    for name, what in (("steps", "of the sampler"), ("tries", "of which the most agreed is kept")):
+    for name, what in (("steps", "of the sampler"), ("tries", "candidates; the most agreed is used")):
         small, large = getattr(SMALL_EFFORT, name), getattr(LARGE_EFFORT, name)
         usual = f"(default: {small}; of networks for large images {large})"
         parser.add_argument(f"--{name}", type=int, help=f"{what} {usual}")
@@ -221,7 +221,7 @@ def add_effort_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line."""
+    """Add the flags of the command."""
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder or pattern")
     parser.add_argument("--layers", help=f"how many, 1 to {MOST_LAYERS}, or {AUTO}")
     parser.add_argument("--out", type=Path, help="folder")

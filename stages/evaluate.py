@@ -1,15 +1,15 @@
 """Stage 5: decompose images of the test split and score the layers by the Crello-style protocol.
 
     python -m stages.evaluate                                            # the bucketed test split
-    python -m stages.evaluate --dataset real=DIR                         # designs of strangers, apart
+    python -m stages.evaluate --dataset real=DIR                         # other designs, in a report of their own
     python -m stages.evaluate --source crello --location DIR             # the published setting on Crello
     python -m stages.evaluate --model FOLDER|owner/name --baseline NAME=MODEL --other layerd=DIR
 
 Writes ``metrics/reports/evaluate.json``, ``evaluate_samples.csv``, ``decomposition.csv``, ``panels/`` and the page
-``report.html``; of another dataset or source ``evaluate_<name>.json`` and so on. The number of layers asked of the
-model is the true one. Beside the model's row stand the composite as the only layer (what doing nothing scores), the
-true layers through the VAE (what the VAE allows at best), the model before its layers were restored and told the
-captions, and other models. docs/evaluation.md explains every row and figure.
+``report.html``; for another dataset or source ``evaluate_<name>.json`` and so on. The requested number of layers is
+the true one. Rows beside the model's are the input as the only layer (composite baseline), the true layers through
+the VAE (upper bound), the model before alpha and colour refinement, the model with captions, and other models.
+docs/evaluation.md explains every row and metric.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from stages.reports import write_report, write_table
 from tracking.registry import register_evaluation
 from tracking.run import Run, stage_run
 
-ROWS = (("--other", "DIR", "somebody else's layers too"), ("--baseline", "MODEL", "another model's too"))
+ROWS = (("--other", "DIR", "a row of layers in a folder"), ("--baseline", "MODEL", "a row of another model"))
 
 
 def named(flag: str, what: str) -> Callable[[str], tuple[str, Path | str]]:
-    """Type of a flag ``NAME=PLACE``: a row of the report."""
+    """Make the parser of a flag ``NAME=PLACE``, which adds a row to the report."""
 
     def parse(text: str) -> tuple[str, Path | str]:
         name, _, given = text.partition("=")
@@ -63,7 +63,7 @@ def named(flag: str, what: str) -> Callable[[str], tuple[str, Path | str]]:
 
 
 def dataset(text: str) -> tuple[str, Path | str]:
-    """Type of ``--dataset``."""
+    """Parse the value of ``--dataset``."""
     name, folder = named("--dataset", "DIR")(text)
     if not re.fullmatch(ROW_NAME, name):
         raise UserError(f"--dataset: got the name {name!r}, expected lower-case letters, digits, _ and -")
@@ -71,7 +71,7 @@ def dataset(text: str) -> tuple[str, Path | str]:
 
 
 def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
-    """Parameters with the command line's choices in place.
+    """Parameters with the flags of the command line applied.
 
     Raises:
         ParamsError: if one of them does not fit.
@@ -79,7 +79,7 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
     raw = params.model_dump()
     if arguments.model is not None:
         raw["evaluate"]["model"] = str(arguments.model)
-        # A row beside that is the model itself says nothing.
+        # A baseline that is the model itself shows nothing.
         baselines = raw["evaluate"]["baselines"]
         raw["evaluate"]["baselines"] = {name: how for name, how in baselines.items() if how != str(arguments.model)}
     for option in ("other", "baseline"):
@@ -88,10 +88,10 @@ def with_arguments(params: Params, arguments: argparse.Namespace) -> Params:
 
 
 def others_of(settings: Evaluate) -> dict[str, Path]:
-    """Folders with somebody else's layers, by the name of their row.
+    """Folders with layers of other methods, by the name of their row.
 
     Raises:
-        FileNotFoundError: if one is not there.
+        FileNotFoundError: if one is missing.
     """
     others = {name: find_input(folder) for name, folder in settings.others.items()}
     for name, folder in others.items():
@@ -101,18 +101,18 @@ def others_of(settings: Evaluate) -> dict[str, Path]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB: of the GPU if there is one, else of this process."""
+    """Peak memory in MiB, of the GPU if there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return process_peak() / 2**20
 
 
 def open_models(settings: Evaluate, device: torch.device) -> tuple[Decomposer, dict[str, Decomposer]]:
-    """The model and its baselines by name, each with the precision, and its weights at the place, that hold for it.
+    """Load the model and its baselines, by name, each with its own precision and offloading.
 
     Raises:
-        FileNotFoundError: if one is not there.
-        GuidanceError: for guidance of one without text; the message names it.
+        FileNotFoundError: if one is missing.
+        GuidanceError: if guidance is requested of one without text; the message names it.
     """
     found = {}
     for name, how in {MODEL: settings, **of_baselines(settings)}.items():
@@ -122,7 +122,7 @@ def open_models(settings: Evaluate, device: torch.device) -> tuple[Decomposer, d
         except FileNotFoundError as error:
             key = "evaluate.model" if name == MODEL else f"evaluate.baselines.{name}"
             raise FileNotFoundError(f"{key}: got {how.model!r}: {error}") from None
-        # Under "both" no other model is told, nor guided.
+        # With "both", baselines get neither captions nor guidance.
         if name == MODEL or settings.captions == "told":
             try:
                 found[name].check_guidance(how.guidance)
@@ -141,7 +141,7 @@ def write_panels(folder: Path, panels: Sequence[Panel]) -> None:
 
 
 class Models(NamedTuple):
-    """Models that are compared: the model, baselines by name, folders of others' layers; and LPIPS."""
+    """Models to compare: the model, baselines by name, folders of other layers; and the LPIPS network."""
 
     model: Decomposer
     baselines: Mapping[str, Decomposer]
@@ -150,7 +150,7 @@ class Models(NamedTuple):
 
 
 def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapping[str, str]) -> dict[str, Any]:
-    """Decompose a set, score it, write and log its report; gives the report.
+    """Decompose a set, score it, write and log its report; returns the report.
 
     Raises:
         FileNotFoundError: if there is no image in it.
@@ -192,10 +192,10 @@ def score(one: NamedSet, models: Models, settings: Evaluate, run: Run, md5: Mapp
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Decompose, score, report, draw."""
+    """Decompose and score all sets, and write their reports."""
     params = with_arguments(params, arguments)
     if arguments.plan:
-        # By its name: DVC follows imports, and a plan changes no result.
+        # Imported by name, because dvc.yaml lists what is imported and a plan changes no result.
         importlib.import_module("stages.plan").print_plan(params)
         return
     settings = params.evaluate
@@ -214,7 +214,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     models = Models(model, baselines, others, Perceptual().to(device))
     with stage_run("evaluate", params, inputs=inputs) as stage:
         for one in sets:
-            # Folders of others are of the split, or of what is asked for alone.
+            # Folders of other layers belong to the split, or to the one set that is requested.
             chosen = models._replace(others={}) if one.name and own else models
             report = score(one, chosen, settings, stage, inputs)
             if not one.name:
@@ -234,11 +234,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="designs with rendered/ and layouts/ in DIR, alone and with a report of their own",
+        help="score only the designs of rendered/ and layouts/ in DIR, in a report of their own",
     )
     parser.add_argument("--source", help="designs of a source of prepare_buckets at their own size, such as crello")
-    parser.add_argument("--location", type=place, help="where the source lies: folder or URL")
-    parser.add_argument("--count", type=int, help="at most so many designs of the source")
+    parser.add_argument("--location", type=place, help="folder or URL of the source")
+    parser.add_argument("--count", type=int, help="largest number of designs")
     parser.add_argument("--short-side", type=int, help="pixels that Crello is rendered at (default: 512)")
     parser.add_argument("--plan", action="store_true", help="print estimated memory of every stage, and do nothing")
 

@@ -2,12 +2,12 @@
 
     python -m stages.evaluate_vae --images DIR --vae DIR --out FILE
 
-The protocol is AlphaVAE's (sec. 4, its validation code), which the paper's Table 3 follows: short side resized,
-centre cropped, encoded and decoded, image and reconstruction blended over nine solid colours; PSNR, SSIM and LPIPS
-are means over images and colours, the Fréchet distance is one a colour, averaged. AlphaVAE takes every figure for
-each sub-folder, a category, and then the mean of the categories, and its SSIM is that of the luma: ``mean_over_groups``
-and ``ssim_y``; ``mean`` is over all images, ``ssim`` of RGB. It saves blends as JPEG before it measures, which moves
-the numbers: ``--blends jpeg`` does so too. Every choice is in the output.
+The protocol is AlphaVAE's (sec. 4, its validation code), which the paper's Table 3 follows. The short side is resized,
+the centre cropped, encoded and decoded; image and reconstruction are blended over nine solid colours. PSNR, SSIM and
+LPIPS are means over images and colours; the Fréchet distance is computed for each colour and averaged. AlphaVAE
+averages over categories (sub-folders), ``mean_over_groups``, with SSIM of the luma, ``ssim_y``. ``mean`` is over all
+images, ``ssim`` of RGB. AlphaVAE saves blends as JPEG before it measures, which changes the metrics; ``--blends jpeg``
+does so too. Every choice is in the output.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from models.vae.autoencoder import RGBAVAE
 
 SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 SIZE = 1024
-# LPIPS pools down to nothing below.
+# Smallest side in pixels that LPIPS can pool.
 SMALLEST = 32
 
 
@@ -46,7 +46,7 @@ def prepare(image: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
 
     Args:
         image: straight alpha.
-        size: side of the result; None keeps the resolution and crops to multiples of ``multiple``.
+        size: side of the result in pixels; None keeps the resolution and crops to multiples of ``multiple``.
         multiple: pixels per latent.
     """
     height, width = image.shape[:2]
@@ -63,7 +63,7 @@ def prepare(image: np.ndarray, size: int | None, multiple: int) -> np.ndarray:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Images below a folder, sorted by their path.
+    """Find all images below a folder, sorted by their path.
 
     Raises:
         NotADirectoryError: if it is no folder.
@@ -83,7 +83,7 @@ def evaluate(
     """Reconstruct every image and score it.
 
     Args:
-        images: folder of images; those without alpha count as opaque. Those in one folder are a group.
+        images: folder of images; those without alpha count as opaque, those in one folder are a group.
         vae_folder: diffusers folder of an RGBA-VAE.
         size: see :func:`prepare`.
         blends: see :func:`metrics.reconstruction.backgrounds.stored`.
@@ -91,9 +91,9 @@ def evaluate(
         device: where everything runs.
 
     Returns:
-        What the command writes. Over all images: ``mean``, ``backgrounds``, and how many there are, ``images``. Of
-        each group its ``mean`` and ``images``: ``groups``; and their unweighted mean: ``mean_over_groups``. A
-        sentence on each group of which that lacks something: ``left_out``. And ``protocol``, ``skipped``.
+        Content of the command's report. Over all images: ``mean``, ``backgrounds``, and their number, ``images``.
+        ``groups`` has the ``mean`` and ``images`` of each group, ``mean_over_groups`` their unweighted mean.
+        ``left_out`` has a sentence on each group that this mean lacks in part. Also ``protocol``, ``skipped``.
 
     Raises:
         ValueError: if nothing can be scored, or the VAE has no alpha channel.
@@ -115,14 +115,14 @@ def evaluate(
 
 
 def frechet_name(inception: str | None) -> str:
-    """Key of the Fréchet distance: ``rfid`` over Inception features, and never of others."""
+    """Key of the Fréchet distance: ``rfid`` only if it is over Inception features."""
     return "fid_alexnet" if inception is None else "rfid"
 
 
 def _score(
     groups: dict[str, list[Path]], images: Path, vae: RGBAVAE, tools: tuple, *, size: int | None, key: str
 ) -> dict:
-    """Score group by group; ``tools`` are what :class:`Scores` takes, ``key`` names the Fréchet distance."""
+    """Score group by group; ``tools`` are arguments of :class:`Scores`, ``key`` names the Fréchet distance."""
     device = next(vae.parameters()).device
     everything, table, sentences, skipped = None, {}, {}, {}
     bar = tqdm(total=sum(map(len, groups.values())), desc="reconstruct", unit="img", mininterval=1.0)
@@ -161,7 +161,7 @@ def _score(
 
 
 def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarray:
-    """Read an image and prepare it; raises ImageError if it cannot be read or is too small to be scored."""
+    """Read and prepare an image; raises ImageError if it is unreadable or too small to be scored."""
     image = prepare(read_rgba(path), size, multiple)
     if min(image.shape[:2]) < SMALLEST:
         got = f"{image.shape[1]}x{image.shape[0]} px"
@@ -172,7 +172,7 @@ def _read(path: Path, images: Path, size: int | None, multiple: int) -> np.ndarr
 def _describe(
     folder: Path, *, size: int | None, blends: str, inception: str | None, device: torch.device, multiple: int
 ) -> dict:
-    """List every choice behind the numbers."""
+    """List every choice of the protocol."""
     weights = visible_files(folder, {".safetensors"}, deep=False)
     return {
         "source": "AlphaVAE validation code, github.com/o0o0o00o0/AlphaVAE at 4415ef7; paper Table 3",
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="JSON report to write")
     parser.add_argument("--size", default=str(SIZE), help="side of the centre crop, or native (default %(default)s)")
     parser.add_argument(
-        "--blends", choices=("float", "png", "jpeg"), default="float", help="how blends are kept (default %(default)s)"
+        "--blends", choices=("float", "png", "jpeg"), default="float", help="form of the blends (default %(default)s)"
     )
     parser.add_argument("--inception", metavar="PATH", help="torch-fidelity's Inception weights for rFID, or download")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -224,7 +224,7 @@ def _listed(mean: dict[str, float]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if the report was written, 2 and one line on stderr if the user has to act."""
+    """Run the command; returns 0 if the report was written, else 2 after one line on stderr."""
     args = _parser().parse_args(arguments)
     try:
         if args.size != "native" and not args.size.isdigit():

@@ -1,4 +1,4 @@
-"""Memory plan of every stage, printed by ``--plan``: nothing is allocated, nothing trained."""
+"""Memory plan of every stage, printed by ``--plan``; nothing is allocated or trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.memory.stages import Stage, Trained, vae_stage
 from training.memory.use import Used, used_stage
 from training.memory.work import Key
 
-# Parameters of prepare_buckets that buckets hang on.
+# Parameters of prepare_buckets that determine the buckets.
 SIZES = {
     "source",
     "location",
@@ -36,16 +36,16 @@ SIZES = {
     "upscale",
     "max_layers",
 }
-IMAGES_AT_ONCE = 4  # of stages.decompose
+IMAGES_AT_ONCE = 4  # default batch size of stages.decompose
 
 
 def largest_size(
     multiple: int, smallest: int, longest: int, most_pixels: int, aspect: float = math.inf
 ) -> tuple[int, int]:
-    """Height and width of most pixels within bounds, the squarest of them.
+    """Height and width with the most pixels within bounds, the squarest of them.
 
     Raises:
-        PlanError: if there is none.
+        PlanError: if no size is within bounds.
     """
     sides = range(-(-smallest // multiple) * multiple, longest + 1, multiple)
     found = [(h, w) for h in sides for w in sides if h <= w <= aspect * h and h * w <= most_pixels]
@@ -55,14 +55,14 @@ def largest_size(
 
 
 def keys_of(params: Params) -> tuple[list[Key], str]:
-    """Buckets of the prepared data, or where there is none the largest that the parameters allow; and which."""
+    """Buckets of the prepared data, else the largest that the parameters allow; and a sentence on which."""
     block = params.prepare_buckets
     root, why = in_workspace(block.output_root), "no data in {} yet"
     if (root / MANIFEST).is_file():
         made = read_header(root).get("settings", {})
         if all(made.get(name, value) == value for name, value in block.model_dump(include=SIZES).items()):
             return list(StackDataset(root, "train").keys), f"prepared data in {root}"
-        # Such as the default's, where the plan is of a preset.
+        # Such as data of the default while a preset is planned.
         why = "data in {} was prepared with other parameters"
     limits = bucket_limits(block)
     size = largest_size(limits.multiple, limits.min_side, limits.max_side, limits.max_pixels, limits.max_aspect)
@@ -70,14 +70,14 @@ def keys_of(params: Params) -> tuple[list[Key], str]:
 
 
 def used_models(params: Params, networks: Networks) -> list[Used]:
-    """Model and baselines of ``evaluate``, of which each is taken to be like the one that is trained."""
+    """Model and baselines of ``evaluate``, each assumed to be of the trained model's size."""
     settings = params.evaluate
     rows = [settings, *(settings.of_baseline(name) for name in settings.baselines)]
     return [Used(networks, _dtype(row.precision), row.offload) for row in rows]
 
 
 def planned_stages(params: Params, networks: Networks, key: Key) -> list[Stage]:
-    """Every stage, for one bucket."""
+    """Plans of all stages, for one bucket."""
     settings = params.evaluate
     model = Used(networks, _dtype(settings.precision), settings.offload)
     return [
@@ -90,7 +90,7 @@ def planned_stages(params: Params, networks: Networks, key: Key) -> list[Stage]:
 
 
 def print_plan(params: Params) -> None:
-    """Print what the stages of params.yaml would take, for the largest bucket."""
+    """Print the estimated memory of the stages of params.yaml, for the largest bucket."""
     networks, settings = networks_of(params), params.train_decompose
     keys, which = keys_of(params)
     surplus = settings.surplus.max_layers if settings.surplus.share else 0
@@ -101,14 +101,14 @@ def print_plan(params: Params) -> None:
 
 
 def print_use(model: str, layers: int | None, images: int, precision: Precision, offload: Offload) -> None:
-    """Print what ``decompose`` would take.
+    """Print the estimated memory of ``decompose``.
 
     Args:
-        model: a folder, or a hub repository, which is taken for the released model.
-        layers: how many are asked for; ``None`` for as many as the model was trained for.
-        images: that are decomposed together.
+        model: a folder, or a hub repository, which is assumed to be the released model.
+        layers: requested number; ``None`` for the largest that the model was trained for.
+        images: number that is decomposed together.
         precision: of the weights.
-        offload: where they wait.
+        offload: where weights are kept while unused.
 
     Raises:
         FileNotFoundError: if the folder holds no model.

@@ -2,9 +2,9 @@
 
     python -m stages.prepare_buckets [--output-root DIR] [--train-count N] [--val-count N]
 
-Reads the source that ``prepare_buckets`` in params.yaml names; writes the layers below ``<output_root>`` and
-``<output_root>/metadata/manifest.json``, where every sample is listed: in a bucket, or dropped with its reason. Run
-again, it does what is missing.
+Reads the source that ``prepare_buckets`` in params.yaml names; writes the layers below ``<output_root>``. There
+``metadata/manifest.json`` lists every sample, with its bucket or the reason why it was dropped. When run again, only
+missing samples are prepared.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ def _overridden(params: Params, arguments: argparse.Namespace) -> Params:
 
 
 def _composer_digest() -> str:
-    """md5 of the composer's code and assets; not of the whole folder, where Python may keep bytecode."""
+    """Return the md5 of the composer's code and assets, without Python's bytecode in the same folder."""
     files = sorted(path for path in COMPOSER.rglob("*") if path.suffix in {".py", ".webp"})
     listed = "\n".join(f"{path.relative_to(COMPOSER)}:{digest(path)}" for path in files)
     return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()
 
 
 def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], list[str]]:
-    """Compose just the designs that fill the splits; gives their reader, (id, split key) pairs and ids of the test.
+    """Compose the designs of the splits; returns their reader, (id, split key) pairs and ids of the test split.
 
-    Test designs are a stream of their own, every other one of assets that nothing else uses.
+    Test designs have a seed of their own; every second one shows assets that nothing else uses.
     """
     composer = settings.composer
-    # The folder's name knows the composer's code and assets, so that designs of an older composer are never reused.
+    # The folder is named by the composer's code and assets, so designs of an older composer are never reused.
     root = COMPOSED / _composer_digest()[:12]
     stream = {"seed": composer.seed, "size": composer.size, "pool": composer.assets}
     numbers: dict[str, int] = {}
@@ -101,7 +101,7 @@ def _compose(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], l
 
 
 def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], dict[str, list[str]]]:
-    """The reader, (id, split key) pairs, and ids by the split that they are named for."""
+    """Return the reader, (id, split key) pairs, and ids that are assigned to a split by name."""
     named = {split: _listed(key, settings) for split, key in LISTS.items()}
     named = {split: ids for split, ids in named.items() if ids is not None}
     if settings.source == "composer":
@@ -114,8 +114,8 @@ def _samples(settings: PrepareBuckets) -> tuple[Source, list[tuple[str, str]], d
 def _inputs(settings: PrepareBuckets, samples: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Inputs that tag the run: the composer's code and assets, or the names of a dataset's samples.
 
-    Names only: hashing the images of 250,000 samples would take longer than preparing them. What was made of them
-    is in the manifest, sample by sample.
+    Only names are hashed: hashing the images of 250,000 samples would take longer than preparing them. The manifest
+    lists the result for each sample.
     """
     if settings.source == "composer":
         return {"layers/composer": _composer_digest()}
@@ -150,7 +150,7 @@ def _preparation(settings: PrepareBuckets) -> Preparation:
 
 
 def _bound(split: str, settings: PrepareBuckets) -> str:
-    """Parameter that bounds the number of samples of a split."""
+    """Name and value of the parameter that limits the number of samples of a split."""
     if split == "train":
         return "the source"
     named = LISTS[split]
@@ -160,10 +160,10 @@ def _bound(split: str, settings: PrepareBuckets) -> str:
 
 
 def _check_held_out(params: Params, found: set[str], samples: int) -> None:
-    """Refuse, with a :class:`ParamsError`, an empty split that a later stage would end with."""
+    """Refuse an empty split on which a later stage would fail, with a :class:`ParamsError`."""
     settings = params.prepare_buckets
     asks = {"val": "training", "test": "evaluate.split"}
-    # A share of 0 says that no validation is wanted: whoever only prepares data needs none.
+    # A share of 0 means that no validation is wanted, as when data is only prepared.
     wanted = settings.val_count != 0 and (settings.val_share > 0.0 or settings.validation_list is not None)
     needed = {"val": wanted, "test": params.evaluate.split == "test"}
     for split, stage in asks.items():
@@ -177,7 +177,7 @@ def _check_held_out(params: Params, found: set[str], samples: int) -> None:
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Prepare the dataset and report what went where."""
+    """Prepare the dataset and report its splits and buckets."""
     params = _overridden(params, arguments)
     settings = params.prepare_buckets
     root = in_workspace(settings.output_root)
@@ -192,15 +192,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         with tqdm(total=len(splits), desc="prepare_buckets", unit="sample", mininterval=1.0) as bar:
             summary = prepare_dataset(
                 source,
-                # In the source's order, in which rows of tables lie side by side.
+                # In the source's order, in which rows of a table are neighbours.
                 {name: splits[name] for name, _ in samples if name in splits},
                 _preparation(settings),
                 root,
                 shard_samples=settings.shard_samples if settings.storage == "shards" else None,
                 jobs=settings.jobs,
                 cluster=settings.cluster,
-                # Not what does not change the result, so that equal datasets have equal manifests.
-                # Of images that are fetched or not the samples' signatures tell.
+                # Without parameters that change no result, so that equal datasets have equal manifests.
+                # Whether images are downloaded is in the samples' signatures.
                 settings=settings.model_dump(
                     exclude={"jobs": True, "cluster": True, "follow_links": True, "lica": {"download"}}
                 ),

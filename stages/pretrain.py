@@ -1,14 +1,14 @@
-"""Train the weights in models/pretrained again, or others like them, by the project's own stages.
+"""Train the weights in models/pretrained again, or others by another recipe, with the project's own stages.
 
     python -m stages.pretrain                       # hours; the same command goes on where it was stopped
     python -m stages.pretrain --recipe RECIPE --home FOLDER --until STEP
     python -m stages.pretrain --cards               # writes the cards again, from the recipe and its record
 
-A recipe (models/pretrained/recipe.yaml) is a list of steps: a stage, and what it changes in a preset. Each runs in
-``--home`` with outputs and resume points of its own there; what it leaves is kept under its name, and a step whose
-parameters or predecessors have changed is done again. After the last one, the weights are written in bfloat16 beside
-the recipe, with a record of all steps and cards that say how they were made and what they score. Runs are in the
-project's MLflow. A preset builds on params.yaml: what is set there in no commit is named before the first step.
+A recipe (models/pretrained/recipe.yaml) is a list of steps, each a stage with changes of a preset. Steps run in
+``--home`` with outputs and resume points of their own. A step's output is saved under its name; the step is repeated
+if its parameters or predecessors change. After the last one, the weights are written in bfloat16 beside the recipe,
+with a record of all steps and model cards on how they were made and what they score. Runs are in the project's MLflow.
+The preset builds on params.yaml: uncommitted values there are named before the first step.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HOME = Path("data") / "pretraining"
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Go through the recipe, then write what is shipped."""
+    """Run the steps of the recipe, then write the shipped folders."""
     del params
     root, recipe = project_root(), read_recipe(arguments.recipe)
     if arguments.until is not None and arguments.until not in [step.name for step in recipe.steps]:
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s; weights go beside it")
     parser.add_argument("--home", type=Path, default=HOME, help="folder to work in (default: %(default)s)")
-    parser.add_argument("--until", metavar="STEP", help="stop after this step, and ship nothing")
+    parser.add_argument("--until", metavar="STEP", help="stop after this step, without writing the weights")
     parser.add_argument("--cards", action="store_true", help="write the cards again and do nothing else")
 
 

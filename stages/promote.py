@@ -1,11 +1,11 @@
-"""Promote the better model: let an alias of the model registry name it.
+"""Promote the better model: set an alias of the model registry to its version.
 
     python -m stages.promote --metric alpha_iou                  # the newest evaluated version against the champion
     python -m stages.promote --metric cost --version 3 --alias staging
 
-The version takes the alias if nobody has it, or if it beats the one that does image by image, on the same images
-of the same data and split: the 95 % bootstrap interval of the paired differences has to lie above 0. Exit code 0: it
-holds the alias; 1: it is not better; 2: it cannot be told. docs/registry.md shows how the alias is used.
+A free alias is taken. Else the version must beat the alias's holder on the same images of the same data and split:
+the 95 % bootstrap interval of the paired differences, image by image, must be above 0. Exit code 0: it holds the
+alias; 1: it is not better; 2: the two cannot be compared. docs/registry.md shows how the alias is used.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tracking.versions import SCORES, Evaluation, Registry, RegistryError, Versi
 
 
 class NotBetter(Exception):
-    """The version does not surely beat the one that holds the alias; the message says by how much it does or not."""
+    """The version is not significantly better than the alias's holder; the message has the difference."""
 
 
 def candidate(versions: Sequence[Version], number: int | None, name: str) -> Version:
-    """The version to promote.
+    """Choose the version to promote.
 
     Args:
         versions: newest first.
@@ -50,7 +50,7 @@ def candidate(versions: Sequence[Version], number: int | None, name: str) -> Ver
 
 
 def of_number(versions: Sequence[Version], number: int, name: str) -> Version:
-    """The version of a number.
+    """Find a version by its number.
 
     Raises:
         RegistryError: if there is none.
@@ -63,12 +63,12 @@ def of_number(versions: Sequence[Version], number: int, name: str) -> Version:
 
 
 def compare(registry: Registry, new: Version, old: Version, metric: str) -> str:
-    """Say how much better a version is than another, on the images that both were evaluated on last.
+    """Describe how much better one version is than another, on the images of its latest evaluation.
 
     Args:
-        registry: of both.
-        new: to be promoted.
-        old: that holds the alias.
+        registry: of both versions.
+        new: version to promote.
+        old: version that holds the alias.
         metric: a name of :data:`tracking.versions.SCORES`.
 
     Raises:
@@ -104,7 +104,7 @@ def _score(version: Version, evaluation: Evaluation, metric: str) -> float:
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Choose, compare, set the alias, say why."""
+    """Choose and compare versions, set the alias, print the reason."""
     registry = Registry(params)
     versions, alias, metric = registry.versions(), arguments.alias, arguments.metric
     new = candidate(versions, arguments.version, registry.name)
@@ -121,7 +121,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metric", required=True, choices=tuple(SCORES), help="what decides")
+    parser.add_argument("--metric", required=True, choices=tuple(SCORES), help="the metric to compare by")
     parser.add_argument("--version", type=int, help="default: the newest evaluated one")
     parser.add_argument("--alias", default="champion", help="default: champion")
 

@@ -1,11 +1,11 @@
-"""Stage 4: fine-tune the decomposition network on decoded layers and under edits, on from stage 3.
+"""Stage 4: fine-tune the decomposition network of stage 3 on decoded layers and on edits.
 
     python -m stages.refine
 
-Reads ``models/weights/decompose``; writes ``models/weights/refine`` in the same layout and, into its report, every loss
-term on the validation split before and after. If no epoch is better than the start, the start is kept, and the report
-says so under ``kept``. With LoRA the layout is that of stage 3: adapters that diffusers loads in
-``pytorch_lora_weights.safetensors``, and the network with them merged in ``transformer/``.
+Reads ``models/weights/decompose``; writes ``models/weights/refine`` in the same layout. Its report has every loss term
+on the validation split before and after. If no epoch improves on the start, the start's weights are saved, which the
+report states under ``kept``. With LoRA, ``pytorch_lora_weights.safetensors`` has the adapters for diffusers and
+``transformer/`` the network with them merged, as in stage 3.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ OUTPUT = WEIGHTS / "refine"
 
 
 def build_network(settings: Refine, compute_dtype: torch.dtype | None) -> tuple[VLDMMDiT, str]:
-    """The network of stage 3 as this stage trains it, and what its adapters are added to.
+    """Load the network of stage 3 for training, and return the name of its adapters' base model.
 
-    With LoRA the adapters of stage 3 go on if they have the same rank and alpha and their base is known, so that one
-    file of adapters has both stages; otherwise new ones are put on its merged weights.
+    With LoRA, the adapters of stage 3 are trained on if they have the same rank and alpha and their base is known. So
+    one file of adapters has both stages. Otherwise new ones are added to its merged weights.
     """
     lora = settings.lora
     frozen = compute_dtype or torch.float32 if lora.rank else torch.float32

@@ -1,4 +1,4 @@
-"""Reports of stages: JSON and CSV files below metrics/reports, in which every number is finite."""
+"""Reports of stages: JSON and CSV files below metrics/reports, with finite numbers only."""
 
 from __future__ import annotations
 

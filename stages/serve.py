@@ -1,8 +1,8 @@
-"""Serve the model that an alias of the registry names: image in, layers out, on loopback.
+"""Serve the model of a registry alias over HTTP, on loopback: image in, layers out.
 
     python -m stages.serve [--alias champion] [--port 5001] [--precision bf16] [--offload models]
 
-Sees that the version and its weights are there, then becomes ``mlflow models serve``. docs/registry.md shows requests.
+Checks that the version and its weights exist, then becomes ``mlflow models serve``. docs/registry.md shows requests.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from stages.cli import stage_command
 from tracking.run import tracking_uri
 from tracking.versions import Registry, RegistryError, open_weights
 
-# Where MLflow looks for values in the place of those of a version's model_config.
+# Variable from which MLflow reads overrides of a version's model_config.
 CONFIG = "MLFLOW_PYFUNC_INFERENCE_CONFIG"
 
 
 def config_of(registry: Registry, number: int, arguments: argparse.Namespace) -> dict[str, str]:
-    """The variable that says what is asked for in the place of what a version was registered with, if anything is.
+    """Environment variable that overrides the settings a version was registered with; empty if none is overridden.
 
     Raises:
-        RegistryError: if the version was registered before there was a choice: MLflow would leave it out.
+        RegistryError: if the version was registered before these settings existed: MLflow would ignore them.
     """
     asked = {name: getattr(arguments, name) for name in ("precision", "offload")}
     asked = {name: value for name, value in asked.items() if value is not None}
-    # Asked in any case: of files that are gone MLflow would say so in a traceback.
+    # Read in any case, because MLflow would report missing files in a traceback.
     known = registry.config(number).keys()
     if not asked:
         return {}
     if unknown := asked.keys() - known:
         flags = ", ".join(f"--{name}" for name in sorted(unknown))
-        raise RegistryError(f"{flags}: version {number} of {registry.name} was registered before there was a choice")
+        raise RegistryError(f"{flags}: version {number} of {registry.name} was registered before this choice existed")
     try:
         return {CONFIG: json.dumps(json.loads(os.environ.get(CONFIG, "{}")) | asked)}
     except (ValueError, TypeError):
@@ -47,13 +47,13 @@ def config_of(registry: Registry, number: int, arguments: argparse.Namespace) ->
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Look, then hand over; does not come back."""
+    """Check the version, then replace this process by MLflow's server; does not return."""
     registry = Registry(params)
     number = registry.holder(arguments.alias)
     if number is None:
         raise RegistryError(f"no version of {registry.name} is {arguments.alias}; python -m stages.promote makes one")
     (version,) = (version for version in registry.versions() if version.number == number)
-    # MLflow would say the same between tracebacks.
+    # Checked here, because MLflow would report the same in tracebacks.
     open_weights(version.path, version.md5)
     listen(arguments.port).close()
     config = config_of(registry, number, arguments)
@@ -68,7 +68,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         f"models:/{registry.name}/{number}",
     ]
     command += ["--env-manager", "local", "--host", HOST, "--port", str(arguments.port)]
-    # MLflow starts uvicorn by name.
+    # MLflow starts uvicorn by name, so its folder must be on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     print(f"serve: version {number} of {registry.name} on http://{HOST}:{arguments.port}/invocations", flush=True)
     env = os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri()}

@@ -1,12 +1,11 @@
 """Stage 3: train VLD-MMDiT to decompose flat images (paper sec. 3.2 and 3.3).
 
-    python -m stages.train_decompose            # python -m stages.train_decompose --plan says what it would take
+    python -m stages.train_decompose [--plan]    # --plan prints the estimated memory, and trains nothing
 
 Reads the bucketed layers and the RGBA-VAE; writes ``models/weights/decompose`` with ``transformer/``, ``scheduler/``
-and a copy of ``vae/``. Trained by flow matching on cached latents, any layer count in one run: batches share
-(H, W, L). With LoRA there is ``pytorch_lora_weights.safetensors`` beside them, and ``transformer/`` has it merged. The
-phases of the curriculum, text-to-RGBA, text-to-layers and image-to-layers, are phases of
-this run.
+and a copy of ``vae/``. Training is flow matching on cached latents. One run trains all numbers of layers, because
+a batch shares (H, W, L). With LoRA, ``pytorch_lora_weights.safetensors`` has the adapters and ``transformer/`` has them
+merged. The curriculum's text-to-RGBA, text-to-layers and image-to-layers are phases of this run.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ OUTPUT = WEIGHTS / "decompose"
 
 
 def save(trained: VLDMMDiT, vae: RGBAVAE, settings: TrainDecompose, train: LatentStacks) -> None:
-    """Write the stage's output: the network, with LoRA its adapters too, what it was trained for, and its VAE."""
+    """Write the network, its LoRA adapters if any, the sizes and layer counts it was trained for, and its VAE."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
     if settings.lora.rank:
         save_lora(trained.transformer, OUTPUT, settings.checkpoint)

@@ -2,8 +2,8 @@
 
     python -m stages.train_vae
 
-Reads the bucketed layers; writes ``models/weights/vae/vae`` in the diffusers format and, after every epoch, how well
-held-out images are reconstructed over nine backgrounds, and the grid ``val_recon_epoch_<epoch>.png``.
+Reads the bucketed layers; writes ``models/weights/vae/vae`` in the diffusers format. After every epoch it writes
+the validation metrics over nine backgrounds and the grid ``val_recon_epoch_<epoch>.png``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from training.vae.validation import reconstruction_grid, validate
 
 OUTPUT = WEIGHTS / "vae"
 GRIDS = REPORTS / "val_recon"
-# Of the training split, for the statistics of the latents; with large batches more.
+# Training items for the statistics of the latents; more with large batches.
 STATISTICS_ITEMS, STATISTICS_BATCHES = 512, 128
 
 
 def images(
     dataset: RgbaComponentDataset, order: BucketBatches, channels: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Composites, and of a network with alpha layers too, of the training split, for the statistics of the latents."""
+    """Training batches for the statistics of the latents: composites, and layers too if the network has alpha."""
     names = ("component", "composite") if channels == 4 else ("composite",)
     count = max(STATISTICS_BATCHES, -(-STATISTICS_ITEMS // order.batch_size))
     for indices in islice(order.batches(0), count):
@@ -54,11 +54,11 @@ def images(
 def validation(
     vae: RGBAVAE, held_out: StackDataset, perceptual: Perceptual, session: Session
 ) -> Callable[[int], dict[str, float]]:
-    """Validation after every epoch: draw the grid of reconstructions, then measure the whole split."""
+    """Make the validation of an epoch: draw the grid of reconstructions, then score the whole split."""
     if session.accelerator.is_main_process:
         if session.store.read_state() is None:
             shutil.rmtree(GRIDS, ignore_errors=True)
-        # Even if a resumed run has no epoch left to draw: DVC expects the folder.
+        # DVC expects the folder, even if a resumed run has no epoch left to draw.
         GRIDS.mkdir(parents=True, exist_ok=True)
 
     def after_epoch(epoch: int) -> dict[str, float]:
@@ -78,7 +78,7 @@ def run(params: Params) -> None:
     dataset, held_out = RgbaComponentDataset(root, "train"), StackDataset(root, "val")
     inputs = with_checkpoint([root], settings.rgb_checkpoint, "train_vae.rgb_checkpoint")
     vae = build_vae(settings)
-    # Small, and called by encode and decode, which FSDP does not see.
+    # Not sharded: the network is small, and FSDP does not see calls by encode and decode.
     with training_session("train_vae", params, inputs, OUTPUT, shard=False) as session:
         device = session.accelerator.device
         start(vae, dataset, settings, session)
@@ -104,7 +104,7 @@ def run(params: Params) -> None:
         plan = make_plan(optimisation, len(order), session.world_size)
         progress, _ = fit(task, optimisation, plan, seed=settings.seed, session=session)
         vae.eval()
-        # From here on it is measured as it will be used.
+        # The final validation is in the precision in which the VAE will be used.
         vae.compute_dtype = None
         final = validate(vae, held_out, perceptual, session.accelerator)
         if session.accelerator.is_main_process:

@@ -1,4 +1,4 @@
-"""Run an Optuna study over the loss weights and rates of one training stage.
+"""Run an Optuna study over the loss weights and learning rates of one training stage.
 
     python -m stages.tune [--stage STAGE] [--trials N]          run N more trials; any number of workers at once
     python -m stages.tune [--stage STAGE] --report              draw the study's plots again
@@ -6,10 +6,10 @@
     python -m stages.tune --apply [STUDY] [--trial N]           write the best values into params.yaml
     python -m stages.tune --as-dvc-experiments K                queue the best K trials as DVC experiments
 
-Each trial is a process of its own in a working folder of its own, so a crash fails one trial and the pipeline's outputs
-stay as they are. Today's params.yaml is the first trial; at the end it and the best one are trained again with other
-seeds (:mod:`experiments.study.confirm`). The objectives are held-out metrics of the stage's validation,
-never the reweighted loss. The same command goes on with the same study.
+Each trial is a process in a folder of its own, so a crash fails one trial only and the pipeline's outputs stay as they
+are. The first trial has today's params.yaml. At the end it and the best trial are trained again with other seeds
+(experiments/study/confirm.py). The objectives are validation metrics of the stage, never the reweighted loss. The same
+command continues the same study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tracking.run import stage_run
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Do what the flags say; without one, run trials."""
+    """Run the action of the flags; without one, run trials."""
     stage = arguments.stage or params.tune.stage
     if arguments.trials is not None and arguments.trials < 1:
         raise UserError(f"--trials: got {arguments.trials}, expected 1 or more")
@@ -68,7 +68,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--confirm",
         type=int,
         metavar="SEEDS",
-        help="train the best trial again with so many other seeds",
+        help="train the best trial again with this number of other seeds",
     )
     action.add_argument(
         "--apply", nargs="?", const="", metavar="STUDY", help="write a trial's values into the parameter file"
@@ -76,7 +76,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--as-dvc-experiments", type=int, metavar="K", help="queue the best K trials as DVC experiments"
     )
-    parser.add_argument("--trial", type=int, metavar="N", help="of --apply: another trial than the best")
+    parser.add_argument("--trial", type=int, metavar="N", help="trial for --apply (default: the best)")
 
 
 def main(argv: list[str] | None = None) -> int:

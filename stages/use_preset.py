@@ -1,11 +1,11 @@
-"""Write a preset into params.yaml: what differs is changed, comments stay.
+"""Write a preset into params.yaml: changed values only, comments stay.
 
     python -m stages.use_preset presets/qwen.yaml
     git checkout params.yaml                         # and back to the default
 
-What has been set in params.yaml stays where the preset does not say otherwise, such as the place of a dataset. Values
-that the preset would replace and that git does not have are lost only with ``--force``. A stage with
-``--params presets/qwen.yaml`` computes with the same values and writes nothing into params.yaml.
+Values in params.yaml that the preset does not set, such as the folder of a dataset, stay. Uncommitted values that the
+preset would replace are lost only with ``--force``. A stage with ``--params presets/qwen.yaml`` uses the same values
+and leaves params.yaml unchanged.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from stages.cli import command
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the overlay into the file that it builds on, and print what changes.
+    """Write the preset into the params.yaml that it builds on, and print the changes.
 
     Raises:
-        ParamsError: if it is no overlay of the project's params.yaml, breaks the schema, or would replace what git does
-            not have; nothing is written then.
+        ParamsError: if it is no overlay of the project's params.yaml, is invalid, or would replace uncommitted values;
+            nothing is written then.
     """
     (base, raw), *overlays = layers_of(arguments.preset)
     target = workspace() / PARAMS

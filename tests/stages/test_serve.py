@@ -57,7 +57,7 @@ def test_it_hands_over_only_what_is_there(tmp_path, bucketed_root, monkeypatch, 
     assert refused().startswith("error: version 1 of smoke-decomposer: sqlite:///")
     files.rename("mlruns/artifacts")
     monkeypatch.setattr(Registry, "config", lambda self, number: {"weights": "w", "md5": "m"})
-    said = "error: --offload, --precision: version 1 of smoke-decomposer was registered before there was a choice"
+    said = "error: --offload, --precision: version 1 of smoke-decomposer was registered before this choice existed"
     assert refused("--precision", "bf16", "--offload", "models") == said
     shutil.rmtree(FOLDER)
     assert "error: no weights at " in refused()
