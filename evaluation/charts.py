@@ -1,4 +1,4 @@
-"""Charts of the report page as inline SVG, with text as text and the page's colours, so dark mode has its own."""
+"""Charts of the report page as inline SVG, with selectable text and the page's colours in light and dark mode."""
 
 from __future__ import annotations
 

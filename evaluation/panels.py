@@ -64,7 +64,7 @@ def panels_of(
     settings: Evaluate,
     baselines: Mapping[str, Decomposer] = NO_MODELS,
 ) -> list[Panel]:
-    """Draw ``settings.panels`` samples, decomposed again to the same layers, so that not all need be kept in memory."""
+    """Draw ``settings.panels`` samples, decomposed again to the same layers, so that not all stay in memory."""
     costs = [m.levels[MODEL][0].cost for m in measured]
     panels = []
     for title, index in chosen(costs, settings.panels) if settings.panels else ():

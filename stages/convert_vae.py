@@ -4,9 +4,9 @@
 
 ``--source`` is a local folder or a Hugging Face repository in the diffusers format, of 3 or 4 channels. The first
 encoder and the last decoder convolution are widened to four channels: colour weights are copied, alpha weights are 0,
-the alpha bias is ``--alpha-bias-init``. Before anything is written, latents and colours on opaque images are compared
-with the source's. ``train_vae.rgb_checkpoint`` takes the folder. Weights that a single frame never reaches are written
-as zeros, so the result is for images, not for video.
+the alpha bias is ``--alpha-bias-init``. Before anything is written, latents and colours on opaque images are checked
+against the source's. ``train_vae.rgb_checkpoint`` takes the folder. Weights that a single frame never reaches are
+written as zeros, so the result is for images, not for video.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 
 Writes ``metrics/reports/evaluate.json``, ``evaluate_samples.csv``, ``decomposition.csv``, ``panels/`` and the page
 ``report.html``; for another dataset or source ``evaluate_<name>.json`` and so on. The requested number of layers is
-the true one. Rows beside the model's are the input as the only layer (composite baseline), the true layers through
-the VAE (upper bound), the model before alpha and colour refinement, the model with captions, and other models.
+the true one. The input as the only layer is the composite baseline, the true layers through the VAE are the upper
+bound. Further rows are the model before alpha and colour refinement, the model with captions, and other models.
 docs/evaluation.md explains every row and metric.
 """
 

@@ -3,8 +3,8 @@
     python -m stages.promote --metric alpha_iou                  # the newest evaluated version against the champion
     python -m stages.promote --metric cost --version 3 --alias staging
 
-A free alias is taken. Else the version must beat the alias's holder on the same images of the same data and split:
-the 95 % bootstrap interval of the paired differences, image by image, must be above 0. Exit code 0: it holds the
+A free alias is taken. Else the version must beat the alias's holder on the same images of the same data and split.
+The 95 % bootstrap interval of the paired differences, image by image, must be above 0. Exit code 0: it holds the
 alias; 1: it is not better; 2: the two cannot be compared. docs/registry.md shows how the alias is used.
 """
 

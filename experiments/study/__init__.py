@@ -1,1 +1,1 @@
-"""One Optuna study: its space, storage, trials, confirmation and report."""
+"""Optuna study: its space, storage, trials, confirmation and report."""
