@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from psd_tools import PSDImage
 
-from tests.app.visit import Visit, decoded
+from tests.app.visit import Visit, decoded, once_more
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.networks import save_tiny
 from tests.support.workspace import environment, make_workspace, stage
@@ -69,7 +69,10 @@ def poster(tmp_path_factory):
     return path
 
 
+@once_more
 def test_an_image_is_dropped_edited_and_downloaded(browser, address, poster, root, tmp_path):
+    for path in browser.downloads.iterdir():
+        path.unlink()
     visit = Visit(browser, address)
     visit.upload(poster)
     image = np.asarray(Image.open(poster).convert("RGBA")).astype(int)
@@ -154,6 +157,7 @@ def finished(browser, name):
     raise AssertionError(f"{name} never came: {list(browser.downloads.iterdir())}")
 
 
+@once_more
 def test_a_caption_is_read(browser, address, poster):
     visit = Visit(browser, address)
     visit.upload(poster)
@@ -181,6 +185,7 @@ def header(width, height):
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
+@once_more
 def test_bad_input_is_a_sentence_and_changes_nothing(browser, address, poster, tmp_path):
     visit = Visit(browser, address)
     early = visit.click("#decompose", wrong=True)

@@ -22,6 +22,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
+class NeverTrueError(AssertionError):
+    """What was waited for has not come."""
+
+
 class Browser:
     """One tab; everything that it asks a server for is in :attr:`requests`.
 
@@ -105,11 +109,12 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, expression, timeout=120.0):
+    def wait(self, expression, timeout=60.0):
         """Wait until an expression is true; returns its value."""
         end = time.monotonic() + timeout
         while not (value := self.js(expression)):
-            assert time.monotonic() < end, f"never true: {expression}\n{self.js('document.body.innerText')}"
+            if time.monotonic() >= end:
+                raise NeverTrueError(f"never true: {expression}\n{self.js('document.body.innerText')}")
             time.sleep(0.05)
         return value
 
