@@ -1,4 +1,4 @@
-"""Every relative link of the documents leads somewhere, its anchor too."""
+"""Every relative link of the documents leads somewhere, its anchor too; the log is newest first, with verdicts."""
 
 import re
 from pathlib import Path
@@ -29,3 +29,12 @@ def test_docs_are_listed_and_the_readme_is_short():
     listed = (ROOT / "docs" / "README.md").read_text()
     assert not [path.name for path in (ROOT / "docs").glob("[a-z]*.md") if f"({path.name})" not in listed]
     assert (ROOT / "README.md").read_text().count("\n") <= 180
+
+
+def test_the_log_is_newest_first_with_a_verdict_in_each_title():
+    text = (ROOT / "docs" / "log.md").read_text()
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    dates = [re.match(r"(\d{4}-\d\d-\d\d) \([-+0]\) \S", title) for title in titles]
+    assert all(dates), [title for title, date in zip(titles, dates, strict=True) if not date]
+    assert [date[1] for date in dates] == sorted((date[1] for date in dates), reverse=True)
+    assert re.findall(r"^\*\*(?!\([-+0]\) ).*$", text, re.MULTILINE) == []

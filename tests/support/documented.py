@@ -261,6 +261,8 @@ NOT_RUN = {
 # Checks that follow a Python block of the documents, and what is replaced in it.
 PYTHON = {
     "README.md 1": ({}, "assert len(layers) == 3 and {layer.shape for layer in layers} == {image.shape}"),
+    "decompose.md 1": ({}, "assert Path('layers_auto/poster.psd').is_file()\n"
+                           "assert len(list(Path('layers_auto/poster').iterdir())) == len(layers)"),
     "data.md 1": ({"batch_size=16": "batch_size=2", "num_workers=4": "num_workers=1", "world_size=8": "world_size=2"},
                   "assert next(iter(components))['component'].shape == (2, 4, 32, 32)\n"
                   "stacks.batch_sampler.set_position(epoch=3, batch=1)\n"
